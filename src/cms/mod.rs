@@ -1,0 +1,1 @@
+//! Meeting clients' control messages.

@@ -1,0 +1,1 @@
+//! The mission end to end.

@@ -1,0 +1,3 @@
+//! The `remeet` program: see [`remeet::cli`].
+
+fn main() {}

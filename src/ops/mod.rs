@@ -1,0 +1,1 @@
+//! systemd, operator's socket, status.

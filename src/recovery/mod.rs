@@ -1,0 +1,1 @@
+//! Pure: plan, leg states, back-fill merge, queues.

@@ -1,0 +1,1 @@
+//! Pure: one server's conversation.
