@@ -1,1 +1,12 @@
-//! The words of the design as types.
+//! The words of the design as types: what is stored of a meeting, and who commanded what.
+//!
+//! The leg is the unit everywhere: schema, protocol, key and plan. A meeting's state is derived from its
+//! legs ([`meeting_state`]).
+
+mod intent;
+mod leg;
+mod time;
+
+pub use intent::{ClientAnswerRow, CommandId, Intent, IntentResult};
+pub use leg::{LegContent, RecoveryKey, StoredLeg, StoredState, meeting_state};
+pub use time::Moment;

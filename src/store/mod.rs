@@ -1,1 +1,296 @@
-//! Durable store and cache.
+//! The durable [`Store`] (Postgres; SQLite embedded) and the [`Cache`] (Redis; in-process embedded).
+//!
+//! # What the store promises
+//!
+//! - **Durable on return.** [`Store::write`] answers after the commit. What a crash leaves behind is
+//!   always a whole number of units.
+//! - **Fenced.** Every statement that writes meeting data checks the term (epoch, holder) in itself
+//!   (rule 4): after another term has begun every write answers [`StoreError::Fenced`] and changes
+//!   nothing.
+//! - **Compare and set.** A unit whose [`Expect`] does not fit the row is [`Outcome::Lost`]: nothing of
+//!   that unit is written; the other units of the batch are.
+//! - **Bounded.** Every call has a deadline; a connection on which a call timed out is not used again.
+//! - **Unknown is said.** When a commit's outcome is unknown the answer is [`StoreError::Unknown`]; the
+//!   caller then asks [`Store::settle`], a write that raises the rows' versions, so that the late
+//!   commit loses, and says what stands (rule 12).
+//! - "Not there" is an `Option` or an absent item, never an error.
+
+mod write;
+
+pub use write::{Accepted, ContentWrite, Expect, NewLeg, Outcome, StateWrite, Unit, Write};
+
+use crate::model::{ClientAnswerRow, Intent, LegContent, RecoveryKey, StoredLeg};
+use futures_util::future::BoxFuture;
+use remeet_protocol::message::MeetingState;
+use remeet_protocol::record::{Mark, RecordKey};
+use remeet_protocol::{BootId, Change, DomainId, Epoch, Handle, Holder, LegId, MeetingId, Secret, ServerId, Token};
+use std::time::Duration;
+
+/// Why the store did not do what was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// Another term has begun: this process commands no more.
+    #[error("term {token} is over, another has begun: this process must stop commanding")]
+    Fenced {
+        /// The token that was refused.
+        token: Token,
+    },
+    /// Not done, and certainly not: try again. Covers a store that is down, starting, read-only, slow.
+    #[error("{doing}: the store is unavailable: {reason}")]
+    Unavailable {
+        /// What was being done.
+        doing: &'static str,
+        /// What the store or the network said.
+        reason: String,
+    },
+    /// The commit was sent and its answer was lost: see [`Store::settle`].
+    #[error("{doing}: the commit's outcome is unknown: {reason}")]
+    Unknown {
+        /// What was being done.
+        doing: &'static str,
+        /// What the store or the network said.
+        reason: String,
+    },
+    /// A row or a schema that this version cannot read; trying again does not help.
+    #[error("{doing}: {reason}")]
+    Broken {
+        /// What was being done.
+        doing: &'static str,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+}
+
+/// Why the cache did not do what was asked. Whatever it is, it counts as a miss.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{doing}: the cache is unavailable: {reason}")]
+pub struct CacheError {
+    /// What was being done.
+    pub doing: &'static str,
+    /// What the cache or the network said.
+    pub reason: String,
+}
+
+/// What a look-up found of one leg.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// Its control row.
+    pub row: StoredLeg,
+    /// Its recovery key; `None` if only the row was asked for or the key is missing.
+    pub key: Option<RecoveryKey>,
+    /// Its open intents, in ascending order.
+    pub open: Vec<Intent>,
+}
+
+/// A row that could not be read: quarantined and shown, never fatal for the others.
+#[derive(Debug, Clone)]
+pub struct BadRow {
+    /// The leg, as far as it could be read.
+    pub leg: String,
+    /// What was wrong.
+    pub reason: String,
+}
+
+/// What a look-up found.
+#[derive(Debug, Clone, Default)]
+pub struct LookUp {
+    /// The legs.
+    pub found: Vec<Found>,
+    /// Rows that could not be read.
+    pub bad: Vec<BadRow>,
+}
+
+/// One life of a client's memory of its commands, as kept.
+#[derive(Debug, Clone, Default)]
+pub struct Instance {
+    /// Kept answers, in ascending order of number; at most 256.
+    pub answers: Vec<ClientAnswerRow>,
+    /// The highest number whose answer was pruned: this and lower ones are `too old`.
+    pub pruned: u64,
+    /// Numbers of this instance that have an open intent, with its leg and intent number.
+    pub open: Vec<(u64, LegId, u64)>,
+}
+
+/// The durable store.
+pub trait Store: Send + Sync + 'static {
+    /// Brings the schema up to date. Additive: the release before runs on it too.
+    fn migrate(&self) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Begins the next term: epoch + 1 for `holder` (rule 1). Every older term is fenced on return.
+    /// `epoch_above`: the new epoch is also above this (design §6, database regressed).
+    fn begin_term<'a>(
+        &'a self,
+        node: &'a str,
+        holder: Holder,
+        epoch_above: Epoch,
+    ) -> BoxFuture<'a, Result<Token, StoreError>>;
+
+    /// The current term, if one has ever begun.
+    fn term(&self) -> BoxFuture<'_, Result<Option<Token>, StoreError>>;
+
+    /// Every leg stored under `server` that is not ended, and the named `legs` whatever their state and
+    /// server; each with its recovery key and open intents. In bulk: a bounded number of statements,
+    /// however many legs.
+    fn look_up<'a>(&'a self, server: ServerId, legs: &'a [LegId]) -> BoxFuture<'a, Result<LookUp, StoreError>>;
+
+    /// The named legs only, each with its recovery key and open intents.
+    fn legs<'a>(&'a self, legs: &'a [LegId]) -> BoxFuture<'a, Result<LookUp, StoreError>>;
+
+    /// The legs of a meeting.
+    fn meeting(&self, meeting: MeetingId) -> BoxFuture<'_, Result<Vec<StoredLeg>, StoreError>>;
+
+    /// Legs that are not ended, of meetings with an id above `after`, in ascending order; at most `max`.
+    fn live_legs(&self, after: MeetingId, max: u16) -> BoxFuture<'_, Result<Vec<StoredLeg>, StoreError>>;
+
+    /// Content of legs, each leg's mark and records from one snapshot. An unknown leg is absent.
+    fn contents<'a>(&'a self, legs: &'a [LegId]) -> BoxFuture<'a, Result<Vec<LegContent>, StoreError>>;
+
+    /// What is kept of a client's instance.
+    fn instance(&self, instance: u64) -> BoxFuture<'_, Result<Instance, StoreError>>;
+
+    /// Writes units, many in one transaction. One outcome a unit, in order.
+    ///
+    /// Units are applied as if one after the other; a unit with several writes is atomic.
+    fn write<'a>(&'a self, token: Token, units: &'a [Unit]) -> BoxFuture<'a, Result<Vec<Outcome>, StoreError>>;
+
+    /// After [`StoreError::Unknown`]: raises the version of every row the units touch, under the term,
+    /// and says of each unit whether it stands (`Applied`) or not (`Lost`, and it never will).
+    /// Outcomes carry the new version.
+    fn settle<'a>(&'a self, token: Token, units: &'a [Unit]) -> BoxFuture<'a, Result<Vec<Outcome>, StoreError>>;
+
+    /// Deletes client answers older than `older_than` and of the least recent instances beyond
+    /// `instances_max`. Returns how many.
+    fn prune_answers(
+        &self,
+        token: Token,
+        older_than: Duration,
+        instances_max: u32,
+    ) -> BoxFuture<'_, Result<u64, StoreError>>;
+
+    /// Closes every connection.
+    fn close(&self) -> BoxFuture<'_, ()>;
+}
+
+/// A cached recovery key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CachedKey {
+    /// The leg.
+    pub leg: LegId,
+    /// The secret.
+    pub secret: Secret,
+    /// The key's generation.
+    pub generation: u64,
+    /// The term that wrote it.
+    pub epoch: Epoch,
+}
+
+/// What the cache holds of a leg, in short.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheStamp {
+    /// Generation of the cached key; `None` if there is none.
+    pub generation: Option<u64>,
+    /// Up to where the cached content goes; `None` if there is none.
+    pub mark: Option<Mark>,
+    /// The boot id and handle that the cached content belongs to.
+    pub place: Option<(BootId, Handle)>,
+}
+
+/// The head of a cached leg: meeting information that is not a record.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct CachedHead {
+    /// The leg.
+    pub leg: LegId,
+    /// Its domain.
+    pub domain: DomainId,
+    /// Its server.
+    pub server: ServerId,
+    /// The life of the server's table.
+    pub boot: BootId,
+    /// The server's name of it.
+    pub handle: Handle,
+    /// The meeting's state.
+    pub state: MeetingState,
+    /// The term that wrote it.
+    pub epoch: Epoch,
+}
+
+/// A write of one leg's cached status. Loses against a higher (epoch, revision), atomically (rule 4).
+#[derive(Debug, Clone)]
+pub struct CacheWrite {
+    /// The head, replaced as a whole.
+    pub head: CachedHead,
+    /// `Some(revision)`: `changes` apply to cached content of just this revision (else
+    /// [`CacheOutcome::Stale`], nothing written). `None`: `changes` are the whole content.
+    pub base: Option<u64>,
+    /// The content's mark after this write.
+    pub mark: Mark,
+    /// Records present, and keys removed.
+    pub changes: Vec<Change>,
+}
+
+/// What became of a cache write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CacheOutcome {
+    /// Written, or the same already.
+    Applied,
+    /// The cached content is of another revision (or absent): refill it whole.
+    Stale,
+    /// A higher (epoch, revision) stands.
+    Lost,
+}
+
+/// Everything cached of one leg.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CachedLeg {
+    /// The head.
+    pub head: CachedHead,
+    /// Up to where the content goes.
+    pub mark: Mark,
+    /// The records, in ascending order of key.
+    pub changes: Vec<Change>,
+}
+
+/// Everything that a cache holds.
+#[derive(Debug, Clone, Default)]
+pub struct CacheDump {
+    /// Status, a leg each.
+    pub legs: Vec<CachedLeg>,
+    /// Keys.
+    pub keys: Vec<CachedKey>,
+}
+
+/// The cache. Nothing in it is trusted after a restart; every error counts as a miss.
+pub trait Cache: Send + Sync + 'static {
+    /// Mirrors keys; a lower (epoch, generation) loses, atomically.
+    fn put_keys<'a>(&'a self, epoch: Epoch, keys: &'a [RecoveryKey]) -> BoxFuture<'a, Result<(), CacheError>>;
+
+    /// Keys of legs, in one pipeline; what is not cached is absent. `domain` is part of the cache's names.
+    fn keys<'a>(&'a self, legs: &'a [(DomainId, LegId)]) -> BoxFuture<'a, Result<Vec<CachedKey>, CacheError>>;
+
+    /// Stamps of legs, in one pipeline; one for each leg, in order.
+    fn stamps<'a>(&'a self, legs: &'a [(DomainId, LegId)]) -> BoxFuture<'a, Result<Vec<CacheStamp>, CacheError>>;
+
+    /// Writes status, in one pipeline; one outcome a write, in order.
+    fn write<'a>(&'a self, writes: &'a [CacheWrite]) -> BoxFuture<'a, Result<Vec<CacheOutcome>, CacheError>>;
+
+    /// Cached status of legs; what is not cached is absent.
+    fn contents<'a>(&'a self, legs: &'a [(DomainId, LegId)]) -> BoxFuture<'a, Result<Vec<CachedLeg>, CacheError>>;
+
+    /// Forgets ended legs: key and status, unless a higher epoch wrote them.
+    fn forget<'a>(&'a self, epoch: Epoch, legs: &'a [(DomainId, LegId)]) -> BoxFuture<'a, Result<(), CacheError>>;
+
+    /// Deletes keys only: tests and the demo make misses with it.
+    fn forget_keys<'a>(&'a self, legs: &'a [(DomainId, LegId)]) -> BoxFuture<'a, Result<(), CacheError>>;
+
+    /// Every cached leg (at most `max`): for the embedded cache, which nobody else can read.
+    fn dump(&self, max: usize) -> BoxFuture<'_, Result<CacheDump, CacheError>>;
+}
+
+/// The record keys that `changes` leave present: what a full pull keeps.
+pub fn present_keys(changes: &[Change]) -> std::collections::BTreeSet<RecordKey> {
+    changes
+        .iter()
+        .filter(|change| matches!(change.state, remeet_protocol::record::RecordState::Present(_)))
+        .map(Change::key)
+        .collect()
+}

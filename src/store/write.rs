@@ -1,0 +1,150 @@
+//! What is written: units of writes that stand or fall together.
+
+use crate::model::{ClientAnswerRow, Intent, IntentResult, RecoveryKey, StoredLeg, StoredState};
+use remeet_protocol::message::EndCause;
+use remeet_protocol::record::Mark;
+use remeet_protocol::{BootId, Change, Epoch, Handle, LegId};
+
+/// Writes that stand or fall together. Their order within the unit does not matter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unit {
+    /// The writes; seldom more than three.
+    pub writes: Vec<Write>,
+}
+
+/// What became of a unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is written. If it wrote a state: the row's version now, else 0.
+    Applied {
+        /// The control row's version.
+        version: u64,
+    },
+    /// Its compare-and-set did not fit (or the leg exists already, or the intent's number is taken):
+    /// nothing of it is written. If the row exists: its version now, else 0.
+    Lost {
+        /// The control row's version.
+        version: u64,
+    },
+}
+
+/// One write. The list of kinds is closed: each is one bulk statement, whatever the number of legs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Write {
+    /// A new leg (and its meeting) with its recovery key. Lost if the leg exists.
+    NewLeg(Box<NewLeg>),
+    /// A compare-and-set of the control row.
+    State(StateWrite),
+    /// Records and mark.
+    Content(ContentWrite),
+    /// A recovery key of a higher generation (adoption).
+    Key(RecoveryKey),
+    /// A new intent; also raises the leg's `intent` to its number. Lost if the number is taken.
+    Intent(Intent),
+    /// An intent is no longer open.
+    IntentDone(IntentResult),
+    /// A client's answer; the 257th of an instance prunes the lowest. A repeat of a kept one changes nothing.
+    Answer(ClientAnswerRow),
+    /// Quarantines a leg's back-fill with its reason, or lifts the quarantine.
+    Quarantine(LegId, Option<String>),
+    /// An operator's mark: recover first.
+    First(LegId, bool),
+}
+
+/// A new leg.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewLeg {
+    /// Its control row, version 1.
+    pub row: StoredLeg,
+    /// Its recovery key, generation 1.
+    pub key: RecoveryKey,
+}
+
+/// What a compare-and-set compares. Every change of state, boot id or handle raises the version, so
+/// equality of the version is equality of (state, boot id, handle) too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Expect {
+    /// The row's version.
+    pub version: u64,
+    /// Its state: said once more, so that no mistake with versions can end a wrong leg.
+    pub state: StoredState,
+}
+
+/// A compare-and-set of a control row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateWrite {
+    /// The leg.
+    pub leg: LegId,
+    /// What the plan saw.
+    pub expect: Expect,
+    /// The new state: `expect.state.may_become(state)`.
+    pub state: StoredState,
+    /// With ended: why.
+    pub cause: EndCause,
+    /// With in-meeting: the term whose token was accepted; else unchanged (`None`).
+    pub accepted: Option<Accepted>,
+}
+
+/// A server's acceptance: start, takeover or adoption.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Accepted {
+    /// The term.
+    pub epoch: Epoch,
+    /// The life of the server's table.
+    pub boot: BootId,
+    /// The server's name of the leg.
+    pub handle: Handle,
+    /// The table revision of the answer.
+    pub table_revision: u64,
+    /// The leg is another one than the stored content came from (new boot id or handle): the mark
+    /// falls back to zero and every stored record's revision to 0, so that the full pull that follows
+    /// replaces and removes them.
+    pub content_reset: bool,
+}
+
+/// Records of a leg (rule 13: a record is written over a lower revision only; over an equal one only in
+/// a full pull). Rows that agree are not written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContentWrite {
+    /// The leg.
+    pub leg: LegId,
+    /// The changes; at most one a record.
+    pub changes: Vec<Change>,
+    /// The new mark with all four groups complete up to it; `None` leaves it (rows beyond a gap, pages
+    /// before the last). A mark never falls.
+    pub mark: Option<Mark>,
+    /// `changes` are the whole content at `mark`: what is stored at or below the mark's revision and is not among them
+    /// is removed.
+    pub full: bool,
+}
+
+impl Write {
+    /// The leg that the write belongs to, if to one.
+    #[must_use]
+    pub fn leg(&self) -> Option<LegId> {
+        match self {
+            Write::NewLeg(new) => Some(new.row.leg),
+            Write::State(write) => Some(write.leg),
+            Write::Content(write) => Some(write.leg),
+            Write::Key(key) => Some(key.leg),
+            Write::Intent(intent) => Some(intent.leg),
+            Write::IntentDone(result) => Some(result.leg),
+            Write::Answer(_) => None,
+            Write::Quarantine(leg, _) | Write::First(leg, _) => Some(*leg),
+        }
+    }
+}
+
+impl Unit {
+    /// A unit of one write.
+    #[must_use]
+    pub fn one(write: Write) -> Self {
+        Self { writes: vec![write] }
+    }
+
+    /// The leg that the unit belongs to, if to one: units of one leg are written in order.
+    #[must_use]
+    pub fn leg(&self) -> Option<LegId> {
+        self.writes.iter().find_map(Write::leg)
+    }
+}
