@@ -1,1 +1,41 @@
-//! Pure: plan, leg states, back-fill merge, queues.
+//! Pure: what to do so that every live meeting comes back, and stays.
+//!
+//! No sockets, no database; time and randomness are arguments. A driver gives [`Input`]s and carries out
+//! [`Output`]s, so that a seeded simulation can run these very decisions.
+//!
+//! ```text
+//!                Input::Heard ----+        +---- Output::Ask (after a persist) --> session
+//!   session -->                   |        |
+//!   store   -->  Input::Written --+-> Core +---- Output::Persist ---------------> store
+//!   cache   -->  Input::Read -----+        +---- Output::Read, Output::Cache ---> store, cache
+//!   clients -->  Input::Command --+        +---- Output::Answer, Output::Publish > clients
+//! ```
+//!
+//! - [`plan`] – puts every leg into exactly one bucket; no state, can be printed without acting.
+//! - [`core`](self) – one [`Core`] holds every server's round and every leg's state; its methods stand in
+//!   a file a subject: `round`, `takeover`, `backfill`, `events`, `commands`, `adopt`.
+//! - [`report`] – what a round came to; the numbers add up (rule 6).
+
+mod adopt;
+mod alarm;
+mod backfill;
+mod commands;
+mod core;
+mod events;
+mod exchange;
+mod instances;
+mod leg;
+pub mod plan;
+pub mod report;
+mod round;
+mod server;
+mod settings;
+mod starts;
+mod takeover;
+
+pub use alarm::{Alarm, AlarmKind};
+pub use core::Core;
+pub use exchange::{CacheTask, Command, Input, Output, Published, Read, ReadId, ReadResult, Rights, Waiter};
+pub use report::{RoundReport, Trigger};
+pub use server::ServerView;
+pub use settings::Settings;

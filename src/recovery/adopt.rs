@@ -1,0 +1,118 @@
+//! Adoption of orphans: a new key under the stored state *adopting*, then the server is told. Only for an
+//! operator's right; recovery repeats it with the same secret.
+
+use super::commands::{Waiting, new_row};
+use super::core::{After, Asked, Core, lane};
+use super::instances::answer;
+use super::leg::{Control, Leg};
+use super::report::Fate;
+use super::takeover::Place;
+use crate::model::StoredState;
+use crate::session::{PersistId, Request, RequestError, Ticket};
+use crate::store::{NewLeg, Unit, Write};
+use rand_chacha::rand_core::RngCore;
+use remeet_protocol::message::{Adopt, AdoptAnswer, AdoptOrphan, ClientOp, Create, End, EndCause, Op};
+use remeet_protocol::record::Number;
+use remeet_protocol::wire::Text;
+use remeet_protocol::{ErrorCode, LegId, MeetingId, ServerId};
+
+impl Core {
+    pub(super) fn adopt(&mut self, waiting: Waiting, adopt: &AdoptOrphan) {
+        let known = self.servers.get(&adopt.server);
+        let orphan = known.and_then(|known| known.orphans.get(&adopt.handle)).filter(|entry| entry.leg == adopt.leg);
+        let (Some(orphan), Some((boot, _))) = (orphan.cloned(), known.and_then(|known| known.attached)) else {
+            let detail = "no such orphan: `remeet status` lists them by server and handle";
+            return self.refuse(&waiting, ErrorCode::UNKNOWN_MEETING, detail);
+        };
+        // Its id is foreign or that of an ended meeting: it gets a new one.
+        let leg = LegId { meeting: self.new_meeting_id(), leg: 0 };
+        let create = Create {
+            meeting: leg.meeting,
+            server: adopt.server,
+            number: Number::default(),
+            title: Text::cut(&format!("adopted from {}", orphan.leg)),
+            creator: Number::default(),
+            creator_name: Text::default(),
+        };
+        let key = self.new_key(leg, adopt.server, &create);
+        let mut row = new_row(&key, StoredState::Adopting);
+        row.boot = Some(boot);
+        row.handle = Some(adopt.handle);
+        let request = Adopt {
+            handle: adopt.handle,
+            old: orphan.leg,
+            new: leg,
+            secret: key.secret.clone(),
+            generation: key.generation,
+        };
+        let unit = Unit::one(Write::NewLeg(Box::new(NewLeg { row: row.clone(), key })));
+        let mut memory = Leg::new(row);
+        memory.adoption = Some(waiting);
+        self.insert_leg(memory);
+        let after = self.persist(lane(leg), unit, After::Adopting(leg));
+        self.ask_adoption(adopt.server, request, Some(after));
+    }
+
+    pub(super) fn ask_adoption(&mut self, server: ServerId, request: Adopt, after: Option<PersistId>) {
+        if let Some(known) = self.legs.get_mut(&request.new) {
+            known.control = Control::AwaitAnswer;
+        }
+        self.ask(server, Asked::Adopt(request.new), Request::Adopt(request), after);
+    }
+
+    pub(super) fn adopted(&mut self, server: ServerId, ticket: Ticket, result: Result<AdoptAnswer, RequestError>) {
+        let Some(Asked::Adopt(leg)) = self.tickets.remove(&ticket) else { return };
+        let Some(known) = self.legs.get_mut(&leg) else { return };
+        match result {
+            Ok(done) if done.code.is_ok() => {
+                let Some(handle) = known.row.handle else { return };
+                let waiting = known.adoption.take();
+                let place = Place { boot: done.boot, handle, table_revision: done.table_revision };
+                self.accepted(server, leg, place, done.mark);
+                self.note_fate(server, leg, Fate::Recovered);
+                if let Some(known) = self.servers.get_mut(&server) {
+                    known.orphans.remove(&handle);
+                }
+                self.want_pull(server, leg, true);
+                if let Some(waiting) = waiting {
+                    self.adoption_done(leg, &waiting);
+                }
+            }
+            Ok(done) => self.adoption_refused(server, leg, done.code, "the server refused the adoption"),
+            Err(RequestError::Refused(failure)) if failure.code != ErrorCode::BUSY => {
+                self.adoption_refused(server, leg, failure.code, failure.detail.as_str());
+            }
+            // It may have been carried out: the next round repeats it with the same secret.
+            Err(error) => {
+                known.control = Control::None;
+                tracing::warn!(server = server.0, %leg, "adoption: {error}");
+            }
+        }
+    }
+
+    fn adoption_done(&mut self, leg: LegId, waiting: &Waiting) {
+        let end = matches!(&waiting.command.op, ClientOp::Adopt(adopt) if adopt.end);
+        if end {
+            // Ending an orphan is adopt, then end; the end's result answers the client.
+            let op = Op::End(End { cause: EndCause::Operator });
+            return self.intend_op(leg, op, Some(&waiting.command), Some(StoredState::Ending));
+        }
+        let answer = answer(&waiting.command, ErrorCode::OK, "", leg.meeting);
+        self.answer_kept(answer);
+    }
+
+    fn adoption_refused(&mut self, server: ServerId, leg: LegId, code: ErrorCode, detail: &str) {
+        let waiting = self.legs.get_mut(&leg).and_then(|known| known.adoption.take());
+        self.close(leg, EndCause::ByServer);
+        self.pend(server, leg, "refused");
+        if let Some(waiting) = waiting {
+            self.refuse(&waiting, code, detail);
+        }
+    }
+
+    fn new_meeting_id(&mut self) -> MeetingId {
+        let mut random = [0; 10];
+        self.random.fill_bytes(&mut random);
+        MeetingId(uuid::Builder::from_unix_timestamp_millis(self.wall_ms, &random).into_uuid())
+    }
+}

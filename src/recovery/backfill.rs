@@ -1,0 +1,441 @@
+//! Back-fill (design §2 steps 6 and 7): compare, pull since the mark, store, count the stored rows again,
+//! refill the cache. Costs what changed, not what exists.
+
+use super::core::{After, Asked, Core, Reading, lane, same_place};
+use super::exchange::StoredDigest;
+use super::leg::{Content, Leg, Pulling};
+use super::round::Stage;
+use super::takeover::millis;
+use super::{AlarmKind, CacheTask, Output, Read};
+use crate::model::StoredState;
+use crate::session::{PulledPage, Request, RequestError, Ticket};
+use crate::store::{CacheOutcome, CacheStamp, CacheWrite, ContentWrite, Unit, Write};
+use remeet_protocol::message::EventKind;
+use remeet_protocol::record::{Mark, RecordState};
+use remeet_protocol::{Change, LegId, ServerId};
+
+/// Changes of a pull that are kept in memory before they are stored: some 200 KiB. A full pull is stored
+/// in one piece, because what it lacks is removed; the session bounds it.
+const PAGE_CHANGES: usize = 1_000;
+
+impl Core {
+    /// Once control of all the server's legs is settled, back-fill of any begins; and goes on.
+    pub(super) fn try_back_fill(&mut self, server: ServerId) {
+        let Some(round) = self.round(server) else { return self.start_pulls(server) };
+        if round.stage == Stage::TakingOver && round.claims.is_empty() {
+            round.stage = Stage::BackFilling;
+            let legs: Vec<LegId> = round.backfill.iter().copied().collect();
+            for leg in legs {
+                self.decide(server, leg);
+            }
+            self.read_stamps(server);
+        }
+        self.start_pulls(server);
+        self.try_end_round(server);
+    }
+
+    /// In a reconcile: compares a leg that is ours with what the inventory says.
+    pub(super) fn compare_content(&mut self, server: ServerId, leg: LegId, mark: Mark) {
+        if let Some(known) = self.legs.get_mut(&leg) {
+            known.target = Some(mark);
+            known.behind = false;
+            known.in_round = true;
+        }
+        if let Some(round) = self.round(server) {
+            round.backfill.insert(leg);
+        }
+    }
+
+    /// What the takeover's (revision, count, digest) says must be done.
+    fn decide(&mut self, server: ServerId, leg: LegId) {
+        let Some(known) = self.legs.get_mut(&leg) else { return self.content_done(server, leg) };
+        let (Some(target), StoredState::InMeeting) = (known.target, known.row.state) else {
+            return self.content_done(server, leg);
+        };
+        let mark = known.row.mark;
+        if known.behind {
+            let text = format!("the server's content is behind what is stored (revision {})", mark.revision);
+            return self.quarantine(server, leg, text);
+        }
+        let whole = mark.revision == target.revision && mark != target;
+        if mark.revision >= target.revision && !whole && known.row.quarantine.is_none() {
+            if let Some(round) = self.round(server) {
+                round.unchanged.push(leg);
+            }
+            return;
+        }
+        // A quarantined leg is tried again, from the ground.
+        let whole = whole || known.row.quarantine.is_some();
+        self.want_pull(server, leg, whole);
+    }
+
+    /// Queues a pull, unless one is queued or under way.
+    pub(super) fn want_pull(&mut self, server: ServerId, leg: LegId, whole: bool) {
+        let Some(known) = self.legs.get_mut(&leg) else { return };
+        match &mut known.content {
+            Content::Queued { whole: queued } => *queued |= whole,
+            Content::Pulling(_) | Content::AwaitStored { .. } | Content::AwaitDigest { .. } => {}
+            Content::Idle | Content::AwaitCache => {
+                known.content = Content::Queued { whole };
+                if let Some(server) = self.servers.get_mut(&server) {
+                    server.pulls.push_back(leg);
+                }
+            }
+        }
+        if self.round(server).is_none() {
+            self.start_pulls(server);
+        }
+    }
+
+    fn start_pulls(&mut self, server: ServerId) {
+        let limit = self.settings.pulls_in_flight;
+        loop {
+            let Some(known) = self.servers.get_mut(&server) else { return };
+            let taking_over = known.round.as_ref().is_some_and(|round| round.stage != Stage::BackFilling);
+            if known.pulling >= limit || taking_over || known.attached.is_none() {
+                return;
+            }
+            let Some(leg) = known.pulls.pop_front() else { return };
+            let Some(content) = self.legs.get(&leg) else { continue };
+            let (Content::Queued { whole }, Some(handle)) = (&content.content, content.row.handle) else { continue };
+            let (whole, since) = (*whole, content.row.mark.revision);
+            let since = if whole { 0 } else { since };
+            if let Some(known) = self.servers.get_mut(&server) {
+                known.pulling += 1;
+            }
+            let ticket = self.ask(server, Asked::Pull(leg), Request::Pull { handle, leg, since }, None);
+            if let Some(known) = self.legs.get_mut(&leg) {
+                known.content = Content::Pulling(Pulling { ticket, whole: since == 0, changes: Vec::new() });
+            }
+        }
+    }
+
+    pub(super) fn pulled(&mut self, server: ServerId, ticket: Ticket, result: Result<PulledPage, RequestError>) {
+        let Some(Asked::Pull(leg)) = self.tickets.get(&ticket).cloned() else { return };
+        let finished = !matches!(&result, Ok(page) if page.complete.is_none());
+        if finished {
+            self.tickets.remove(&ticket);
+        }
+        let Some(known) = self.legs.get_mut(&leg) else { return self.pull_over(server, finished) };
+        let Content::Pulling(pulling) = &mut known.content else { return self.pull_over(server, finished) };
+        if pulling.ticket != ticket {
+            return;
+        }
+        match result {
+            Ok(page) => {
+                pulling.whole |= page.full;
+                pulling.changes.extend(page.changes);
+                match page.complete {
+                    Some(upto) => self.pull_complete(leg, upto),
+                    None => self.store_page(leg),
+                }
+            }
+            Err(RequestError::LinkLost) => known.content = Content::Idle,
+            Err(error) => {
+                known.content = Content::Idle;
+                self.quarantine(server, leg, format!("the pull failed: {error}"));
+            }
+        }
+        self.pull_over(server, finished);
+    }
+
+    fn pull_over(&mut self, server: ServerId, finished: bool) {
+        if finished {
+            if let Some(known) = self.servers.get_mut(&server) {
+                known.pulling = known.pulling.saturating_sub(1);
+            }
+            self.try_back_fill(server);
+        }
+    }
+
+    /// Stores a long pull's pages as they come; the mark follows with the last.
+    fn store_page(&mut self, leg: LegId) {
+        let Some(known) = self.legs.get_mut(&leg) else { return };
+        let Content::Pulling(pulling) = &mut known.content else { return };
+        if pulling.whole || pulling.changes.len() < PAGE_CHANGES {
+            return;
+        }
+        let changes = std::mem::take(&mut pulling.changes);
+        known.cache_behind = true;
+        let changes = known.without_removed(changes);
+        let write = ContentWrite { leg, changes, mark: None, full: false };
+        self.persist(lane(leg), Unit::one(Write::Content(write)), After::Page);
+    }
+
+    fn pull_complete(&mut self, leg: LegId, upto: Mark) {
+        let Some(known) = self.legs.get_mut(&leg) else { return };
+        let Content::Pulling(pulling) = &mut known.content else { return };
+        let whole = pulling.whole;
+        let changes = std::mem::take(&mut pulling.changes);
+        let changes = known.without_removed(changes);
+        known.removed_meanwhile.clear();
+        let before = known.row.mark;
+        // Events may have moved the mark past the pull's end already: it never falls. At an equal
+        // revision the server's count and digest replace what did not fit.
+        if upto.revision >= before.revision {
+            known.row.mark = upto;
+        }
+        let jumped = known.close_gap();
+        known.content = Content::AwaitStored { whole };
+        let mark = known.row.mark;
+        let in_step = !jumped && !known.cache_behind && mark == upto;
+        let cache = if in_step {
+            let base = (!whole).then_some(before.revision);
+            self.legs.get(&leg).and_then(|known| self.head(known)).map(|head| CacheWrite {
+                head,
+                base,
+                mark,
+                changes: changes.clone(),
+            })
+        } else {
+            None
+        };
+        let stored_mark = if whole { upto } else { mark };
+        let write = ContentWrite { leg, changes, mark: Some(stored_mark), full: whole };
+        let mut unit = Unit::one(Write::Content(write));
+        if whole && mark != upto {
+            // Two writes: the whole content as of `upto`, then the steps that events made beyond it.
+            unit.writes.push(Write::Content(ContentWrite { leg, changes: Vec::new(), mark: Some(mark), full: false }));
+        }
+        self.persist(lane(leg), unit, After::Pulled { leg, cache });
+        self.count_pull(leg, whole);
+    }
+
+    fn count_pull(&mut self, leg: LegId, whole: bool) {
+        let Some(server) = self.legs.get(&leg).map(|known| known.row.server) else { return };
+        if let Some(round) = self.round(server) {
+            if whole {
+                round.report.pulled_whole += 1;
+            } else {
+                round.report.pulled += 1;
+            }
+        }
+    }
+
+    pub(super) fn pull_stored(&mut self, leg: LegId, cache: Option<CacheWrite>) {
+        let Some(known) = self.legs.get_mut(&leg) else { return };
+        let Content::AwaitStored { whole } = known.content else { return };
+        known.content = Content::AwaitDigest { whole };
+        match cache {
+            Some(write) => {
+                known.cache_open += 1;
+                self.put(Output::Cache(CacheTask::Write(write)));
+            }
+            None => self.refill(leg),
+        }
+        self.to_count.push(leg);
+    }
+
+    /// Step 7: the rows of pulled legs are counted again, all that have gathered in one read.
+    pub(super) fn read_digests(&mut self) {
+        if self.counting || self.to_count.is_empty() {
+            return;
+        }
+        self.counting = true;
+        let legs = std::mem::take(&mut self.to_count);
+        let id = self.read_id();
+        self.reads.insert(id, Reading::Digests(legs.clone()));
+        self.put(Output::Read { id, read: Read::Digests(legs) });
+    }
+
+    pub(super) fn digests_failed(&mut self, legs: Vec<LegId>, reason: &str) {
+        // The driver has repeated it for as long as it may; the next round counts again.
+        self.counting = false;
+        tracing::warn!(legs = legs.len(), "stored rows could not be counted: {reason}");
+        for leg in legs {
+            if let Some(server) = self.legs.get(&leg).map(|known| known.row.server) {
+                self.pend(server, leg, "not verified");
+                self.content_stands(server, leg);
+            }
+        }
+    }
+
+    pub(super) fn digests(&mut self, digests: Vec<StoredDigest>) {
+        self.counting = false;
+        for digest in digests {
+            let leg = digest.leg;
+            let Some(known) = self.legs.get(&leg) else { continue };
+            let Content::AwaitDigest { whole } = known.content else { continue };
+            let server = known.row.server;
+            let same = digest.rows.count == digest.mark.count && digest.rows.digest == digest.mark.digest;
+            let open_gap = !known.gap.is_empty() || digest.rows.revision > digest.mark.revision;
+            if same && !open_gap {
+                self.verified(server, leg, &digest);
+            } else if !whole || open_gap {
+                // Not all there: once more since the mark if a gap is open, else from the ground.
+                self.pull_again(server, leg, !open_gap);
+            } else {
+                let text = format!(
+                    "after a full pull the stored rows give {} of {}, the server says {} of {}",
+                    digest.rows.digest, digest.rows.count, digest.mark.digest, digest.mark.count
+                );
+                self.quarantine(server, leg, text);
+            }
+        }
+    }
+
+    fn pull_again(&mut self, server: ServerId, leg: LegId, whole: bool) {
+        if let Some(known) = self.legs.get_mut(&leg) {
+            known.content = Content::Idle;
+            known.gap.clear();
+        }
+        self.want_pull(server, leg, whole);
+        self.try_back_fill(server);
+    }
+
+    fn verified(&mut self, server: ServerId, leg: LegId, digest: &StoredDigest) {
+        if let Some(round) = self.round(server) {
+            round.report.terminals += u64::from(digest.terminals);
+            for (sum, part) in round.report.known.iter_mut().zip(digest.known) {
+                *sum += u64::from(part);
+            }
+        }
+        let lifted = self.legs.get_mut(&leg).and_then(|known| known.row.quarantine.take());
+        if lifted.is_some() {
+            self.persist(lane(leg), Unit::one(Write::Quarantine(leg, None)), After::Noted);
+        }
+        self.content_stands(server, leg);
+    }
+
+    /// Nothing is deleted because it failed: the back-fill stops with its reason, control goes on.
+    fn quarantine(&mut self, server: ServerId, leg: LegId, reason: String) {
+        if let Some(round) = self.round(server) {
+            round.report.quarantined += 1;
+        }
+        self.alarm(AlarmKind::Quarantine, Some(server), Some(leg), reason.clone());
+        if let Some(known) = self.legs.get_mut(&leg)
+            && known.row.quarantine.as_ref() != Some(&reason)
+        {
+            known.row.quarantine = Some(reason.clone());
+            self.persist(lane(leg), Unit::one(Write::Quarantine(leg, Some(reason))), After::Noted);
+        }
+        self.content_done(server, leg);
+    }
+
+    /// The stored content is right; the leg is done once its cached status is too.
+    fn content_stands(&mut self, server: ServerId, leg: LegId) {
+        let Some(known) = self.legs.get_mut(&leg) else { return self.content_done(server, leg) };
+        if known.cache_open > 0 {
+            known.content = Content::AwaitCache;
+        } else {
+            self.content_done(server, leg);
+        }
+    }
+
+    fn content_done(&mut self, server: ServerId, leg: LegId) {
+        let now = self.now;
+        let mut was_in_round = false;
+        if let Some(known) = self.legs.get_mut(&leg) {
+            known.content = Content::Idle;
+            was_in_round = std::mem::take(&mut known.in_round);
+        }
+        if let Some(round) = self.round(server)
+            && round.backfill.remove(&leg)
+        {
+            round.report.backfilled_ms = millis(now.since(round.begun));
+        }
+        if was_in_round {
+            self.publish(leg, EventKind::Refreshed, Vec::new());
+        }
+        self.try_back_fill(server);
+    }
+
+    // ---- the cache ----
+
+    /// Legs without a transfer: only their cached status is compared, all in one read.
+    fn read_stamps(&mut self, server: ServerId) {
+        let Some(round) = self.round(server) else { return };
+        let legs = round.unchanged.clone();
+        if legs.is_empty() {
+            return;
+        }
+        let named = legs.iter().filter_map(|leg| self.legs.get(leg).map(|known| (known.row.domain, *leg))).collect();
+        let id = self.read_id();
+        self.reads.insert(id, Reading::Stamps(server, legs));
+        self.put(Output::Read { id, read: Read::Stamps(named) });
+    }
+
+    pub(super) fn stamps(&mut self, server: ServerId, legs: Vec<LegId>, stamps: Option<Vec<CacheStamp>>) {
+        if let Some(round) = self.round(server) {
+            round.unchanged.clear();
+        }
+        let reachable = stamps.is_some();
+        let mut stamps = stamps.into_iter().flatten();
+        // Legs that left memory meanwhile were not asked for.
+        for leg in legs {
+            let Some(known) = self.legs.get_mut(&leg) else {
+                self.content_done(server, leg);
+                continue;
+            };
+            let stamp = stamps.next();
+            if !reachable {
+                known.cache_behind = true;
+                self.content_done(server, leg);
+                continue;
+            }
+            let row = &known.row;
+            let fits = stamp.is_some_and(|stamp| {
+                stamp.generation == Some(row.generation)
+                    && stamp.mark == Some(row.mark)
+                    && stamp.place.is_some_and(|(boot, handle)| same_place(row, boot, handle))
+            });
+            if fits && !known.cache_behind {
+                self.content_done(server, leg);
+            } else {
+                known.content = Content::AwaitCache;
+                if let Some(round) = self.round(server) {
+                    round.report.refilled += 1;
+                }
+                self.refill(leg);
+            }
+        }
+        self.try_back_fill(server);
+    }
+
+    fn refill(&mut self, leg: LegId) {
+        let Some(head) = self.legs.get(&leg).and_then(|known| self.head(known)) else { return };
+        if let Some(known) = self.legs.get_mut(&leg) {
+            known.cache_open += 1;
+        }
+        self.put(Output::Cache(CacheTask::Refill(head)));
+    }
+
+    pub(super) fn cached(&mut self, legs: &[LegId], outcomes: Result<Vec<CacheOutcome>, String>) {
+        let outcomes = outcomes.ok();
+        for (place, leg) in legs.iter().enumerate() {
+            let Some(known) = self.legs.get_mut(leg) else { continue };
+            known.cache_open = known.cache_open.saturating_sub(1);
+            let server = known.row.server;
+            match outcomes.as_ref().and_then(|outcomes| outcomes.get(place)) {
+                Some(CacheOutcome::Applied) => known.cache_behind = false,
+                // A newer writer's content stands there: nothing of ours is missing.
+                Some(CacheOutcome::Lost) => {}
+                Some(CacheOutcome::Stale) => {
+                    // One refill mends every write that found the cache behind.
+                    if !known.cache_behind || known.cache_open == 0 {
+                        known.cache_behind = true;
+                        self.refill(*leg);
+                    }
+                }
+                None => known.cache_behind = true,
+            }
+            if self.legs.get(leg).is_some_and(|known| known.cache_open == 0 && known.content == Content::AwaitCache) {
+                self.content_done(server, *leg);
+            }
+        }
+    }
+}
+
+impl Leg {
+    /// A pull's changes without those that an event removed meanwhile.
+    fn without_removed(&self, mut changes: Vec<Change>) -> Vec<Change> {
+        if !self.removed_meanwhile.is_empty() {
+            changes.retain(|change| {
+                let RecordState::Present(record) = &change.state else { return true };
+                let key = record.key();
+                !self.removed_meanwhile.iter().any(|(removed, at)| *removed == key && *at > change.revision)
+            });
+        }
+        changes
+    }
+}

@@ -1,0 +1,546 @@
+//! The core: every server's round, every leg's state, what is on its way to the store.
+
+use super::instances::Instances;
+use super::leg::Leg;
+use super::report::{RoundReport, Trigger};
+use super::server::Server;
+use super::settings::Settings;
+use super::{Alarm, AlarmKind, CacheTask, Input, Output, Published, Read, ReadId, ReadResult, ServerView, Waiter};
+use crate::model::{Moment, StoredLeg, StoredState, meeting_state};
+use crate::session::{Heard, PersistId, Request, Ticket};
+use crate::store::{CacheWrite, CachedHead, Outcome, Unit};
+use rand_chacha::ChaCha20Rng;
+use rand_chacha::rand_core::SeedableRng;
+use remeet_protocol::message::{ClientAnswer, Event, EventKind, MeetingState};
+use remeet_protocol::record::Mark;
+use remeet_protocol::wire::Text;
+use remeet_protocol::{BootId, Change, DomainId, ErrorCode, Handle, LegId, MeetingId, ServerId, Token};
+use std::collections::{BTreeMap, VecDeque};
+
+/// The core. Give it inputs with [`handle`](Self::handle), then drain [`poll`](Self::poll), then arm a
+/// timer for [`next_wake`](Self::next_wake).
+#[derive(Debug)]
+pub struct Core {
+    pub(super) settings: Settings,
+    pub(super) token: Option<Token>,
+    pub(super) now: Moment,
+    pub(super) wall_ms: u64,
+    pub(super) random: ChaCha20Rng,
+    pub(super) servers: BTreeMap<ServerId, Server>,
+    pub(super) legs: BTreeMap<LegId, Leg>,
+    pub(super) instances: Instances,
+    /// Commands whose meeting is not in memory: it is being read, or its server has not answered yet.
+    pub(super) unplaced: BTreeMap<LegId, VecDeque<super::commands::Waiting>>,
+    pub(super) waiting: usize,
+    pub(super) after: BTreeMap<PersistId, After>,
+    pub(super) reads: BTreeMap<ReadId, Reading>,
+    /// What a ticket was for, so that its answer finds its leg.
+    pub(super) tickets: BTreeMap<Ticket, Asked>,
+    pub(super) reconcile_at: Option<Moment>,
+    /// Legs whose stored rows are to be counted: one read at a time takes all that have gathered.
+    pub(super) to_count: Vec<LegId>,
+    pub(super) counting: bool,
+    last_id: u64,
+    outputs: VecDeque<Output>,
+}
+
+/// What a request was for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// The round's inventory, attach or takeover.
+    Round(ServerId),
+    /// A pull of a leg.
+    Pull(LegId),
+    /// The first open intent of a leg.
+    Intent(LegId, u64),
+    /// An adoption.
+    Adopt(LegId),
+}
+
+/// What follows when something is stored.
+#[derive(Debug)]
+pub(super) enum After {
+    /// The leg's acceptance (start, takeover, adoption).
+    Accepted(LegId),
+    /// An event's rows, or its end.
+    Event {
+        server: ServerId,
+        event: Box<Event>,
+        /// The cached content that its changes apply to; none if it is behind anyway.
+        base: Option<u64>,
+    },
+    /// Rows of a pull that is not at its end.
+    Page,
+    /// The last rows of a pull.
+    Pulled { leg: LegId, cache: Option<CacheWrite> },
+    /// The leg is closed by the plan or by a command's result.
+    Closed { leg: LegId, kind: EventKind },
+    /// An intent: it may be sent. The command is answered later.
+    Intent(LegId, u64),
+    /// A new leg; its client is answered.
+    Created { leg: LegId, key: Box<crate::model::RecoveryKey>, answer: ClientAnswer },
+    /// An adopting leg: the request that awaits it is on its way.
+    Adopting(LegId),
+    /// A command's result; its client is answered.
+    Answered { leg: Option<LegId>, answer: ClientAnswer },
+    /// A quarantine or the operator's mark.
+    Noted,
+}
+
+/// What a read is for.
+#[derive(Debug)]
+pub(super) enum Reading {
+    /// The round's look-up.
+    RoundLookUp(ServerId),
+    /// The round's keys from the cache.
+    RoundCache(ServerId, Vec<LegId>),
+    /// The round's keys from the database, for what the cache could not give.
+    RoundStore(ServerId, Vec<LegId>),
+    /// Stamps of the round's legs.
+    Stamps(ServerId, Vec<LegId>),
+    /// What pulled legs' rows add up to.
+    Digests(Vec<LegId>),
+    /// Legs that commands wait for.
+    Legs(Vec<LegId>),
+    /// A leg whose compare-and-set was lost.
+    Again(LegId),
+    /// A client's instance.
+    Instance(u64),
+}
+
+impl Core {
+    /// A core for the servers of the configuration. `seed` seeds secrets: from the operating system,
+    /// except in simulations.
+    #[must_use]
+    pub fn new(settings: Settings, servers: &[(ServerId, DomainId)], seed: [u8; 32]) -> Self {
+        Self {
+            instances: Instances::new(settings.instances, settings.answers_per_instance),
+            settings,
+            token: None,
+            now: Moment::default(),
+            wall_ms: 0,
+            random: ChaCha20Rng::from_seed(seed),
+            servers: servers.iter().map(|(id, domain)| (*id, Server::new(*id, *domain))).collect(),
+            legs: BTreeMap::new(),
+            unplaced: BTreeMap::new(),
+            waiting: 0,
+            after: BTreeMap::new(),
+            reads: BTreeMap::new(),
+            tickets: BTreeMap::new(),
+            reconcile_at: None,
+            to_count: Vec::new(),
+            counting: false,
+            last_id: 0,
+            outputs: VecDeque::new(),
+        }
+    }
+
+    // ---- inputs ----
+
+    /// Takes one input. `wall_ms` (milliseconds since 1970 UTC) is only written down, never compared.
+    pub fn handle(&mut self, now: Moment, wall_ms: u64, input: Input) {
+        self.now = now;
+        self.wall_ms = wall_ms;
+        match input {
+            Input::TermBegan(token) => self.term_began(token),
+            Input::Heard(server, heard) => self.heard(server, heard),
+            Input::Written(id, outcome) => self.written(id, outcome),
+            Input::Read(id, result) => self.read(id, result),
+            Input::Cached(legs, outcomes) => self.cached(&legs, outcomes),
+            Input::Command(command) => self.command(command),
+            Input::Reconcile => self.reconcile(),
+            Input::Wake => self.wake(),
+        }
+        self.read_digests();
+    }
+
+    fn heard(&mut self, server: ServerId, heard: Heard) {
+        match heard {
+            Heard::Up { boot, .. } => self.up(server, boot),
+            Heard::Down { reason } => self.down(server, reason),
+            Heard::Inventory(ticket, result) => self.inventory(server, ticket, result),
+            Heard::Attached(ticket, result) => self.attached(server, ticket, result),
+            Heard::Takeover(ticket, result) => self.takeover_answered(server, ticket, result),
+            Heard::Pulled(ticket, result) => self.pulled(server, ticket, result),
+            Heard::Commanded(ticket, result) => self.commanded(ticket, result),
+            Heard::Adopted(ticket, result) => self.adopted(server, ticket, result),
+            Heard::Event(event) => self.event(server, event),
+            Heard::Gap(gap) => {
+                let text = format!("the server lost its events {} to {}: everything is compared", gap.first, gap.last);
+                tracing::warn!(server = server.0, "{text}");
+                self.want_round(server, Trigger::Reconcile);
+            }
+            Heard::Misbehaved { reason } => {
+                if let Some(known) = self.servers.get_mut(&server) {
+                    known.misbehaved += 1;
+                    known.trouble = Some(reason.clone());
+                }
+                self.alarm(AlarmKind::Misbehaviour, Some(server), None, reason);
+            }
+        }
+    }
+
+    fn written(&mut self, id: PersistId, outcome: Outcome) {
+        let Some(after) = self.after.remove(&id) else { return };
+        match outcome {
+            Outcome::Applied { .. } => self.stored(id, after),
+            Outcome::Lost { version } => self.lost(after, version),
+        }
+    }
+
+    fn stored(&mut self, id: PersistId, after: After) {
+        match after {
+            After::Accepted(leg) => self.accepted_stored(leg),
+            After::Event { server, event, base } => self.event_stored(server, id, *event, base),
+            After::Page | After::Noted => {}
+            After::Pulled { leg, cache } => self.pull_stored(leg, cache),
+            After::Closed { leg, kind } => self.closed(id, leg, kind),
+            After::Intent(leg, number) => self.intent_stored(leg, number),
+            After::Created { leg, key, answer } => self.created(leg, key, answer),
+            After::Adopting(leg) => self.mirror_key(leg),
+            After::Answered { leg, answer } => self.answer_stored(leg, answer),
+        }
+    }
+
+    /// A compare-and-set was lost: the row is not what the plan saw. Read it again, then plan again.
+    fn lost(&mut self, after: After, version: u64) {
+        let leg = match after {
+            After::Created { leg, answer, .. } => return self.create_lost(leg, answer),
+            After::Answered { answer, .. } => return self.answer_stored(None, answer),
+            After::Event { server, event, .. } => {
+                // Nothing of it is stored, so it is not acknowledged: it is held until the row is read.
+                let leg = event.leg;
+                tracing::error!(server = server.0, %leg, "an event's write was lost against a newer row");
+                self.hold(server, *event);
+                leg
+            }
+            After::Page | After::Noted => return,
+            After::Accepted(leg)
+            | After::Pulled { leg, .. }
+            | After::Closed { leg, .. }
+            | After::Intent(leg, _)
+            | After::Adopting(leg) => leg,
+        };
+        let limit = self.settings.lost_retries;
+        let Some(known) = self.legs.get_mut(&leg) else { return };
+        known.lost += 1;
+        if known.lost > limit {
+            let text = format!(
+                "the leg's row changed under this term {limit} times (version {version}): restart the scheduler"
+            );
+            let server = known.row.server;
+            self.pend(server, leg, "unclear");
+            self.alarm(AlarmKind::Conflict, Some(server), Some(leg), text);
+            return;
+        }
+        let read = self.read_id();
+        self.reads.insert(read, Reading::Again(leg));
+        self.put(Output::Read { id: read, read: Read::Legs(vec![leg]) });
+    }
+
+    fn read(&mut self, id: ReadId, result: Result<ReadResult, String>) {
+        let Some(reading) = self.reads.remove(&id) else { return };
+        match (reading, result) {
+            (Reading::RoundLookUp(server), Ok(ReadResult::LookUp(found))) => self.round_looked_up(server, found),
+            (Reading::RoundLookUp(server), Err(reason)) => self.fail_round(server, &format!("look-up: {reason}")),
+            (Reading::RoundCache(server, legs), Ok(ReadResult::CachedKeys(keys))) => {
+                self.cached_keys(server, legs, keys);
+            }
+            (Reading::RoundCache(server, legs), _) => self.cached_keys(server, legs, Vec::new()),
+            (Reading::RoundStore(server, legs), Ok(ReadResult::LookUp(found))) => {
+                self.stored_keys(server, legs, found);
+            }
+            (Reading::RoundStore(server, _), Err(reason)) => self.fail_round(server, &format!("keys: {reason}")),
+            (Reading::Stamps(server, legs), Ok(ReadResult::Stamps(stamps))) => self.stamps(server, legs, Some(stamps)),
+            (Reading::Stamps(server, legs), _) => self.stamps(server, legs, None),
+            (Reading::Digests(_), Ok(ReadResult::Digests(digests))) => self.digests(digests),
+            (Reading::Digests(legs), Err(reason)) => self.digests_failed(legs, &reason),
+            (Reading::Legs(legs), Ok(ReadResult::LookUp(found))) => self.legs_read(legs, found),
+            (Reading::Legs(legs), Err(reason)) => self.legs_unread(legs, &reason),
+            (Reading::Again(leg), Ok(ReadResult::LookUp(found))) => self.read_again(leg, found),
+            (Reading::Again(leg), Err(reason)) => self.legs_unread(vec![leg], &reason),
+            (Reading::Instance(instance), Ok(ReadResult::Instance(kept))) => self.instance_read(instance, kept),
+            (Reading::Instance(instance), Err(reason)) => self.instance_unread(instance, &reason),
+            // The driver answers each read with its own kind of result.
+            (reading, Ok(_)) => tracing::error!(?reading, "a read was answered with another kind of result"),
+        }
+    }
+
+    fn wake(&mut self) {
+        self.expire_waiting();
+        let due: Vec<(ServerId, Trigger)> = self
+            .servers
+            .values_mut()
+            .filter_map(|server| {
+                let (_, trigger) = server.retry_at.take_if(|(at, _)| *at <= self.now)?;
+                Some((server.id, trigger))
+            })
+            .collect();
+        for (server, trigger) in due {
+            self.want_round(server, trigger);
+        }
+        let late: Vec<ServerId> = self
+            .servers
+            .values()
+            .filter(|server| server.round.as_ref().is_some_and(|round| round.deadline <= self.now))
+            .map(|server| server.id)
+            .collect();
+        for server in late {
+            self.fail_round(server, "the round did not end in time");
+        }
+        if self.reconcile_at.is_some_and(|at| at <= self.now) {
+            self.reconcile();
+        }
+    }
+
+    fn reconcile(&mut self) {
+        self.reconcile_at = Some(self.now + self.settings.reconcile_every);
+        let servers: Vec<ServerId> = self.servers.keys().copied().collect();
+        for server in servers {
+            self.want_round(server, Trigger::Reconcile);
+        }
+    }
+
+    // ---- outputs ----
+
+    /// The next thing to do.
+    pub fn poll(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When to call with [`Input::Wake`] at the latest.
+    #[must_use]
+    pub fn next_wake(&self) -> Option<Moment> {
+        let retries = self.servers.values().filter_map(|server| server.retry_at.map(|(at, _)| at));
+        let deadlines = self.servers.values().filter_map(|server| server.round.as_ref().map(|round| round.deadline));
+        let waiting = self.waiting_until();
+        retries.chain(deadlines).chain(waiting).chain(self.reconcile_at).min()
+    }
+
+    // ---- getters ----
+
+    /// The term, once one began.
+    #[must_use]
+    pub fn token(&self) -> Option<Token> {
+        self.token
+    }
+
+    /// A meeting's state as clients see it, and whether what is stored of it may be behind.
+    #[must_use]
+    pub fn derive(&self, rows: &[StoredLeg]) -> (MeetingState, bool) {
+        let epoch = self.token.map(|token| token.epoch).unwrap_or_default();
+        let reachable = |server| self.servers.get(&server).is_some_and(|server: &Server| server.up);
+        // What is on its way to the store counts: memory is newer than the rows that were read.
+        let rows: Vec<&StoredLeg> =
+            rows.iter().map(|row| self.legs.get(&row.leg).map_or(row, |leg| &leg.row)).collect();
+        let state = meeting_state(rows.iter().copied(), epoch, reachable);
+        let recovering = rows.iter().any(|row| {
+            let live = !matches!(row.state, StoredState::Ended | StoredState::Created);
+            live && self.legs.get(&row.leg).is_none_or(|leg| leg.in_round || !leg.takes_commands())
+        });
+        (state, recovering)
+    }
+
+    /// Every server, for the operator.
+    #[must_use]
+    pub fn server_views(&self) -> Vec<ServerView> {
+        self.servers.values().map(|server| self.view(server)).collect()
+    }
+
+    /// Orphans of every server.
+    pub fn orphans(&self) -> impl Iterator<Item = (ServerId, Handle, LegId)> + '_ {
+        self.servers
+            .values()
+            .flat_map(|server| server.orphans.iter().map(move |(handle, entry)| (server.id, *handle, entry.leg)))
+    }
+
+    /// Sums the last reports of one trigger over all servers.
+    #[must_use]
+    pub fn report(&self, trigger: Trigger) -> RoundReport {
+        let mut sum = RoundReport::default();
+        for report in self.servers.values().filter_map(|server| server.reports.get(&trigger)) {
+            sum.add(report);
+        }
+        sum
+    }
+
+    /// Whether no round runs and none is due: every server that is up has been compared.
+    #[must_use]
+    pub fn is_steady(&self) -> bool {
+        self.token.is_some()
+            && self.servers.values().all(|server| {
+                server.round.is_none() && server.retry_at.is_none() && (!server.up || server.first_pass_done)
+            })
+    }
+
+    /// Persists that were handed out and are not written yet.
+    #[must_use]
+    pub fn persists_open(&self) -> usize {
+        self.after.len()
+    }
+
+    fn view(&self, server: &Server) -> ServerView {
+        let mut view = ServerView {
+            id: server.id,
+            up: server.up,
+            attached: server.attached.is_some(),
+            boot: server.attached.map(|(boot, _)| boot),
+            table_revision: server.attached.map_or(0, |(_, revision)| revision),
+            round: server.round.as_ref().map(|round| round.stage_name()),
+            legs: 0,
+            in_meeting: 0,
+            recovering: 0,
+            orphans: server.orphans.len() as u64,
+            pending: BTreeMap::new(),
+            quarantined: 0,
+            misbehaved: server.misbehaved,
+            trouble: server.trouble.clone(),
+            reports: server.reports.clone(),
+        };
+        for leg in server.legs.iter().filter_map(|leg| self.legs.get(leg)) {
+            if matches!(leg.row.state, StoredState::Ended | StoredState::Created) {
+                continue;
+            }
+            view.legs += 1;
+            if leg.is_ours(self.token) {
+                view.in_meeting += 1;
+            } else if !leg.takes_commands() {
+                view.recovering += 1;
+            }
+            view.quarantined += u64::from(leg.row.quarantine.is_some());
+        }
+        for reason in server.pending.values() {
+            *view.pending.entry(reason).or_default() += 1;
+        }
+        view
+    }
+
+    // ---- for the other files of the core ----
+
+    pub(super) fn put(&mut self, output: Output) {
+        self.outputs.push_back(output);
+    }
+
+    pub(super) fn next_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
+    }
+
+    pub(super) fn read_id(&mut self) -> ReadId {
+        ReadId(self.next_id())
+    }
+
+    /// Hands a unit to the store; `after` follows when it is written.
+    pub(super) fn persist(&mut self, lane: u64, unit: Unit, after: After) -> PersistId {
+        let id = PersistId(self.next_id());
+        self.after.insert(id, after);
+        self.put(Output::Persist { id, lane, unit });
+        id
+    }
+
+    pub(super) fn ask(&mut self, server: ServerId, asked: Asked, request: Request, after: Option<PersistId>) -> Ticket {
+        let ticket = Ticket(self.next_id());
+        self.tickets.insert(ticket, asked);
+        self.put(Output::Ask { server, ticket, request, after });
+        ticket
+    }
+
+    pub(super) fn alarm(&mut self, kind: AlarmKind, server: Option<ServerId>, leg: Option<LegId>, text: String) {
+        self.put(Output::Alarm(Alarm { kind, server, leg, text }));
+    }
+
+    /// Answers a client with a code that is not kept: the command has no effect and may be sent again.
+    pub(super) fn answer_now(
+        &mut self,
+        waiter: Waiter,
+        command: &remeet_protocol::message::ClientCommand,
+        code: ErrorCode,
+        detail: &str,
+    ) {
+        let answer = ClientAnswer {
+            instance: command.instance,
+            number: command.number,
+            code,
+            retry_after_ms: if code == ErrorCode::RETRY || code == ErrorCode::UNAVAILABLE { 500 } else { 0 },
+            detail: Text::cut(detail),
+            meeting: command.meeting,
+        };
+        self.put(Output::Answer(waiter, answer));
+    }
+
+    pub(super) fn publish(&mut self, leg: LegId, kind: EventKind, changes: Vec<Change>) {
+        let Some(known) = self.legs.get(&leg) else { return };
+        let row = known.row.clone();
+        let (state, _) = self.derive_meeting(leg.meeting, &row);
+        self.put(Output::Publish(Published {
+            leg,
+            kind,
+            state,
+            cause: row.cause,
+            revision: row.mark.revision,
+            changes,
+        }));
+    }
+
+    /// The meeting's state from its legs in memory.
+    pub(super) fn derive_meeting(&self, meeting: MeetingId, row: &StoredLeg) -> (MeetingState, bool) {
+        let first = LegId { meeting, leg: 0 };
+        let last = LegId { meeting, leg: u16::MAX };
+        let rows: Vec<StoredLeg> = self.legs.range(first..=last).map(|(_, leg)| leg.row.clone()).collect();
+        if rows.is_empty() { self.derive(std::slice::from_ref(row)) } else { self.derive(&rows) }
+    }
+
+    /// The cached head of a leg, if it has a place on a server.
+    pub(super) fn head(&self, leg: &Leg) -> Option<CachedHead> {
+        let (boot, handle) = (leg.row.boot?, leg.row.handle?);
+        let (state, _) = self.derive(std::slice::from_ref(&leg.row));
+        let state = if leg.is_ours(self.token) { MeetingState::InMeeting } else { state };
+        Some(CachedHead {
+            leg: leg.row.leg,
+            domain: leg.row.domain,
+            server: leg.row.server,
+            boot,
+            handle,
+            state,
+            epoch: leg.row.epoch,
+        })
+    }
+
+    pub(super) fn mirror_key(&mut self, leg: LegId) {
+        self.put(Output::Cache(CacheTask::MirrorKey(leg)));
+    }
+
+    /// Puts a leg into memory.
+    pub(super) fn insert_leg(&mut self, leg: Leg) {
+        if let Some(server) = self.servers.get_mut(&leg.row.server) {
+            server.legs.insert(leg.row.leg);
+        }
+        self.legs.insert(leg.row.leg, leg);
+    }
+
+    /// Drops a leg from memory.
+    pub(super) fn forget_leg(&mut self, leg: LegId) {
+        if let Some(known) = self.legs.remove(&leg)
+            && let Some(server) = self.servers.get_mut(&known.row.server)
+        {
+            server.legs.remove(&leg);
+            server.pending.remove(&leg);
+        }
+    }
+}
+
+/// The lane of a leg: units of one leg are stored in order.
+pub(super) fn lane(leg: LegId) -> u64 {
+    let bytes = leg.meeting.bytes();
+    let mut low = [0; 8];
+    low.copy_from_slice(&bytes[8..]);
+    u64::from_be_bytes(low) ^ u64::from(leg.leg)
+}
+
+/// The place that a leg's content belongs to.
+pub(super) fn same_place(row: &StoredLeg, boot: BootId, handle: Handle) -> bool {
+    row.boot == Some(boot) && row.handle == Some(handle)
+}
+
+/// A mark at nothing.
+pub(super) const NOTHING: Mark = Mark { revision: 0, count: 0, digest: remeet_protocol::Digest(0) };

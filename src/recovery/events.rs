@@ -1,0 +1,249 @@
+//! Live events: stored in the order of their leg's revisions, acknowledged only after that. An event of
+//! a leg that is not ours yet is held; an end is stored at once, whoever commands the leg.
+
+use super::core::{After, Core, lane};
+use super::leg::{Content, Control, Leg};
+use super::server::Taken;
+use super::{CacheTask, Output};
+use crate::model::StoredState;
+use crate::session::PersistId;
+use crate::store::{CacheWrite, ContentWrite, Expect, StateWrite, Unit, Write};
+use remeet_protocol::message::{EndCause, Event, EventKind};
+use remeet_protocol::record::RecordState;
+use remeet_protocol::{LegId, ServerId};
+
+impl Core {
+    pub(super) fn event(&mut self, server: ServerId, event: Event) {
+        let number = event.number;
+        let boot = self.servers.get(&server).and_then(|known| known.last_boot);
+        let known = self.legs.get(&event.leg).filter(|leg| leg.row.server == server);
+        let of_this_leg = known.is_some_and(|leg| match (leg.row.handle, leg.row.boot) {
+            // Not stored yet: a start or an adoption is under way.
+            (None, _) | (_, None) => matches!(leg.row.state, StoredState::Starting | StoredState::Ending),
+            (Some(handle), stored) => handle == event.handle && stored == boot,
+        });
+        let round_may_know = known.is_none() && self.servers.get(&server).is_some_and(|known| known.round.is_some());
+        if known.is_some_and(|leg| leg.control == Control::Ours) && of_this_leg {
+            self.take_event(server, event);
+        } else if of_this_leg && event.ended != EndCause::None {
+            self.take_event(server, event);
+        } else if known.is_some() || round_may_know {
+            self.hold(server, event);
+        } else {
+            // An orphan's, or of a leg whose end is stored: nothing here is to be stored.
+            self.set_taken(server, number, Taken::Stored);
+        }
+        self.acknowledge(server);
+    }
+
+    /// Keeps an event until its leg is ours. Bounded by the server's window of unacknowledged events.
+    pub(super) fn hold(&mut self, server: ServerId, event: Event) {
+        self.set_taken(server, event.number, Taken::Held);
+        match self.legs.get_mut(&event.leg) {
+            Some(leg) => leg.held.push(event),
+            // The look-up that will bring the leg is under way.
+            None => {
+                if let Some(known) = self.servers.get_mut(&server) {
+                    known.strangers.push(event);
+                }
+            }
+        }
+    }
+
+    /// The leg is ours: what was held is stored now.
+    pub(super) fn take_held(&mut self, server: ServerId, leg: LegId) {
+        let Some(known) = self.legs.get_mut(&leg) else { return };
+        for event in std::mem::take(&mut known.held) {
+            self.take_event(server, event);
+        }
+        self.acknowledge(server);
+    }
+
+    /// The leg is not ours and will not be in this round. Its mark has not moved, so a later pull reads
+    /// what these events told: they are acknowledged, or they would hold up every other leg's events.
+    pub(super) fn release_held(&mut self, server: ServerId, leg: LegId) {
+        let Some(known) = self.legs.get_mut(&leg) else { return };
+        let held = std::mem::take(&mut known.held);
+        for event in held {
+            if event.ended == EndCause::None {
+                self.set_taken(server, event.number, Taken::Stored);
+            } else {
+                self.take_event(server, event);
+            }
+        }
+        self.acknowledge(server);
+    }
+
+    /// The same for every leg of a server that is not ours.
+    pub(super) fn release_all_held(&mut self, server: ServerId) {
+        let legs: Vec<LegId> = self
+            .servers
+            .get(&server)
+            .into_iter()
+            .flat_map(|known| known.legs.iter().copied())
+            .filter(|leg| self.legs.get(leg).is_some_and(|leg| !leg.held.is_empty() && leg.control == Control::None))
+            .collect();
+        for leg in legs {
+            self.release_held(server, leg);
+        }
+        self.release_strangers(server);
+    }
+
+    /// The round's look-up is done: events that came before it find their legs, or have none.
+    pub(super) fn release_strangers(&mut self, server: ServerId) {
+        let Some(known) = self.servers.get_mut(&server) else { return };
+        for event in std::mem::take(&mut known.strangers) {
+            if self.legs.contains_key(&event.leg) {
+                self.event(server, event);
+            } else {
+                self.set_taken(server, event.number, Taken::Stored);
+            }
+        }
+        self.acknowledge(server);
+    }
+
+    fn take_event(&mut self, server: ServerId, event: Event) {
+        let number = event.number;
+        let taken =
+            if event.ended == EndCause::None { self.store_event(server, event) } else { self.store_end(server, event) };
+        self.set_taken(server, number, taken.map_or(Taken::Stored, Taken::Storing));
+    }
+
+    fn store_event(&mut self, server: ServerId, event: Event) -> Option<PersistId> {
+        let gap_marks = self.settings.gap_marks;
+        let known = self.legs.get_mut(&event.leg)?;
+        let mark = known.row.mark;
+        if event.mark.revision <= mark.revision {
+            return None;
+        }
+        known.note_removals(&event);
+        let contiguous = event.previous <= mark.revision;
+        let base = (contiguous && !known.cache_behind).then_some(mark.revision);
+        let stored_mark = if contiguous {
+            known.row.mark = event.mark;
+            let jumped = known.close_gap();
+            known.cache_behind |= jumped;
+            Some(known.row.mark)
+        } else {
+            // Rows beyond a gap are stored but leave the mark; a pull closes the gap.
+            known.cache_behind = true;
+            if known.gap.len() < gap_marks {
+                known.gap.push((event.previous, event.mark));
+                known.gap.sort_by_key(|(previous, _)| *previous);
+            }
+            None
+        };
+        let write = ContentWrite { leg: event.leg, changes: event.changes.clone(), mark: stored_mark, full: false };
+        let leg = event.leg;
+        let base = base.filter(|_| stored_mark == Some(event.mark));
+        let id = self.persist(
+            lane(leg),
+            Unit::one(Write::Content(write)),
+            After::Event { server, event: Box::new(event), base },
+        );
+        if stored_mark.is_none() {
+            self.want_pull(server, leg, false);
+        }
+        Some(id)
+    }
+
+    /// An explicit end (rule 8). The row's compare-and-set, and no content: an ended leg has none.
+    fn store_end(&mut self, server: ServerId, event: Event) -> Option<PersistId> {
+        let known = self.legs.get_mut(&event.leg)?;
+        if known.row.state == StoredState::Ended {
+            // Stored already, or on its way: acknowledged with that.
+            return known.closing;
+        }
+        let leg = event.leg;
+        let expect = Expect { version: known.row.version, state: known.row.state };
+        let cause = event.ended;
+        known.row.state = StoredState::Ended;
+        known.row.cause = cause;
+        known.row.version += 1;
+        known.control = Control::None;
+        known.content = Content::Idle;
+        let write = StateWrite { leg, expect, state: StoredState::Ended, cause, accepted: None };
+        let id = self.persist(
+            lane(leg),
+            Unit::one(Write::State(write)),
+            After::Event { server, event: Box::new(event), base: None },
+        );
+        if let Some(known) = self.legs.get_mut(&leg) {
+            known.closing = Some(id);
+        }
+        Some(id)
+    }
+
+    pub(super) fn event_stored(&mut self, server: ServerId, id: PersistId, event: Event, base: Option<u64>) {
+        // By the persist, not by the number: a late result of an earlier boot id's event finds nothing.
+        self.persist_stored(server, id);
+        let leg = event.leg;
+        if event.ended != EndCause::None {
+            let Some(known) = self.legs.get_mut(&leg) else { return };
+            known.closing = None;
+            return self.settle_ended(leg, EventKind::Ended);
+        }
+        self.cache_event(leg, &event, base);
+        self.publish(leg, EventKind::Changed, event.changes);
+    }
+
+    fn cache_event(&mut self, leg: LegId, event: &Event, base: Option<u64>) {
+        let Some(base) = base else { return };
+        let Some(head) = self.legs.get(&leg).and_then(|known| self.head(known)) else { return };
+        let write = CacheWrite { head, base: Some(base), mark: event.mark, changes: event.changes.clone() };
+        if let Some(known) = self.legs.get_mut(&leg) {
+            known.cache_open += 1;
+        }
+        self.put(Output::Cache(CacheTask::Write(write)));
+    }
+
+    /// Events whose rows (or end) this persist stored may be acknowledged.
+    pub(super) fn persist_stored(&mut self, server: ServerId, id: PersistId) {
+        if let Some(known) = self.servers.get_mut(&server) {
+            for taken in known.unacknowledged.values_mut() {
+                if *taken == Taken::Storing(id) {
+                    *taken = Taken::Stored;
+                }
+            }
+        }
+        self.acknowledge(server);
+    }
+
+    fn set_taken(&mut self, server: ServerId, number: u64, taken: Taken) {
+        let Some(known) = self.servers.get_mut(&server) else { return };
+        known.unacknowledged.insert(number, taken);
+    }
+
+    fn acknowledge(&mut self, server: ServerId) {
+        if let Some(number) = self.servers.get_mut(&server).and_then(super::server::Server::stored_upto) {
+            self.put(Output::Acknowledge { server, number });
+        }
+    }
+}
+
+impl Leg {
+    /// Remembers what an event removed while a pull runs: the pull's older rows must not bring it back.
+    fn note_removals(&mut self, event: &Event) {
+        if !matches!(self.content, Content::Pulling(_) | Content::Queued { .. }) {
+            return;
+        }
+        for change in &event.changes {
+            if let RecordState::Removed(key) = &change.state {
+                self.removed_meanwhile.push((key.clone(), change.revision));
+            }
+        }
+    }
+
+    /// Moves the mark over steps beyond a gap that has closed. Says whether it moved.
+    pub(super) fn close_gap(&mut self) -> bool {
+        let before = self.row.mark;
+        let mark = &mut self.row.mark;
+        self.gap.retain(|(previous, step)| {
+            if *previous <= mark.revision && step.revision > mark.revision {
+                *mark = *step;
+            }
+            step.revision > mark.revision
+        });
+        *mark != before
+    }
+}

@@ -1,0 +1,199 @@
+//! What goes into the core and what comes out of it.
+
+use super::Alarm;
+use crate::model::StoredLeg;
+use crate::session::{Heard, PersistId, Request, Ticket};
+use crate::store::{CacheOutcome, CacheStamp, CacheWrite, CachedHead, CachedKey, Instance, LookUp, Outcome, Unit};
+use remeet_protocol::message::{ClientAnswer, ClientCommand, EndCause, EventKind, MeetingState};
+use remeet_protocol::{Change, DomainId, LegId, ServerId, Token};
+
+/// Names a read to the core.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ReadId(pub u64);
+
+/// Names who waits for a client answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Waiter(pub u64);
+
+/// What a client may do (rule 16), from the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Rights {
+    /// Create and command meetings.
+    pub control: bool,
+    /// Adopt and end orphans, mark meetings.
+    pub operator: bool,
+}
+
+/// A client's command with who sent it.
+#[derive(Debug, Clone)]
+pub struct Command {
+    /// Who waits for the answer.
+    pub waiter: Waiter,
+    /// What the client may do.
+    pub rights: Rights,
+    /// The command.
+    pub command: ClientCommand,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum Input {
+    /// A term began: every leg is to be recovered under this token.
+    TermBegan(Token),
+    /// A server's session said something.
+    Heard(ServerId, Heard),
+    /// A persist was carried out (or its compare-and-set lost). The driver repeats a persist until one
+    /// of the two is certain.
+    Written(PersistId, Outcome),
+    /// A read's result; `Err` says why there is none (after the driver's own repeats).
+    Read(ReadId, Result<ReadResult, String>),
+    /// Cache writes were carried out: (leg, outcome) of each; a failed cache is `Err`.
+    Cached(Vec<LegId>, Result<Vec<CacheOutcome>, String>),
+    /// A client commands.
+    Command(Command),
+    /// Compare everything with every server now (operator, periodic).
+    Reconcile,
+    /// A timer is due.
+    Wake,
+}
+
+/// A read that the core needs. All are in bulk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Read {
+    /// [`crate::store::Store::look_up`].
+    LookUp {
+        /// Whose legs.
+        server: ServerId,
+        /// And these.
+        legs: Vec<LegId>,
+    },
+    /// [`crate::store::Store::legs`].
+    Legs(Vec<LegId>),
+    /// [`crate::store::Store::contents`]: only what each leg's mark and rows add up to.
+    Digests(Vec<LegId>),
+    /// [`crate::store::Store::instance`].
+    Instance(u64),
+    /// [`crate::store::Cache::keys`].
+    CachedKeys(Vec<(DomainId, LegId)>),
+    /// [`crate::store::Cache::stamps`].
+    Stamps(Vec<(DomainId, LegId)>),
+}
+
+/// What a leg's stored rows add up to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoredDigest {
+    /// The leg.
+    pub leg: LegId,
+    /// The stored mark.
+    pub mark: remeet_protocol::record::Mark,
+    /// Rows and digest counted from the rows; its revision is the highest of a row.
+    pub rows: remeet_protocol::record::Mark,
+    /// Terminals on the roster.
+    pub terminals: u32,
+    /// Of these: business state known, decode state known, extra information known.
+    pub known: [u32; 3],
+    /// The leg row is there.
+    pub information: bool,
+}
+
+/// The answer to a [`Read`].
+#[derive(Debug)]
+pub enum ReadResult {
+    /// To `LookUp` and `Legs`.
+    LookUp(LookUp),
+    /// To `Digests`.
+    Digests(Vec<StoredDigest>),
+    /// To `Instance`.
+    Instance(Instance),
+    /// To `CachedKeys`.
+    CachedKeys(Vec<CachedKey>),
+    /// To `Stamps`.
+    Stamps(Vec<CacheStamp>),
+}
+
+/// What the cache is to do. Errors of the cache never stop anything.
+#[derive(Debug, Clone)]
+pub enum CacheTask {
+    /// Write status; answered by [`Input::Cached`].
+    Write(CacheWrite),
+    /// Read the leg's key and content from the store and cache them whole.
+    Refill(CachedHead),
+    /// Mirror the leg's key from the store.
+    MirrorKey(LegId),
+    /// Mirror a key that was just made: no need to read it back.
+    PutKey(Box<crate::model::RecoveryKey>),
+    /// Forget an ended leg.
+    Forget(DomainId, LegId),
+}
+
+/// Something for subscribed clients. Told only after its row has committed (rule 15).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Published {
+    /// The leg.
+    pub leg: LegId,
+    /// What happened.
+    pub kind: EventKind,
+    /// The meeting's state now.
+    pub state: MeetingState,
+    /// Why it ended, if it did.
+    pub cause: EndCause,
+    /// Content revision now.
+    pub revision: u64,
+    /// The changes.
+    pub changes: Vec<Change>,
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub enum Output {
+    /// Store a unit. Units of one `lane` are stored in the order given.
+    Persist {
+        /// Its name.
+        id: PersistId,
+        /// Keeps units of one leg (or one client instance) in order.
+        lane: u64,
+        /// What to store.
+        unit: Unit,
+    },
+    /// Ask a server; only after `after` is stored.
+    Ask {
+        /// The server.
+        server: ServerId,
+        /// The request's name.
+        ticket: Ticket,
+        /// The request.
+        request: Request,
+        /// What must be stored first.
+        after: Option<PersistId>,
+    },
+    /// Events up to `number` are stored.
+    Acknowledge {
+        /// The server.
+        server: ServerId,
+        /// The number.
+        number: u64,
+    },
+    /// Read.
+    Read {
+        /// Its name.
+        id: ReadId,
+        /// What.
+        read: Read,
+    },
+    /// Have the cache do something.
+    Cache(CacheTask),
+    /// Answer a client.
+    Answer(Waiter, ClientAnswer),
+    /// Tell subscribers.
+    Publish(Published),
+    /// Tell the operator.
+    Alarm(Alarm),
+}
+
+impl Published {
+    /// A change of a leg's state, without content.
+    #[must_use]
+    pub fn state(row: &StoredLeg, kind: EventKind, state: MeetingState) -> Self {
+        Self { leg: row.leg, kind, state, cause: row.cause, revision: row.mark.revision, changes: Vec::new() }
+    }
+}

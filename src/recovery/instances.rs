@@ -1,0 +1,177 @@
+//! Client command ids (rule 11): the first answer of each command is kept, a repeat gets it, a number
+//! below the kept ones never runs.
+
+use super::{Command, Waiter};
+use crate::model::ClientAnswerRow;
+use crate::store::Instance;
+use remeet_protocol::message::{ClientAnswer, ClientCommand};
+use remeet_protocol::wire::Text;
+use remeet_protocol::{ErrorCode, MeetingId};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Commands that may wait for their instance to be read. A client has at most 128 in flight.
+const UNREAD_MAX: usize = 1_024;
+
+/// What is known of client instances; the least recently used beyond a bound leave memory, and are read
+/// again from the store when they come back.
+#[derive(Debug)]
+pub(super) struct Instances {
+    known: BTreeMap<u64, Known>,
+    by_use: BTreeSet<(u64, u64)>,
+    clock: u64,
+    instances_max: usize,
+    answers_max: usize,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// Commands that wait for the instance to be read; `None` once it is.
+    unread: Option<Vec<Command>>,
+    answers: BTreeMap<u64, ClientAnswer>,
+    pruned: u64,
+    in_flight: BTreeMap<u64, Vec<Waiter>>,
+    used: u64,
+}
+
+/// What a command's id says.
+#[derive(Debug)]
+pub(super) enum Repeat {
+    /// Never seen: run it.
+    New(Command),
+    /// Answered before.
+    Answered(Box<ClientAnswer>),
+    /// Under way: it is answered with the first one.
+    Joined,
+    /// Below the kept answers.
+    TooOld,
+    /// The instance must be read first: this is its first command.
+    Read,
+    /// The instance is being read.
+    Waits,
+    /// Too many wait.
+    Full,
+}
+
+impl Instances {
+    pub(super) fn new(instances_max: usize, answers_max: usize) -> Self {
+        Self { known: BTreeMap::new(), by_use: BTreeSet::new(), clock: 0, instances_max, answers_max }
+    }
+
+    /// Looks a command's id up; a new one counts as in flight from now on.
+    pub(super) fn admit(&mut self, command: Command) -> Repeat {
+        let (instance, number) = (command.command.instance, command.command.number);
+        self.touch(instance);
+        let Some(known) = self.known.get_mut(&instance) else { return Repeat::Full };
+        if let Some(unread) = &mut known.unread {
+            if unread.len() >= UNREAD_MAX {
+                return Repeat::Full;
+            }
+            unread.push(command);
+            return if unread.len() == 1 { Repeat::Read } else { Repeat::Waits };
+        }
+        if let Some(answer) = known.answers.get(&number) {
+            return Repeat::Answered(Box::new(answer.clone()));
+        }
+        if let Some(waiters) = known.in_flight.get_mut(&number) {
+            // A repeat replaces waiters that are gone; a client asks from one connection at a time.
+            waiters.retain(|waiter| *waiter != command.waiter);
+            waiters.push(command.waiter);
+            if waiters.len() > 4 {
+                waiters.remove(0);
+            }
+            return Repeat::Joined;
+        }
+        if number <= known.pruned {
+            return Repeat::TooOld;
+        }
+        known.in_flight.insert(number, vec![command.waiter]);
+        Repeat::New(command)
+    }
+
+    /// The instance was read: its waiting commands may be admitted again.
+    pub(super) fn loaded(&mut self, instance: u64, kept: Instance) -> Vec<Command> {
+        let Some(known) = self.known.get_mut(&instance) else { return Vec::new() };
+        for row in kept.answers {
+            known.answers.insert(row.command.number, answer_of(&row));
+        }
+        known.pruned = known.pruned.max(kept.pruned);
+        for (number, ..) in kept.open {
+            known.in_flight.entry(number).or_default();
+        }
+        known.unread.take().unwrap_or_default()
+    }
+
+    /// The instance could not be read.
+    pub(super) fn unread(&mut self, instance: u64) -> Vec<Command> {
+        self.forget(instance).and_then(|known| known.unread).unwrap_or_default()
+    }
+
+    /// A command's answer is stored: it is kept, and whoever waits gets it.
+    pub(super) fn answered(&mut self, answer: &ClientAnswer) -> Vec<Waiter> {
+        let answers_max = self.answers_max;
+        let Some(known) = self.known.get_mut(&answer.instance) else { return Vec::new() };
+        let waiters = known.in_flight.remove(&answer.number).unwrap_or_default();
+        known.answers.insert(answer.number, answer.clone());
+        while known.answers.len() > answers_max {
+            if let Some((number, _)) = known.answers.pop_first() {
+                known.pruned = known.pruned.max(number);
+            }
+        }
+        waiters
+    }
+
+    /// A command had no effect and its answer is not kept: it may be sent again.
+    pub(super) fn dropped(&mut self, command: &ClientCommand) -> Vec<Waiter> {
+        self.known
+            .get_mut(&command.instance)
+            .and_then(|known| known.in_flight.remove(&command.number))
+            .unwrap_or_default()
+    }
+
+    fn touch(&mut self, instance: u64) {
+        self.clock += 1;
+        let clock = self.clock;
+        let known =
+            self.known.entry(instance).or_insert_with(|| Known { unread: Some(Vec::new()), ..Known::default() });
+        self.by_use.remove(&(known.used, instance));
+        known.used = clock;
+        self.by_use.insert((clock, instance));
+        while self.known.len() > self.instances_max {
+            let idle = self.by_use.iter().map(|(_, instance)| *instance).find(|id| {
+                self.known.get(id).is_some_and(|known| known.in_flight.is_empty() && known.unread.is_none())
+            });
+            let Some(idle) = idle else { return };
+            self.forget(idle);
+        }
+    }
+
+    fn forget(&mut self, instance: u64) -> Option<Known> {
+        let known = self.known.remove(&instance)?;
+        self.by_use.remove(&(known.used, instance));
+        Some(known)
+    }
+}
+
+/// A kept answer as it goes to the client.
+fn answer_of(row: &ClientAnswerRow) -> ClientAnswer {
+    ClientAnswer {
+        instance: row.command.instance,
+        number: row.command.number,
+        code: row.code,
+        retry_after_ms: 0,
+        detail: Text::cut(&row.detail),
+        meeting: row.meeting,
+    }
+}
+
+/// An answer to a command.
+pub(super) fn answer(command: &ClientCommand, code: ErrorCode, detail: &str, meeting: MeetingId) -> ClientAnswer {
+    ClientAnswer {
+        instance: command.instance,
+        number: command.number,
+        code,
+        retry_after_ms: if code == ErrorCode::RETRY || code == ErrorCode::UNAVAILABLE { 500 } else { 0 },
+        detail: Text::cut(detail),
+        meeting,
+    }
+}

@@ -1,0 +1,166 @@
+//! What the core knows of one leg.
+
+use super::commands::Waiting;
+use crate::model::{Intent, RecoveryKey, StoredLeg, StoredState};
+use crate::session::{PersistId, Ticket};
+use remeet_protocol::message::Event;
+use remeet_protocol::record::Mark;
+use remeet_protocol::{Change, Token};
+use std::collections::VecDeque;
+
+/// Who commands the leg, as far as this process knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Control {
+    /// Nobody yet: not taken over in this term, or the link was lost since.
+    None,
+    /// A claim (or an adoption, or a start) was sent; its answer is awaited.
+    AwaitAnswer,
+    /// The server accepted this process's token on the present connection.
+    Ours,
+}
+
+/// The leg's content: how far it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Content {
+    /// Not compared in this round yet, or nothing to do.
+    Idle,
+    /// Waits for its turn to be pulled; `whole` asks for everything.
+    Queued {
+        /// Pull everything, not just what changed since the mark.
+        whole: bool,
+    },
+    /// Pages are coming.
+    Pulling(Pulling),
+    /// The pull's last rows are being stored.
+    AwaitStored {
+        /// It was a full pull.
+        whole: bool,
+    },
+    /// The stored rows are being counted.
+    AwaitDigest {
+        /// The last pull was a full one: a second disagreement is quarantined.
+        whole: bool,
+    },
+    /// The content stands; the cache is being brought up to date.
+    AwaitCache,
+}
+
+/// A pull under way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Pulling {
+    /// The request.
+    pub ticket: Ticket,
+    /// Everything was asked for.
+    pub whole: bool,
+    /// Changes so far.
+    pub changes: Vec<Change>,
+}
+
+/// An intent that is not answered and stored yet.
+#[derive(Debug, Clone)]
+pub(super) struct OpenIntent {
+    /// The intent.
+    pub intent: Intent,
+    /// It is with the session under this ticket.
+    pub asked: Option<Ticket>,
+    /// The persist that must be done before it is sent; `None` once it is.
+    pub after: Option<PersistId>,
+}
+
+impl OpenIntent {
+    /// An intent that was read from the store: it may be sent at once.
+    pub(super) fn stored(intent: Intent) -> Self {
+        Self { intent, asked: None, after: None }
+    }
+}
+
+/// An event's step beyond a gap: (revision before it, mark after it).
+pub(super) type Step = (u64, Mark);
+
+/// One leg in memory. Some 500 bytes with an ordinary title.
+#[derive(Debug)]
+pub(super) struct Leg {
+    /// The control row as it will be once everything handed to the store is written.
+    pub row: StoredLeg,
+    /// Who commands it.
+    pub control: Control,
+    /// How far its content is stored.
+    pub content: Content,
+    /// Content of the leg that the takeover's answer reported: what the back-fill must reach.
+    pub target: Option<Mark>,
+    /// Steps beyond a gap, in ascending order; bounded by `Settings::gap_marks`.
+    pub gap: Vec<Step>,
+    /// Records removed by events while a pull runs: its older rows must not bring them back.
+    pub removed_meanwhile: Vec<(remeet_protocol::RecordKey, u64)>,
+    /// Intents that are not done, in order; the first may be in flight.
+    pub open: VecDeque<OpenIntent>,
+    /// Commands that wait for the leg's recovery, not persisted yet.
+    pub waiting: VecDeque<Waiting>,
+    /// Events that came before the leg was ours; bounded by the server's window of unacknowledged ones.
+    pub held: Vec<Event>,
+    /// The key of a leg that is not started yet. Dropped with the start: memory keeps generations, not
+    /// secrets, so that the cache is really used.
+    pub unstarted: Option<Box<RecoveryKey>>,
+    /// Times that a lost compare-and-set was tried anew.
+    pub lost: u8,
+    /// A round has this leg on its list.
+    pub in_round: bool,
+    /// Its end is on its way to the store.
+    pub closing: Option<PersistId>,
+    /// The server's content was behind the mark when it accepted the takeover.
+    pub behind: bool,
+    /// Cache tasks of this leg that are not answered.
+    pub cache_open: u32,
+    /// The client that asked for its adoption.
+    pub adoption: Option<Waiting>,
+    /// Its cached status is known to be behind: refill it once the content stands.
+    pub cache_behind: bool,
+}
+
+impl Leg {
+    pub(super) fn new(row: StoredLeg) -> Self {
+        Self {
+            row,
+            control: Control::None,
+            content: Content::Idle,
+            target: None,
+            gap: Vec::new(),
+            removed_meanwhile: Vec::new(),
+            open: VecDeque::new(),
+            waiting: VecDeque::new(),
+            held: Vec::new(),
+            unstarted: None,
+            lost: 0,
+            in_round: false,
+            closing: None,
+            behind: false,
+            cache_open: 0,
+            adoption: None,
+            cache_behind: false,
+        }
+    }
+
+    /// In meeting, under this term, on this connection.
+    pub(super) fn is_ours(&self, token: Option<Token>) -> bool {
+        self.control == Control::Ours
+            && self.row.state == StoredState::InMeeting
+            && token.is_some_and(|token| token.epoch == self.row.epoch)
+    }
+
+    /// Whether commands may be handed to the session.
+    pub(super) fn takes_commands(&self) -> bool {
+        self.control == Control::Ours
+    }
+
+    /// The link to its server is gone: whatever was asked on it must be asked again.
+    pub(super) fn link_lost(&mut self) {
+        self.control = Control::None;
+        self.content = Content::Idle;
+        self.target = None;
+        self.in_round = false;
+        self.behind = false;
+        for open in &mut self.open {
+            open.asked = None;
+        }
+    }
+}

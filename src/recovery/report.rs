@@ -1,0 +1,131 @@
+//! What a round came to. Rule 6: every leg reported live is exactly one of recovered, pending, orphan or
+//! ended, and the report adds up.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Why a round began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Trigger {
+    /// A term began.
+    Restart,
+    /// The link to the server came back within a term.
+    LinkRestored,
+    /// An operator or the periodic reconcile asked, or the server lost events.
+    Reconcile,
+}
+
+/// Where a recovery key came from (rule 10).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeySource {
+    /// The durable store.
+    Database,
+    /// The cache.
+    Cache,
+}
+
+/// What became of a leg that its server reported live.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fate {
+    /// In meeting under this term.
+    Recovered,
+    /// Live without a key.
+    Orphan,
+    /// It ended meanwhile, or its end was finished.
+    Ended,
+    /// Not in control of it yet: why.
+    Pending(&'static str),
+}
+
+/// A round's report: of one server, or summed over all.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoundReport {
+    /// Legs that the inventory reported live.
+    pub live: u64,
+    /// Of these: in meeting under this term.
+    pub recovered: u64,
+    /// Of these: live without a key.
+    pub orphans: u64,
+    /// Of these: ended meanwhile, or their end was finished.
+    pub ended: u64,
+    /// Of these: not in control, by reason.
+    pub pending: BTreeMap<String, u64>,
+    /// Stored as live, gone without an end: closed with the cause.
+    pub vanished: u64,
+    /// Tombstones that closed a stored leg.
+    pub closed: u64,
+    /// Stored as starting, not live: started again.
+    pub started: u64,
+    /// Keys that the database served.
+    pub keys_from_database: u64,
+    /// Keys that the cache served.
+    pub keys_from_cache: u64,
+    /// Legs whose content was pulled since their mark.
+    pub pulled: u64,
+    /// Legs whose content was pulled whole.
+    pub pulled_whole: u64,
+    /// Legs whose cached status was refilled.
+    pub refilled: u64,
+    /// Legs whose back-fill is quarantined.
+    pub quarantined: u64,
+    /// Terminals on the rosters that were verified.
+    pub terminals: u64,
+    /// Of these: business, decode and extra state known; the others are stored as unknown.
+    pub known: [u64; 3],
+    /// From the round's begin to the last acceptance: milliseconds.
+    pub in_control_ms: u64,
+    /// From the round's begin to the last back-fill write: milliseconds.
+    pub backfilled_ms: u64,
+}
+
+impl RoundReport {
+    /// Counts a leg's fate.
+    pub fn count(&mut self, fate: &Fate) {
+        match fate {
+            Fate::Recovered => self.recovered += 1,
+            Fate::Orphan => self.orphans += 1,
+            Fate::Ended => self.ended += 1,
+            Fate::Pending(reason) => *self.pending.entry((*reason).to_owned()).or_default() += 1,
+        }
+    }
+
+    /// Legs pending, whatever the reason.
+    #[must_use]
+    pub fn pending_total(&self) -> u64 {
+        self.pending.values().sum()
+    }
+
+    /// Rule 6.
+    #[must_use]
+    pub fn adds_up(&self) -> bool {
+        self.live == self.recovered + self.orphans + self.ended + self.pending_total()
+    }
+
+    /// Adds another server's report; times are the later ones.
+    pub fn add(&mut self, other: &RoundReport) {
+        self.live += other.live;
+        self.recovered += other.recovered;
+        self.orphans += other.orphans;
+        self.ended += other.ended;
+        for (reason, count) in &other.pending {
+            *self.pending.entry(reason.clone()).or_default() += count;
+        }
+        self.vanished += other.vanished;
+        self.closed += other.closed;
+        self.started += other.started;
+        self.keys_from_database += other.keys_from_database;
+        self.keys_from_cache += other.keys_from_cache;
+        self.pulled += other.pulled;
+        self.pulled_whole += other.pulled_whole;
+        self.refilled += other.refilled;
+        self.quarantined += other.quarantined;
+        self.terminals += other.terminals;
+        for (sum, part) in self.known.iter_mut().zip(other.known) {
+            *sum += part;
+        }
+        self.in_control_ms = self.in_control_ms.max(other.in_control_ms);
+        self.backfilled_ms = self.backfilled_ms.max(other.backfilled_ms);
+    }
+}

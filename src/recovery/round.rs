@@ -1,0 +1,536 @@
+//! A round: one pass of the recovery flow over one server (design §2, steps 1 to 4). No server waits for
+//! another.
+//!
+//! ```text
+//!  up / asked
+//!     |
+//!  AwaitInventory --complete--> AwaitLookUp (attach is asked beside it)
+//!     ^                            |
+//!     +--- the table moved --------+  (once: the second inventory is final)
+//!                                  |
+//!                        plan -> AwaitKeys -> TakingOver -> BackFilling -> report
+//! ```
+
+use super::core::{Asked, Core, Reading};
+use super::leg::{Control, Leg};
+use super::plan::{Bucket, Planned, Seen, plan};
+use super::report::{Fate, KeySource, RoundReport, Trigger};
+use super::{AlarmKind, Output, Read};
+use crate::model::{Moment, StoredLeg, StoredState};
+use crate::session::{Inventory, Request, RequestError, Ticket};
+use crate::store::LookUp;
+use remeet_protocol::message::{Attached, LegState};
+use remeet_protocol::{BootId, LegId, Secret, ServerId, Token};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A round under way.
+#[derive(Debug)]
+pub(super) struct Round {
+    pub trigger: Trigger,
+    pub begun: Moment,
+    pub deadline: Moment,
+    pub stage: Stage,
+    /// The request that the stage awaits.
+    pub ticket: Option<Ticket>,
+    pub inventory: Option<Inventory>,
+    /// This inventory was asked after the attach: it is final.
+    pub final_inventory: bool,
+    /// The look-up that belongs to the inventory is done.
+    pub looked_up: bool,
+    pub planned: BTreeMap<LegId, Planned>,
+    /// Keys for the takeovers of this round, dropped with it.
+    pub keys: BTreeMap<LegId, (Secret, KeySource)>,
+    /// Legs whose claim is not answered.
+    pub claims: BTreeSet<LegId>,
+    /// Legs whose content or cached status is not brought up to date.
+    pub backfill: BTreeSet<LegId>,
+    /// Legs whose end or start is being finished.
+    pub finishing: BTreeSet<LegId>,
+    /// Legs whose content needed no transfer: only their cached status is compared.
+    pub unchanged: Vec<LegId>,
+    pub fates: BTreeMap<LegId, Fate>,
+    pub report: RoundReport,
+}
+
+/// What a round awaits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    AwaitInventory,
+    AwaitLookUp,
+    AwaitKeys,
+    TakingOver,
+    BackFilling,
+}
+
+impl Round {
+    pub(super) fn stage_name(&self) -> &'static str {
+        match self.stage {
+            Stage::AwaitInventory => "querying",
+            Stage::AwaitLookUp => "looking up",
+            Stage::AwaitKeys => "reading keys",
+            Stage::TakingOver => "taking over",
+            Stage::BackFilling => "back-filling",
+        }
+    }
+}
+
+impl Core {
+    pub(super) fn term_began(&mut self, token: Token) {
+        self.token = Some(token);
+        self.reconcile_at = Some(self.now + self.settings.reconcile_every);
+        let up: Vec<ServerId> = self.servers.values().filter(|server| server.up).map(|server| server.id).collect();
+        for server in up {
+            self.want_round(server, Trigger::Restart);
+        }
+    }
+
+    pub(super) fn up(&mut self, server: ServerId, boot: BootId) {
+        let Some(known) = self.servers.get_mut(&server) else { return };
+        if known.last_boot.replace(boot).is_some_and(|before| before != boot) {
+            // Event numbers begin anew with a boot id; what was held belongs to a life that is over.
+            known.unacknowledged.clear();
+            known.strangers.clear();
+            for leg in &known.legs {
+                if let Some(leg) = self.legs.get_mut(leg) {
+                    leg.held.clear();
+                }
+            }
+        }
+        known.up = true;
+        known.attached = None;
+        known.trouble = None;
+        known.retry_at = None;
+        self.want_round(server, Trigger::LinkRestored);
+    }
+
+    pub(super) fn down(&mut self, server: ServerId, reason: String) {
+        let Some(known) = self.servers.get_mut(&server) else { return };
+        known.up = false;
+        known.attached = None;
+        known.trouble = Some(reason);
+        known.round = None;
+        known.again = None;
+        known.retry_at = None;
+        known.pulls.clear();
+        known.pulling = 0;
+        // Events that were heard stay: the session hands each up once within a boot id.
+        let legs: Vec<LegId> = known.legs.iter().copied().collect();
+        for leg in legs {
+            if let Some(known) = self.legs.get_mut(&leg) {
+                known.link_lost();
+            }
+        }
+        self.tickets.retain(|_, asked| *asked != Asked::Round(server));
+    }
+
+    /// Begins a round, or remembers to begin one after the one that runs.
+    pub(super) fn want_round(&mut self, server: ServerId, trigger: Trigger) {
+        let (now, deadline) = (self.now, self.now + self.settings.round_deadline);
+        let Some(known) = self.servers.get_mut(&server) else { return };
+        if self.token.is_none() || !known.up {
+            return;
+        }
+        if known.round.is_some() {
+            known.again = Some(trigger);
+            return;
+        }
+        known.retry_at = None;
+        known.round = Some(Round {
+            trigger: if known.first_pass_done { trigger } else { Trigger::Restart },
+            begun: now,
+            deadline,
+            stage: Stage::AwaitInventory,
+            ticket: None,
+            inventory: None,
+            // With the session attached already, the first inventory is cut after the attach.
+            final_inventory: known.attached.is_some(),
+            looked_up: false,
+            planned: BTreeMap::new(),
+            keys: BTreeMap::new(),
+            claims: BTreeSet::new(),
+            backfill: BTreeSet::new(),
+            finishing: BTreeSet::new(),
+            unchanged: Vec::new(),
+            fates: BTreeMap::new(),
+            report: RoundReport::default(),
+        });
+        self.query(server);
+    }
+
+    fn query(&mut self, server: ServerId) {
+        let ticket = self.ask(server, Asked::Round(server), Request::Inventory, None);
+        if let Some(round) = self.round(server) {
+            round.stage = Stage::AwaitInventory;
+            round.ticket = Some(ticket);
+        }
+    }
+
+    pub(super) fn round(&mut self, server: ServerId) -> Option<&mut Round> {
+        self.servers.get_mut(&server)?.round.as_mut()
+    }
+
+    pub(super) fn inventory(&mut self, server: ServerId, ticket: Ticket, result: Result<Inventory, RequestError>) {
+        self.tickets.remove(&ticket);
+        let Some(round) = self.round(server).filter(|round| round.ticket == Some(ticket)) else { return };
+        let inventory = match result {
+            Ok(inventory) => inventory,
+            Err(error) => return self.fail_round(server, &format!("inventory: {error}")),
+        };
+        round.stage = Stage::AwaitLookUp;
+        round.ticket = None;
+        round.looked_up = false;
+        let legs: Vec<LegId> = inventory.entries.iter().map(|entry| entry.leg).collect();
+        round.inventory = Some(inventory);
+        self.look_up(server, legs);
+        self.attach(server);
+    }
+
+    /// Step 3: the first pass of a term reads everything from the database; later passes know their
+    /// rows and read only those that memory does not hold.
+    fn look_up(&mut self, server: ServerId, legs: Vec<LegId>) {
+        let first_pass = self.servers.get(&server).is_some_and(|known| !known.first_pass_done);
+        let read = if first_pass {
+            Read::LookUp { server, legs }
+        } else {
+            let unknown: Vec<LegId> = legs.into_iter().filter(|leg| !self.legs.contains_key(leg)).collect();
+            if unknown.is_empty() {
+                return self.round_looked_up(server, LookUp::default());
+            }
+            Read::Legs(unknown)
+        };
+        let id = self.read_id();
+        self.reads.insert(id, Reading::RoundLookUp(server));
+        self.put(Output::Read { id, read });
+    }
+
+    fn attach(&mut self, server: ServerId) {
+        let Some(token) = self.token else { return };
+        if self.servers.get(&server).is_some_and(|known| known.attached.is_none()) {
+            let ticket = self.ask(server, Asked::Round(server), Request::Attach(token), None);
+            if let Some(round) = self.round(server) {
+                round.ticket = Some(ticket);
+            }
+        } else {
+            self.try_plan(server);
+        }
+    }
+
+    pub(super) fn attached(&mut self, server: ServerId, ticket: Ticket, result: Result<Attached, RequestError>) {
+        self.tickets.remove(&ticket);
+        match result {
+            Ok(attached) => {
+                if let Some(known) = self.servers.get_mut(&server) {
+                    known.attached = Some((attached.boot, attached.table_revision));
+                }
+                if let Some(round) = self.round(server).filter(|round| round.ticket == Some(ticket)) {
+                    round.ticket = None;
+                }
+                self.try_plan(server);
+            }
+            Err(RequestError::Refused(failure)) if failure.code == remeet_protocol::ErrorCode::STALE_TOKEN => {
+                let text = format!(
+                    "the server has admitted a newer token ({}): another scheduler commands it, or the database went back",
+                    failure.token
+                );
+                self.alarm(AlarmKind::StaleToken, Some(server), None, text);
+                self.fail_round(server, "attach: stale token");
+            }
+            Err(error) => self.fail_round(server, &format!("attach: {error}")),
+        }
+    }
+
+    pub(super) fn round_looked_up(&mut self, server: ServerId, found: LookUp) {
+        for bad in found.bad {
+            let text = format!("the stored leg {} cannot be read and is left alone: {}", bad.leg, bad.reason);
+            self.alarm(AlarmKind::BadRow, Some(server), None, text);
+        }
+        let mut keys = Vec::new();
+        for found in found.found {
+            if let Some(key) = &found.key {
+                keys.push((found.row.leg, key.secret.clone()));
+            }
+            self.take_found(found);
+        }
+        let Some(round) = self.round(server) else { return };
+        for (leg, secret) in keys {
+            round.keys.insert(leg, (secret, KeySource::Database));
+        }
+        round.looked_up = true;
+        self.release_strangers(server);
+        self.try_plan(server);
+    }
+
+    /// Merges a read row into memory. Memory that is as new stays: it holds what is on its way.
+    pub(super) fn take_found(&mut self, found: crate::store::Found) {
+        let id = found.row.leg;
+        if self.legs.get(&id).is_none_or(|known| known.row.version < found.row.version) {
+            let mut leg = Leg::new(found.row);
+            if let Some(known) = self.legs.remove(&id) {
+                leg.waiting = known.waiting;
+                leg.held = known.held;
+                leg.control = known.control;
+            }
+            leg.open = found.open.into_iter().map(super::leg::OpenIntent::stored).collect();
+            if leg.row.state == StoredState::Created {
+                leg.unstarted = found.key.map(Box::new);
+            }
+            self.insert_leg(leg);
+        }
+        self.place_waiting(id);
+    }
+
+    fn try_plan(&mut self, server: ServerId) {
+        let Some(attached) = self.servers.get(&server).and_then(|known| known.attached) else { return };
+        let Some(round) = self.round(server) else { return };
+        let Some(inventory) = &round.inventory else { return };
+        if round.stage != Stage::AwaitLookUp || !round.looked_up {
+            return;
+        }
+        let moved = attached != (inventory.boot, inventory.table_revision);
+        if moved && !round.final_inventory {
+            // Step 5: the table moved between inventory and attach: one more inventory, and it is final.
+            round.final_inventory = true;
+            return self.query(server);
+        }
+        if inventory.boot != attached.0 {
+            return self.fail_round(server, "the server's boot id changed during the round");
+        }
+        self.carry_out_plan(server);
+    }
+
+    fn carry_out_plan(&mut self, server: ServerId) {
+        let Some(inventory) = self.round(server).and_then(|round| round.inventory.take()) else { return };
+        let rows: BTreeMap<LegId, &StoredLeg> = self
+            .servers
+            .get(&server)
+            .into_iter()
+            .flat_map(|known| known.legs.iter().copied())
+            .chain(inventory.entries.iter().map(|entry| entry.leg))
+            .filter_map(|leg| self.legs.get(&leg).map(|known| (leg, &known.row)))
+            .collect();
+        let planned = plan(&Seen {
+            server,
+            boot: inventory.boot,
+            table_revision: inventory.table_revision,
+            inventory: &inventory.entries,
+            stored: &rows,
+        });
+        let live = inventory.entries.iter().filter(|entry| entry.state == LegState::Live).count() as u64;
+        if let Some(known) = self.servers.get_mut(&server) {
+            known.orphans.clear();
+            known.pending.clear();
+        }
+        if let Some(round) = self.round(server) {
+            round.report.live = live;
+        }
+        let mut take_over = Vec::new();
+        for place in planned {
+            let leg = place.leg;
+            match &place.bucket {
+                Bucket::TakeOver | Bucket::FinishEnd | Bucket::FinishAdoption { .. } => take_over.push(leg),
+                Bucket::FinishStart => self.finish_start(server, leg),
+                Bucket::Orphan => self.orphan(server, &place, &inventory),
+                Bucket::Ended(cause) => {
+                    if let Some(round) = self.round(server) {
+                        round.report.closed += 1;
+                    }
+                    self.close(leg, *cause);
+                }
+                Bucket::Vanished(cause) => {
+                    if let Some(round) = self.round(server) {
+                        round.report.vanished += 1;
+                    }
+                    let text = format!("stored as live, but gone from its server ({cause:?}): closed");
+                    self.alarm(AlarmKind::Vanished, Some(server), Some(leg), text);
+                    self.close(leg, *cause);
+                }
+                Bucket::Conflict(reason) => {
+                    let text = format!("{reason}: nothing is killed; compare the servers and end the wrong one there");
+                    self.alarm(AlarmKind::Conflict, Some(server), Some(leg), text);
+                    if place.live {
+                        self.pend_conflict(server, &place);
+                    }
+                }
+                Bucket::Unclear(reason) => {
+                    tracing::warn!(server = server.0, %leg, "left alone until the next round: {reason}");
+                    self.pend(server, leg, "unclear");
+                }
+            }
+            if let Some(round) = self.round(server) {
+                round.planned.insert(leg, place);
+            }
+        }
+        self.compare_unclaimed(server, &inventory, &mut take_over);
+        self.want_keys(server, take_over);
+    }
+
+    fn pend_conflict(&mut self, server: ServerId, place: &Planned) {
+        // A leg of another server stays that server's affair: only this round's report counts it.
+        if let Some(round) = self.round(server) {
+            // Two handles of one leg are two live entries: the second one must count too.
+            if round.fates.contains_key(&place.leg) || round.planned.contains_key(&place.leg) {
+                round.report.count(&Fate::Pending("conflict"));
+            } else {
+                round.fates.insert(place.leg, Fate::Pending("conflict"));
+            }
+        }
+        if let Some(known) = self.servers.get_mut(&server) {
+            known.pending.insert(place.leg, "conflict");
+        }
+    }
+
+    fn orphan(&mut self, server: ServerId, place: &Planned, inventory: &Inventory) {
+        let bound = self.settings.orphans_per_server;
+        let entry = inventory.entries.iter().find(|entry| Some(entry.handle) == place.handle);
+        if let (Some(known), Some(entry)) = (self.servers.get_mut(&server), entry)
+            && known.orphans.len() < bound
+        {
+            known.orphans.insert(entry.handle, entry.clone());
+        }
+        self.note_fate(server, place.leg, Fate::Orphan);
+        let text = "live on its server, but without a recovery key here: kept; adopt or end it".to_owned();
+        self.alarm(AlarmKind::Orphan, Some(server), Some(place.leg), text);
+    }
+
+    /// In a reconcile legs that are ours already need no takeover: only their content is compared.
+    fn compare_unclaimed(&mut self, server: ServerId, inventory: &Inventory, take_over: &mut Vec<LegId>) {
+        let token = self.token;
+        let marks: BTreeMap<LegId, _> = inventory.entries.iter().map(|entry| (entry.leg, entry)).collect();
+        let mut ours = Vec::new();
+        take_over.retain(|leg| {
+            let known = self.legs.get(leg);
+            let keeps = known.is_some_and(|known| {
+                let entry = marks.get(leg);
+                known.is_ours(token)
+                    && entry.is_some_and(|entry| super::core::same_place(&known.row, inventory.boot, entry.handle))
+            });
+            if keeps {
+                ours.push(*leg);
+            }
+            !keeps
+        });
+        for leg in ours {
+            self.note_fate(server, leg, Fate::Recovered);
+            if let Some(entry) = marks.get(&leg) {
+                self.compare_content(server, leg, entry.mark);
+            }
+            self.send_open(leg);
+        }
+    }
+
+    /// Writes a live leg's fate into the round.
+    pub(super) fn note_fate(&mut self, server: ServerId, leg: LegId, fate: Fate) {
+        if let Fate::Pending(reason) = &fate {
+            let reason = *reason;
+            if let Some(known) = self.servers.get_mut(&server) {
+                known.pending.insert(leg, reason);
+            }
+        } else if let Some(known) = self.servers.get_mut(&server) {
+            known.pending.remove(&leg);
+        }
+        if let Some(round) = self.round(server) {
+            round.fates.insert(leg, fate);
+        }
+    }
+
+    /// A leg in trouble: shown to the operator, and in the round's report if it was reported live.
+    pub(super) fn pend(&mut self, server: ServerId, leg: LegId, reason: &'static str) {
+        let live = self.round(server).is_some_and(|round| round.planned.get(&leg).is_some_and(|place| place.live));
+        if live {
+            self.note_fate(server, leg, Fate::Pending(reason));
+        } else if let Some(known) = self.servers.get_mut(&server) {
+            known.pending.insert(leg, reason);
+        }
+    }
+
+    /// The round cannot go on: what it awaited is asked anew after a while. Nothing is concluded.
+    pub(super) fn fail_round(&mut self, server: ServerId, reason: &str) {
+        let retry = self.now + self.settings.round_retry;
+        let Some(known) = self.servers.get_mut(&server) else { return };
+        let Some(round) = known.round.take() else { return };
+        tracing::warn!(server = server.0, "the round is begun anew in {:?}: {reason}", self.settings.round_retry);
+        known.trouble = Some(reason.to_owned());
+        known.retry_at = known.up.then_some((retry, round.trigger));
+        let mut legs: BTreeSet<LegId> = round.claims;
+        legs.extend(round.backfill);
+        for leg in legs {
+            if let Some(known) = self.legs.get_mut(&leg) {
+                known.in_round = false;
+                if known.control == Control::AwaitAnswer {
+                    known.control = Control::None;
+                }
+            }
+        }
+        self.release_all_held(server);
+    }
+
+    /// Ends the round if nothing of it is open.
+    pub(super) fn try_end_round(&mut self, server: ServerId) {
+        let now = self.now;
+        let Some(known) = self.servers.get_mut(&server) else { return };
+        let done = known.round.as_ref().is_some_and(|round| {
+            round.stage == Stage::BackFilling
+                && round.claims.is_empty()
+                && round.backfill.is_empty()
+                && round.finishing.is_empty()
+                && round.unchanged.is_empty()
+        });
+        if !done {
+            return;
+        }
+        let Some(mut round) = known.round.take() else { return };
+        for fate in round.fates.values() {
+            round.report.count(fate);
+        }
+        let missing = round.report.live.saturating_sub(
+            round.report.recovered + round.report.orphans + round.report.ended + round.report.pending_total(),
+        );
+        if missing > 0 {
+            // Rule 6 holds even if a bucket was forgotten: what nobody counted is pending.
+            *round.report.pending.entry("uncounted".to_owned()).or_default() += missing;
+            tracing::error!(server = server.0, missing, "legs reported live were in no bucket");
+        }
+        known.first_pass_done = true;
+        known.trouble = None;
+        let took = now.since(round.begun);
+        tracing::info!(
+            server = server.0,
+            trigger = ?round.trigger,
+            live = round.report.live,
+            recovered = round.report.recovered,
+            pending = round.report.pending_total(),
+            orphans = round.report.orphans,
+            ?took,
+            "round ended"
+        );
+        known.reports.insert(round.trigger, round.report);
+        let again = known.again.take();
+        // What time can mend is tried again soon; the rest waits for the operator or the next reconcile.
+        let mendable = known.pending.values().any(|reason| matches!(*reason, "busy" | "unreachable" | "refused"));
+        if mendable {
+            known.retry_at = Some((now + self.settings.round_retry, Trigger::Reconcile));
+        }
+        self.forget_ended(server);
+        if let Some(trigger) = again {
+            self.want_round(server, trigger);
+        }
+    }
+
+    /// Ended legs leave memory with the round: the store keeps them.
+    fn forget_ended(&mut self, server: ServerId) {
+        let ended: Vec<LegId> = self
+            .servers
+            .get(&server)
+            .into_iter()
+            .flat_map(|known| known.legs.iter().copied())
+            .filter(|leg| {
+                self.legs.get(leg).is_some_and(|known| {
+                    known.row.state == StoredState::Ended && known.open.is_empty() && known.closing.is_none()
+                })
+            })
+            .collect();
+        for leg in ended {
+            self.forget_leg(leg);
+        }
+    }
+}

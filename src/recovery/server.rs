@@ -1,0 +1,134 @@
+//! What the core knows of one server.
+
+use super::report::{RoundReport, Trigger};
+use super::round::Round;
+use crate::model::Moment;
+use crate::session::PersistId;
+use remeet_protocol::message::{Event, InventoryEntry};
+use remeet_protocol::{BootId, DomainId, Handle, LegId, ServerId};
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+
+/// One server.
+#[derive(Debug)]
+pub(super) struct Server {
+    pub id: ServerId,
+    pub domain: DomainId,
+    /// The handshake is done.
+    pub up: bool,
+    /// Attached with this term's token on the present connection: (boot id, table revision).
+    pub attached: Option<(BootId, u64)>,
+    /// A first pass of this term has ended: from now on keys come from the cache (rule 10).
+    pub first_pass_done: bool,
+    /// The round under way; at most one.
+    pub round: Option<Round>,
+    /// Another round was asked for while one ran.
+    pub again: Option<Trigger>,
+    /// When a failed round is begun anew.
+    pub retry_at: Option<(Moment, Trigger)>,
+    /// Legs stored under the server that are in memory.
+    pub legs: BTreeSet<LegId>,
+    /// Live legs without a key, by handle; bounded by `Settings::orphans_per_server`.
+    pub orphans: BTreeMap<Handle, InventoryEntry>,
+    /// Legs in trouble from the last round, with the reason.
+    pub pending: BTreeMap<LegId, &'static str>,
+    /// Events heard and not acknowledged, by number; bounded by the server's window.
+    pub unacknowledged: BTreeMap<u64, Taken>,
+    /// Events of legs that are not in memory, while a round's look-up may bring them.
+    pub strangers: Vec<Event>,
+    /// The boot id of the last connection: event numbers belong to it.
+    pub last_boot: Option<BootId>,
+    /// Legs that wait to be pulled, in order.
+    pub pulls: VecDeque<LegId>,
+    /// Pulls under way.
+    pub pulling: usize,
+    /// The last round of each trigger.
+    pub reports: HashMap<Trigger, RoundReport>,
+    /// Why the last round failed or the link is down.
+    pub trouble: Option<String>,
+    /// How often the server broke the protocol.
+    pub misbehaved: u64,
+}
+
+/// What `remeet status` shows of a server.
+#[derive(Debug, Clone, Serialize)]
+pub struct ServerView {
+    /// The server.
+    pub id: ServerId,
+    /// The handshake is done.
+    pub up: bool,
+    /// Attached with this term's token.
+    pub attached: bool,
+    /// The life of its table.
+    pub boot: Option<BootId>,
+    /// Its table revision at the attach.
+    pub table_revision: u64,
+    /// What its round awaits, if one runs.
+    pub round: Option<&'static str>,
+    /// Legs in memory.
+    pub legs: u64,
+    /// Of these in meeting under this term.
+    pub in_meeting: u64,
+    /// Of these not in control.
+    pub recovering: u64,
+    /// Orphans.
+    pub orphans: u64,
+    /// Legs in trouble, by reason.
+    pub pending: BTreeMap<&'static str, u64>,
+    /// Legs whose back-fill is quarantined.
+    pub quarantined: u64,
+    /// How often it broke the protocol.
+    pub misbehaved: u64,
+    /// Why the last round failed or the link is down.
+    pub trouble: Option<String>,
+    /// The last round of each trigger.
+    pub reports: HashMap<Trigger, RoundReport>,
+}
+
+impl Server {
+    pub(super) fn new(id: ServerId, domain: DomainId) -> Self {
+        Self {
+            id,
+            domain,
+            up: false,
+            attached: None,
+            first_pass_done: false,
+            round: None,
+            again: None,
+            retry_at: None,
+            legs: BTreeSet::new(),
+            orphans: BTreeMap::new(),
+            pending: BTreeMap::new(),
+            unacknowledged: BTreeMap::new(),
+            strangers: Vec::new(),
+            last_boot: None,
+            pulls: VecDeque::new(),
+            pulling: 0,
+            reports: HashMap::new(),
+            trouble: Some("not connected yet".to_owned()),
+            misbehaved: 0,
+        }
+    }
+
+    /// The number up to which every event is stored now, if that moved.
+    pub(super) fn stored_upto(&mut self) -> Option<u64> {
+        let mut number = None;
+        while let Some(first) = self.unacknowledged.first_entry()
+            && *first.get() == Taken::Stored
+        {
+            number = Some(first.remove_entry().0);
+        }
+        number
+    }
+}
+
+/// How far an event is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// Its leg is not ours yet.
+    Held,
+    /// Its rows are on their way to the store.
+    Storing(PersistId),
+    /// Its rows are stored, or there was nothing to store.
+    Stored,
+}

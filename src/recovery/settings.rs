@@ -1,0 +1,57 @@
+//! Bounds and periods of the core, each with its reason.
+
+use std::time::Duration;
+
+/// Settings of the core.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Pulls of one server under way at once. 64 keep a link of 20 ms round trip busy, and bound what a
+    /// back-fill holds in memory.
+    pub pulls_in_flight: usize,
+    /// A round that has not ended by then is given up and begun anew: twice rule 18's 30 s.
+    pub round_deadline: Duration,
+    /// A failed round of a server that is up is begun anew after this: long enough not to load a server
+    /// that refuses, short against rule 18.
+    pub round_retry: Duration,
+    /// Everything is compared with every server this often, events or not: finds what a lost event or a
+    /// mistake left behind. Costs one inventory a server.
+    pub reconcile_every: Duration,
+    /// Client commands that wait for their meeting's recovery, a leg. More are answered `retry`.
+    pub waiting_per_leg: usize,
+    /// The same over all legs.
+    pub waiting_total: usize,
+    /// How long a command waits for its meeting's recovery before it is answered `retry`.
+    pub waiting_deadline: Duration,
+    /// Open intents of one leg. One is in flight; more would only wait.
+    pub intents_per_leg: usize,
+    /// Event marks beyond a gap that are remembered a leg; more force a pull.
+    pub gap_marks: usize,
+    /// Client instances in memory (design §3: 10,000 are kept).
+    pub instances: usize,
+    /// Answers kept an instance (design §3).
+    pub answers_per_instance: usize,
+    /// Orphans remembered a server: beyond it only their number counts.
+    pub orphans_per_server: usize,
+    /// Times that a lost compare-and-set is read again and tried anew.
+    pub lost_retries: u8,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            pulls_in_flight: 64,
+            round_deadline: Duration::from_secs(60),
+            round_retry: Duration::from_secs(1),
+            reconcile_every: Duration::from_secs(300),
+            waiting_per_leg: 64,
+            waiting_total: 10_000,
+            waiting_deadline: Duration::from_secs(10),
+            intents_per_leg: 256,
+            gap_marks: 256,
+            instances: 10_000,
+            answers_per_instance: 256,
+            orphans_per_server: 1_000,
+            lost_retries: 3,
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! Ends that must be finished: a leg that the store calls ended by an explicit end, yet its server runs it.
+
+use super::core::{After, Core, lane};
+use super::leg::OpenIntent;
+use crate::model::Intent;
+use crate::store::{Unit, Write};
+use remeet_protocol::message::{End, EndCause, Op};
+use remeet_protocol::{ErrorCode, LegId};
+
+impl Core {
+    /// Ended stays ended (rule 9): the server, which runs the leg still, is told to end it.
+    pub(super) fn end_zombie(&mut self, leg: LegId) {
+        let Some(known) = self.legs.get_mut(&leg) else { return };
+        if known.open.iter().any(|open| matches!(open.intent.op, Op::End(_))) {
+            return;
+        }
+        known.row.intent += 1;
+        let cause = if known.row.cause == EndCause::None { EndCause::Commanded } else { known.row.cause };
+        let intent = Intent { leg, number: known.row.intent, op: Op::End(End { cause }), command: None };
+        let number = intent.number;
+        let after = self.persist(lane(leg), Unit::one(Write::Intent(intent.clone())), After::Intent(leg, number));
+        if let Some(known) = self.legs.get_mut(&leg) {
+            known.open.push_back(OpenIntent { intent, asked: None, after: Some(after) });
+        }
+    }
+
+    /// A leg has ended: what was still to be done on it is answered so.
+    pub(super) fn end_open_intents(&mut self, leg: LegId) {
+        let Some(known) = self.legs.get_mut(&leg) else { return };
+        let open = std::mem::take(&mut known.open);
+        let waiting = std::mem::take(&mut known.waiting);
+        let mut left = std::collections::VecDeque::new();
+        for open in open {
+            if open.asked.is_some() {
+                // Its answer is on its way and says more than "ended".
+                left.push_back(open);
+            } else {
+                self.intent_done(leg, &open, ErrorCode::ENDED, "the meeting has ended");
+            }
+        }
+        if let Some(known) = self.legs.get_mut(&leg) {
+            known.open = left;
+        }
+        for waiting in waiting {
+            self.waiting = self.waiting.saturating_sub(1);
+            self.refuse(&waiting, ErrorCode::ENDED, "the meeting has ended");
+        }
+    }
+}

@@ -1,0 +1,438 @@
+//! Keys, claims and their answers (design §2 steps 3 and 5). Only the server's acceptance makes a leg
+//! in-meeting (rule 7).
+
+use super::core::{After, Asked, Core, Reading, lane, same_place};
+use super::leg::{Content, Control};
+use super::plan::{Bucket, takeover_order};
+use super::report::{Fate, KeySource};
+use super::round::Stage;
+use super::{AlarmKind, CacheTask, Output, Read};
+use crate::model::StoredState;
+use crate::session::{PersistId, Request, RequestError, TakeoverResults, Ticket};
+use crate::store::{Accepted, CachedKey, Expect, LookUp, StateWrite, Unit, Write};
+use remeet_protocol::message::{Adopt, EndCause, EventKind, TakeoverClaim, TakeoverResult};
+use remeet_protocol::proof::{self, Claim};
+use remeet_protocol::record::Mark;
+use remeet_protocol::{BootId, ErrorCode, Handle, LegId, ServerId};
+use std::collections::BTreeMap;
+
+impl Core {
+    /// Rule 10: the first pass of a term uses the database's keys only, which the look-up brought; later
+    /// ones the cache's, where their generation is the one in memory.
+    pub(super) fn want_keys(&mut self, server: ServerId, legs: Vec<LegId>) {
+        let first_pass = self.servers.get(&server).is_some_and(|known| !known.first_pass_done);
+        for leg in &legs {
+            if let Some(known) = self.legs.get_mut(leg) {
+                known.in_round = true;
+            }
+        }
+        let Some(round) = self.round(server) else { return };
+        let have_all = legs.iter().all(|leg| round.keys.contains_key(leg));
+        if first_pass || have_all {
+            return self.claim(server, &legs);
+        }
+        round.stage = Stage::AwaitKeys;
+        let named = legs.iter().filter_map(|leg| self.legs.get(leg).map(|known| (known.row.domain, *leg))).collect();
+        let id = self.read_id();
+        self.reads.insert(id, Reading::RoundCache(server, legs));
+        self.put(Output::Read { id, read: Read::CachedKeys(named) });
+    }
+
+    pub(super) fn cached_keys(&mut self, server: ServerId, legs: Vec<LegId>, keys: Vec<CachedKey>) {
+        let mut usable = Vec::new();
+        for key in keys {
+            let Some(known) = self.legs.get(&key.leg) else { continue };
+            if key.generation == known.row.generation {
+                usable.push((key.leg, key.secret));
+            } else if key.generation > known.row.generation {
+                let text = format!(
+                    "the cache has generation {} of the key, the database {}: the database wins",
+                    key.generation, known.row.generation
+                );
+                self.alarm(AlarmKind::CacheDisagrees, Some(server), Some(key.leg), text);
+            }
+        }
+        let Some(round) = self.round(server) else { return };
+        for (leg, secret) in usable {
+            round.keys.entry(leg).or_insert((secret, KeySource::Cache));
+        }
+        let missing: Vec<LegId> = legs.iter().filter(|leg| !round.keys.contains_key(leg)).copied().collect();
+        if missing.is_empty() {
+            return self.claim(server, &legs);
+        }
+        // What the cache does not hold, or holds in another generation: the database.
+        let have: Vec<LegId> = legs.into_iter().filter(|leg| !missing.contains(leg)).collect();
+        self.read_keys(server, missing);
+        self.claim(server, &have);
+    }
+
+    /// Reads keys from the database, for claims that follow.
+    fn read_keys(&mut self, server: ServerId, legs: Vec<LegId>) {
+        if let Some(round) = self.round(server) {
+            // They count as claims from now on, so that control is not said to be complete without them.
+            round.claims.extend(legs.iter().copied());
+        }
+        let id = self.read_id();
+        self.reads.insert(id, Reading::RoundStore(server, legs.clone()));
+        self.put(Output::Read { id, read: Read::Legs(legs) });
+    }
+
+    pub(super) fn stored_keys(&mut self, server: ServerId, legs: Vec<LegId>, found: LookUp) {
+        let Some(round) = self.round(server) else { return };
+        for found in found.found {
+            if let Some(key) = found.key {
+                round.keys.insert(key.leg, (key.secret, KeySource::Database));
+            }
+        }
+        self.claim(server, &legs);
+    }
+
+    /// Sends claims: operator-marked legs first, then the larger ones.
+    fn claim(&mut self, server: ServerId, legs: &[LegId]) {
+        let (Some(token), Some((boot, _))) = (self.token, self.servers.get(&server).and_then(|known| known.attached))
+        else {
+            return;
+        };
+        let mut ordered = Vec::with_capacity(legs.len());
+        let mut keyless = Vec::new();
+        let mut adoptions = Vec::new();
+        for leg in legs {
+            let (Some(known), Some(round)) =
+                (self.legs.get(leg), self.servers.get(&server).and_then(|known| known.round.as_ref()))
+            else {
+                continue;
+            };
+            let Some(place) = round.planned.get(leg) else { continue };
+            let Some(handle) = place.handle else { continue };
+            if let (Bucket::FinishAdoption { old }, Some((secret, _))) = (&place.bucket, round.keys.get(leg)) {
+                adoptions.push((*leg, *old, handle, secret.clone(), known.row.generation));
+                continue;
+            }
+            match round.keys.get(leg) {
+                Some((secret, _)) => {
+                    let claim = Claim { server, boot, handle, leg: *leg, token };
+                    let claim = TakeoverClaim { handle, leg: *leg, proof: proof::prove(secret, &claim) };
+                    ordered.push((takeover_order(known.row.first, place.terminals, handle), claim));
+                }
+                None => keyless.push(*leg),
+            }
+        }
+        ordered.sort_by_key(|(order, _)| *order);
+        let claims: Vec<TakeoverClaim> = ordered.into_iter().map(|(_, claim)| claim).collect();
+        for leg in keyless {
+            let text = "its row is stored, but its recovery key is missing: restore the recovery_keys row".to_owned();
+            self.alarm(AlarmKind::BadKey, Some(server), Some(leg), text);
+            self.claim_failed(server, leg, "no key");
+        }
+        for claim in &claims {
+            if let Some(known) = self.legs.get_mut(&claim.leg) {
+                known.control = Control::AwaitAnswer;
+            }
+        }
+        if let Some(round) = self.round(server) {
+            round.stage = Stage::TakingOver;
+            round.claims.extend(claims.iter().map(|claim| claim.leg));
+        }
+        if !claims.is_empty() {
+            self.ask(server, Asked::Round(server), Request::Takeover(claims), None);
+        }
+        for (leg, old, handle, secret, generation) in adoptions {
+            self.note_fate(server, leg, Fate::Pending("adopting"));
+            self.ask_adoption(server, Adopt { handle, old, new: leg, secret, generation }, None);
+        }
+        self.try_back_fill(server);
+    }
+
+    pub(super) fn takeover_answered(
+        &mut self,
+        server: ServerId,
+        ticket: Ticket,
+        result: Result<TakeoverResults, (Vec<LegId>, RequestError)>,
+    ) {
+        match result {
+            Ok(answer) => {
+                for result in answer.results {
+                    self.claim_answered(server, answer.boot, answer.table_revision, &result);
+                }
+            }
+            Err((legs, error)) => {
+                let reason = match &error {
+                    RequestError::Refused(failure) if failure.code == ErrorCode::BUSY => "busy",
+                    RequestError::Refused(failure) if failure.code == ErrorCode::STALE_TOKEN => "stale token",
+                    _ => "unreachable",
+                };
+                tracing::warn!(server = server.0, legs = legs.len(), "takeover: {error}");
+                for leg in legs {
+                    self.claim_failed(server, leg, reason);
+                }
+            }
+        }
+        if self.round(server).is_none_or(|round| round.claims.is_empty()) {
+            self.tickets.remove(&ticket);
+        }
+        self.try_back_fill(server);
+    }
+
+    fn claim_answered(&mut self, server: ServerId, boot: BootId, table_revision: u64, result: &TakeoverResult) {
+        let leg = result.leg;
+        if self.legs.get(&leg).is_none_or(|known| known.control != Control::AwaitAnswer) {
+            return;
+        }
+        match result.code {
+            ErrorCode::OK => {
+                self.count_key(server, leg);
+                let place = Place { boot, handle: result.handle, table_revision };
+                self.accepted(server, leg, place, result.mark);
+            }
+            // Its ended event, or the next inventory's tombstone, says why and closes it.
+            ErrorCode::ENDED => self.claim_done(server, leg, Fate::Ended),
+            ErrorCode::UNKNOWN_MEETING => self.unknown_meeting(server, leg, boot),
+            ErrorCode::BAD_KEY => self.bad_key(server, leg),
+            ErrorCode::STALE_TOKEN => self.claim_failed(server, leg, "stale token"),
+            ErrorCode::BUSY => self.claim_failed(server, leg, "busy"),
+            code => {
+                tracing::warn!(server = server.0, %leg, "takeover refused: {code}");
+                self.claim_failed(server, leg, "refused");
+            }
+        }
+    }
+
+    fn count_key(&mut self, server: ServerId, leg: LegId) {
+        let Some(round) = self.round(server) else { return };
+        match round.keys.remove(&leg) {
+            Some((_, KeySource::Cache)) => round.report.keys_from_cache += 1,
+            Some((_, KeySource::Database)) => round.report.keys_from_database += 1,
+            None => {}
+        }
+    }
+
+    /// Rule 8: *unknown meeting*, answered to this term's takeover under the boot id of the inventory
+    /// that reported the leg, is an end.
+    fn unknown_meeting(&mut self, server: ServerId, leg: LegId, boot: BootId) {
+        let same_life = self.servers.get(&server).and_then(|known| known.attached).is_some_and(|(b, _)| b == boot);
+        if same_life {
+            self.claim_done(server, leg, Fate::Ended);
+            self.close(leg, EndCause::Vanished);
+        } else {
+            self.claim_failed(server, leg, "unclear");
+        }
+    }
+
+    /// A bad key from the cache says nothing yet: the database is read before anything else.
+    fn bad_key(&mut self, server: ServerId, leg: LegId) {
+        let source = self.round(server).and_then(|round| round.keys.remove(&leg)).map(|(_, source)| source);
+        if source == Some(KeySource::Cache) {
+            let text = "the server refused the cache's key: the database's is tried".to_owned();
+            self.alarm(AlarmKind::CacheDisagrees, Some(server), Some(leg), text);
+            self.read_keys(server, vec![leg]);
+        } else {
+            let text = "the server refused the database's recovery key: the leg runs under another key".to_owned();
+            self.alarm(AlarmKind::BadKey, Some(server), Some(leg), text);
+            self.claim_failed(server, leg, "bad key");
+        }
+    }
+
+    fn claim_failed(&mut self, server: ServerId, leg: LegId, reason: &'static str) {
+        if let Some(known) = self.legs.get_mut(&leg) {
+            known.control = Control::None;
+        }
+        self.release_held(server, leg);
+        self.claim_done(server, leg, Fate::Pending(reason));
+    }
+
+    fn claim_done(&mut self, server: ServerId, leg: LegId, fate: Fate) {
+        if let Some(known) = self.legs.get_mut(&leg) {
+            if known.control == Control::AwaitAnswer {
+                known.control = Control::None;
+            }
+            known.in_round = matches!(fate, Fate::Recovered);
+        }
+        if let Some(round) = self.round(server) {
+            round.claims.remove(&leg);
+        }
+        self.note_fate(server, leg, fate);
+    }
+
+    /// The server accepted this term's token for the leg: by a takeover, a start or an adoption.
+    pub(super) fn accepted(&mut self, server: ServerId, leg: LegId, place: Place, mark: Mark) {
+        let Some(token) = self.token else { return };
+        let now = self.now;
+        let Some(known) = self.legs.get_mut(&leg) else { return };
+        let before = known.row.state;
+        known.control = Control::Ours;
+        known.target = Some(mark);
+        let moved = !same_place(&known.row, place.boot, place.handle);
+        known.behind = !moved && mark.revision < known.row.mark.revision;
+        let content_reset = moved && known.row.mark.revision > 0;
+        let stored = matches!(before, StoredState::Starting | StoredState::Adopting | StoredState::InMeeting)
+            && (moved || before != StoredState::InMeeting || known.row.epoch != token.epoch);
+        if stored {
+            // Rule 4: a compare-and-set on the row that the plan saw.
+            let expect = Expect { version: known.row.version, state: before };
+            let accepted = Accepted {
+                epoch: token.epoch,
+                boot: place.boot,
+                handle: place.handle,
+                table_revision: place.table_revision,
+                content_reset,
+            };
+            known.row.state = StoredState::InMeeting;
+            known.row.epoch = token.epoch;
+            known.row.boot = Some(place.boot);
+            known.row.handle = Some(place.handle);
+            known.row.table_revision = place.table_revision;
+            known.row.version += 1;
+            if content_reset {
+                known.row.mark = super::core::NOTHING;
+                known.gap.clear();
+                known.cache_behind = true;
+            }
+            let write = StateWrite {
+                leg,
+                expect,
+                state: StoredState::InMeeting,
+                cause: EndCause::None,
+                accepted: Some(accepted),
+            };
+            self.persist(lane(leg), Unit::one(Write::State(write)), After::Accepted(leg));
+        }
+        if let Some(round) = self.round(server).filter(|round| round.claims.contains(&leg)) {
+            round.report.in_control_ms = millis(now.since(round.begun));
+            round.backfill.insert(leg);
+            let fate = if matches!(before, StoredState::Ending | StoredState::Ended) {
+                round.backfill.remove(&leg);
+                round.finishing.insert(leg);
+                Fate::Ended
+            } else {
+                Fate::Recovered
+            };
+            self.claim_done(server, leg, fate);
+        }
+        if before == StoredState::Ended {
+            self.end_zombie(leg);
+        }
+        self.take_held(server, leg);
+        self.send_open(leg);
+        self.flush_waiting(leg);
+    }
+
+    pub(super) fn accepted_stored(&mut self, leg: LegId) {
+        // The content follows by back-fill; subscribers hear `Refreshed` when it stands.
+        if let Some(known) = self.legs.get_mut(&leg) {
+            known.lost = 0;
+        }
+    }
+
+    /// Closes a leg: ended is absorbing (rule 9), and its cause is stored.
+    pub(super) fn close(&mut self, leg: LegId, cause: EndCause) {
+        let Some(known) = self.legs.get_mut(&leg) else { return };
+        if known.row.state == StoredState::Ended {
+            return;
+        }
+        let expect = Expect { version: known.row.version, state: known.row.state };
+        known.row.state = StoredState::Ended;
+        known.row.cause = cause;
+        known.row.version += 1;
+        known.control = Control::None;
+        known.content = Content::Idle;
+        let write = StateWrite { leg, expect, state: StoredState::Ended, cause, accepted: None };
+        let id = self.persist(lane(leg), Unit::one(Write::State(write)), After::Closed { leg, kind: EventKind::Ended });
+        if let Some(known) = self.legs.get_mut(&leg) {
+            known.closing = Some(id);
+        }
+    }
+
+    pub(super) fn closed(&mut self, id: PersistId, leg: LegId, kind: EventKind) {
+        let Some(known) = self.legs.get_mut(&leg) else { return };
+        known.closing = None;
+        let server = known.row.server;
+        self.persist_stored(server, id);
+        self.settle_ended(leg, kind);
+    }
+
+    /// A leg's end is stored: the cache forgets it, subscribers hear of it, whoever waits is answered.
+    pub(super) fn settle_ended(&mut self, leg: LegId, kind: EventKind) {
+        let Some(known) = self.legs.get(&leg) else { return };
+        let (server, domain) = (known.row.server, known.row.domain);
+        self.put(Output::Cache(CacheTask::Forget(domain, leg)));
+        self.publish(leg, kind, Vec::new());
+        self.end_open_intents(leg);
+        self.leg_settled(server, leg);
+        let known = self.legs.get(&leg);
+        if known.is_some_and(|known| !known.in_round && known.open.is_empty()) {
+            self.forget_leg(leg);
+        }
+    }
+
+    /// A leg that stands as starting is not at the server: it is started again, with the same intent.
+    pub(super) fn finish_start(&mut self, server: ServerId, leg: LegId) {
+        let Some(known) = self.legs.get_mut(&leg) else { return };
+        if known.open.front().is_some_and(|open| open.asked.is_some()) {
+            // This term's own start is under way.
+            return;
+        }
+        if known.open.is_empty() {
+            let text = "stored as starting, but its start intent is missing: end it and create it again".to_owned();
+            self.alarm(AlarmKind::BadRow, Some(server), Some(leg), text);
+            return self.pend(server, leg, "unclear");
+        }
+        if let Some(round) = self.round(server) {
+            round.report.started += 1;
+            round.finishing.insert(leg);
+        }
+        self.send_open(leg);
+    }
+
+    /// A leg has nothing open any more: the round may end.
+    pub(super) fn leg_settled(&mut self, server: ServerId, leg: LegId) {
+        if let Some(round) = self.round(server) {
+            round.finishing.remove(&leg);
+            round.backfill.remove(&leg);
+            if round.claims.remove(&leg) {
+                round.fates.insert(leg, Fate::Ended);
+            }
+        }
+        if let Some(known) = self.legs.get_mut(&leg) {
+            known.in_round = false;
+        }
+        self.try_back_fill(server);
+    }
+
+    /// The leg's compare-and-set was lost and its row has been read again.
+    pub(super) fn read_again(&mut self, leg: LegId, found: LookUp) {
+        let lost = self.legs.get(&leg).map_or(0, |known| known.lost);
+        let server = self.legs.get(&leg).map(|known| known.row.server);
+        if let Some(known) = self.legs.get_mut(&leg) {
+            // What was handed to the store for this leg lost too: the row is the truth.
+            known.row.version = 0;
+        }
+        for found in found.found {
+            self.take_found(found);
+        }
+        if let Some(known) = self.legs.get_mut(&leg) {
+            known.lost = lost;
+            known.control = Control::None;
+        }
+        if let Some(server) = server {
+            self.want_round(server, super::Trigger::Reconcile);
+        }
+    }
+
+    /// Legs by the terminals that the inventory reported, for tests and the operator.
+    #[must_use]
+    pub fn pending(&self) -> BTreeMap<LegId, &'static str> {
+        self.servers.values().flat_map(|server| server.pending.iter().map(|(leg, reason)| (*leg, *reason))).collect()
+    }
+}
+
+/// Where a leg stands on its server, as an acceptance says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    pub boot: BootId,
+    pub handle: Handle,
+    pub table_revision: u64,
+}
+
+pub(super) fn millis(span: std::time::Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
