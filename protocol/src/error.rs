@@ -89,6 +89,9 @@ impl Wire for ErrorCode {
     fn take(input: &mut Input<'_>) -> Result<Self, Malformed> {
         u16::take(input).map(Self)
     }
+    fn encoded_len(&self) -> usize {
+        2
+    }
 }
 
 #[cfg(test)]
