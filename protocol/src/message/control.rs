@@ -102,7 +102,7 @@ wire_struct! {
 wire_struct! {
     /// Answer to [`Adopt`]: the leg is then commanded by the session's token.
     pub struct AdoptAnswer {
-        /// `ok`, `not allowed`, `unknown meeting`, `ended`, `busy`.
+        /// `ok`, `not allowed`, `unknown meeting`, `ended`, `exists`.
         code: ErrorCode,
         /// The life of the table.
         boot: BootId,
