@@ -12,7 +12,7 @@
 
 use crate::store::CacheError;
 use ::redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use ::redis::{Client, Pipeline, Value};
+use ::redis::{Client, Pipeline, ServerError, Value};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
@@ -23,7 +23,8 @@ pub struct RedisLimits {
     /// For one pipeline, connecting included. Default 1 s: a pipeline takes some milliseconds, and
     /// recovery, which has 3 s to be in control, asks the database instead.
     pub answer: Duration,
-    /// For a whole call of many pipelines. Default 5 s: a refill of 10,000 legs takes about one.
+    /// For a whole call, and a tenth of [`answer`](Self::answer) more for each of its pipelines, which is
+    /// about twice what one takes. Default 5 s, thus 6 s for the keys of 10,000 legs.
     pub call: Duration,
     /// Consecutive time-outs after which the connection is replaced. Default 2: one may be a pause of
     /// the server, and waiting for more only costs time.
@@ -72,9 +73,10 @@ impl Connection {
         Ok(Self { client, limits, life: Mutex::default() })
     }
 
-    /// When a call that begins now must be over.
-    pub(super) fn call_deadline(&self) -> Instant {
-        Instant::now() + self.limits.call
+    /// When a call of `pipelines` pipelines that begins now must be over.
+    pub(super) fn call_deadline(&self, pipelines: usize) -> Instant {
+        let pipelines = u32::try_from(pipelines).unwrap_or(u32::MAX);
+        Instant::now() + self.limits.call + (self.limits.answer / 10).saturating_mul(pipelines.min(10_000))
     }
 
     /// Sends `pipeline` and gives its answers, one a command. Errors that are about one name only
@@ -172,7 +174,12 @@ impl Connection {
 /// The text of an error that concerns the whole server: LOADING, READONLY, OOM, NOAUTH and the like.
 fn general_error(value: &Value) -> Option<String> {
     match value {
-        Value::ServerError(error) if !matches!(error.code(), "WRONGTYPE" | "NOSCRIPT") => Some(error.to_string()),
+        Value::ServerError(error) if !matches!(error.code(), "WRONGTYPE" | "NOSCRIPT") => Some(server_text(error)),
         _ => None,
     }
+}
+
+/// What the server said, with its code as it sent it: the words that its operator looks up.
+pub(super) fn server_text(error: &ServerError) -> String {
+    format!("{} {}", error.code(), error.details().unwrap_or_default())
 }

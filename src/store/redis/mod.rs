@@ -113,7 +113,7 @@ impl RedisCache {
         script: Option<&Script>,
         build: impl Fn(&mut Pipeline, &T) + Sync,
     ) -> Result<Vec<Value>, CacheError> {
-        let until = self.connection.call_deadline();
+        let until = self.connection.call_deadline(chunks.len());
         let build = &build;
         let answers: Vec<Vec<Value>> = stream::iter(chunks)
             .map(|range| async move {
@@ -257,7 +257,7 @@ impl Cache for RedisCache {
 
     fn dump(&self, max: usize) -> BoxFuture<'_, Result<CacheDump, CacheError>> {
         Box::pin(async move {
-            let until = self.connection.call_deadline();
+            let until = self.connection.call_deadline(max.div_ceil(CHUNK_COMMANDS));
             let legs = self.scan(Kind::Leg, max, until).await?;
             let keys = self.scan(Kind::Key, max, until).await?;
             Ok(CacheDump { legs: self.contents(&legs).await?, keys: self.keys(&keys).await? })
