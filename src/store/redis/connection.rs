@@ -7,6 +7,8 @@
 //! - It does not repeat the command on which it noticed a break. Every command of this cache may be sent
 //!   twice, so it is repeated once.
 //! - A Redis that is down at start must not stop the scheduler: the first call connects.
+//! - It keeps for ever the refusal of a server that lets it connect but not in (password, database): the
+//!   manager is replaced then too.
 //! - A silent Redis would cost every call its full deadline: after a second replacement in a row, calls
 //!   fail at once for a while.
 
@@ -112,7 +114,13 @@ impl Connection {
                 }
                 // Broken since it was last used: the manager connects anew, the command is ours to repeat.
                 Ok(Err(error)) if error.is_io_error() && !broke_before => broke_before = true,
-                Ok(Err(error)) => return Err(fail(error.to_string())),
+                Ok(Err(error)) => {
+                    // Connected but not admitted (password, database): the manager would keep the refusal.
+                    if !error.is_io_error() {
+                        self.give_up(number);
+                    }
+                    return Err(fail(error.to_string()));
+                }
             }
         }
     }
@@ -157,17 +165,31 @@ impl Connection {
             return;
         }
         tracing::warn!(timeouts = life.timeouts, "the cache is silent: its connection is replaced");
-        life.manager = None;
-        life.number += 1;
-        life.timeouts = 0;
+        life.give_up();
         life.replaced = life.replaced.saturating_add(1);
         if let Some(doublings) = life.replaced.checked_sub(2) {
             life.resting_until = Some(Instant::now() + self.limits.rest * (1 << doublings.min(4)));
         }
     }
 
+    fn give_up(&self, number: u64) {
+        let mut life = self.life();
+        if life.number == number {
+            life.give_up();
+        }
+    }
+
     fn life(&self) -> MutexGuard<'_, Life> {
         self.life.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Life {
+    /// The next call makes another manager; this one's connection closes when its last user is done.
+    fn give_up(&mut self) {
+        self.manager = None;
+        self.number += 1;
+        self.timeouts = 0;
     }
 }
 

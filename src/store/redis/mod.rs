@@ -41,7 +41,7 @@
 //!
 //! # Which write wins
 //!
-//! A write is decided and made by one script on the server ([`scripts`]): lower (epoch, generation) and
+//! A write is decided and made by one script on the server (`scripts.rs`): lower (epoch, generation) and
 //! lower (epoch, revision) lose there, whenever the write lands and whatever was sent in between. A write
 //! whose time-out has passed may thus still land, and only if nothing higher stands. Content that is the
 //! same already is not written again; an older epoch is then raised by itself.
@@ -49,7 +49,7 @@
 //! # When Redis fails
 //!
 //! Whatever fails (down, silent, LOADING, READONLY, OOM) is a [`CacheError`], within [`RedisLimits`]: see
-//! [`connection`]. A name that holds what cannot be read is a miss for its leg only, and is logged.
+//! `connection.rs`. A name that holds what cannot be read is a miss for its leg only, and is logged.
 
 mod connection;
 mod layout;
