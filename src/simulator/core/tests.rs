@@ -246,7 +246,7 @@ fn check(bench: &Bench) {
         assert_eq!(present.len(), leg.records().count());
     }
     let events: Vec<_> = bench.core.events.items().cloned().collect();
-    assert!(events.len() <= settings().event_queue, "the queue is bounded");
+    assert!(events.len() <= settings().event_queue + events::IN_FLIGHT_MAX, "the queue is bounded");
 }
 
 /// What a receiver makes of events: content by leg, rebuilt from the chain alone.
