@@ -99,7 +99,9 @@ pub(crate) async fn until<F: Future<Output = bool>>(condition: impl Fn() -> F) {
 impl Scheduler {
     /// Connects without a word.
     pub(crate) async fn dial(address: SocketAddr) -> Self {
-        let framed = Framed::new(TcpStream::connect(address).await.unwrap(), PacketCodec::stream());
+        let stream = TcpStream::connect(address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let framed = Framed::with_capacity(stream, PacketCodec::stream(), 64 * 1024);
         Self {
             framed,
             boot: BootId::default(),
@@ -147,6 +149,12 @@ impl Scheduler {
     pub(crate) async fn feed(&mut self, header: Header, message: Message) {
         let (destination, source) = (Address::server(ServerId(1)), Address::scheduler(DomainId(1)));
         self.framed.feed(Packet { destination, source, header, message }).await.unwrap();
+    }
+
+    /// The same, for a peer that may be cut: none at the connection's end.
+    pub(crate) async fn feed_or_end(&mut self, header: Header, message: Message) -> Option<()> {
+        let (destination, source) = (Address::server(ServerId(1)), Address::scheduler(DomainId(1)));
+        self.framed.feed(Packet { destination, source, header, message }).await.ok()
     }
 
     pub(crate) async fn flush(&mut self) {

@@ -123,6 +123,45 @@ async fn a_silent_peer_is_asked_then_cut() {
 }
 
 #[tokio::test]
+async fn a_peer_that_does_not_read_is_cut_and_no_other_waits_for_it() {
+    let server = simulator_with(Options { keep_alive_ms: 200, ..Options::default() }).await;
+    server.control(Request::CreateForeign { meeting: None, terminals: 20, count: Some(200) }).await.unwrap();
+    let mut deaf = Scheduler::connect(server.address).await;
+    // Far more answers than socket buffers and queue hold, and nobody reads them.
+    let asking = async {
+        for request in 1.. {
+            let header = Header { request, ..Header::default() };
+            deaf.feed_or_end(header, Query { cut: 0, after: 0, packets_max: 256 }.into()).await?;
+        }
+        Some(())
+    };
+    let watching = async {
+        let mut other = Scheduler::connect(server.address).await;
+        while server.stats().slow_readers == 0 {
+            let began = Instant::now();
+            other.one(KeepAlive {}).await;
+            assert!(began.elapsed() < Duration::from_secs(1), "the others are served meanwhile");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let both = tokio::time::timeout(3 * DEADLINE, async { tokio::join!(asking, watching) });
+    both.await.expect("the deaf peer is cut in time");
+}
+
+#[tokio::test]
+async fn a_server_runs_until_it_is_told_to_stop() {
+    let folder = tempfile::tempdir().unwrap();
+    let control = folder.path().join("control");
+    let stop = tokio_util::sync::CancellationToken::new();
+    let options = Options { control: Some(control.clone()), ..Options::default() };
+    let server = tokio::spawn(remeet::simulator::run(options, stop.clone()));
+    until(|| async { ControlClient::connect(&control).await.is_ok() }).await;
+    stop.cancel();
+    tokio::time::timeout(DEADLINE, server).await.unwrap().unwrap().unwrap();
+    assert!(!control.exists());
+}
+
+#[tokio::test]
 async fn latency_delays_answers_and_a_hang_answers_nothing_until_it_ends() {
     let server = simulator().await;
     let mut peer = Scheduler::connect(server.address).await;
