@@ -18,6 +18,12 @@ mod ops_operator;
 mod ops_status;
 mod packaging;
 mod servers;
+mod simulator_client;
+mod simulator_commands;
+mod simulator_faults;
+mod simulator_fencing;
+mod simulator_load;
+mod simulator_reading;
 
 /// A valid configuration of a daemon that lives in `directory` and finds no server.
 fn daemon_config(directory: &std::path::Path) -> std::path::PathBuf {
