@@ -69,6 +69,9 @@ pub struct Settings {
     pub reorder_max: usize,
     /// The longest that an event waits for a lower number; then a gap is reported.
     pub reorder_timeout: Duration,
+    /// How long the first events of a server's life are held for lower numbers. 0 is right for a stream,
+    /// which keeps its order; a link that loses packets needs more than the server's pause between repeats.
+    pub first_event_wait: Duration,
     /// Events after which an acknowledgement leaves at once: a quarter of what a server sends without.
     pub ack_events: u64,
     /// The longest that an acknowledgement is held back to cover more events.
@@ -115,6 +118,7 @@ impl Default for Settings {
             silence_max: Duration::from_secs(6),
             reorder_max: 256,
             reorder_timeout: Duration::from_millis(500),
+            first_event_wait: Duration::ZERO,
             ack_events: 64,
             ack_delay: Duration::from_millis(20),
             misbehaviours_max: 16,

@@ -1,0 +1,404 @@
+//! Answers of many packets and many pages: what a right one is, and every way in which one can lie.
+
+#![allow(clippy::unwrap_used)]
+
+use crate::session_talk::*;
+use remeet::session::{Heard, Inventory, PulledPage, Request, RequestError, Settings};
+use remeet_protocol::message::*;
+use remeet_protocol::record::Mark;
+use remeet_protocol::*;
+
+const CUT: u64 = 40;
+
+fn page(handles: &[u64]) -> InventoryPage {
+    InventoryPage { cut: CUT, entries: handles.iter().map(|handle| entry(*handle)).collect() }
+}
+
+fn end(after: u64, page_entries: u32, complete: bool, total: u64) -> InventoryEnd {
+    InventoryEnd { cut: CUT, table_revision: 9, boot: boot(), after, page_entries, complete, total }
+}
+
+fn query_of(packet: &Packet) -> Query {
+    match &packet.message {
+        Message::Query(query) => query.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn pull_of(packet: &Packet) -> Pull {
+    match &packet.message {
+        Message::Pull(pull) => pull.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_inventory_of_several_pages_is_heard_whole() {
+    let mut talk = Talk::up(Settings::default());
+    let ticket = talk.ask(Request::Inventory);
+    let first = talk.only();
+    assert_eq!((query_of(&first).cut, query_of(&first).after), (0, 0));
+    talk.part(&first, 0, false, page(&[1, 2]));
+    talk.part(&first, 1, true, end(2, 2, false, 3));
+    let second = talk.only();
+    assert_eq!((query_of(&second).cut, query_of(&second).after), (CUT, 2));
+    assert!(second.header.request > first.header.request);
+    talk.part(&second, 0, false, page(&[7]));
+    assert_eq!(talk.heard(), vec![], "without the complete mark nothing may be concluded");
+    talk.part(&second, 1, true, end(7, 1, true, 3));
+    let inventory = Inventory { boot: boot(), table_revision: 9, entries: vec![entry(1), entry(2), entry(7)] };
+    assert_eq!(talk.heard(), vec![Heard::Inventory(ticket, Ok(inventory))]);
+    assert_eq!(talk.session.lengths().in_flight, 0);
+}
+
+#[test]
+fn an_empty_inventory_is_one_end_packet() {
+    let mut talk = Talk::up(Settings::default());
+    let ticket = talk.ask(Request::Inventory);
+    let request = talk.only();
+    talk.answer(&request, end(0, 0, true, 0));
+    let inventory = Inventory { boot: boot(), table_revision: 9, entries: vec![] };
+    assert_eq!(talk.heard(), vec![Heard::Inventory(ticket, Ok(inventory))]);
+}
+
+#[test]
+fn a_page_with_a_gap_is_asked_again_alone_under_its_id_and_keeps_what_came() {
+    let mut talk = Talk::up(Settings::default());
+    talk.ask(Request::Inventory);
+    let first = talk.only();
+    talk.part(&first, 0, false, page(&[1]));
+    talk.part(&first, 2, true, end(3, 3, true, 3));
+    talk.pass_ms(100);
+    let again = talk.only();
+    assert_eq!(again.header.request, first.header.request);
+    assert_eq!((query_of(&again).cut, query_of(&again).after), (CUT, 0), "the same cut, by name");
+    // Only what was missing comes; a repeat does no harm.
+    talk.part(&again, 0, false, page(&[1]));
+    talk.part(&again, 1, false, page(&[2, 3]));
+    assert!(matches!(&talk.heard()[..], [Heard::Inventory(_, Ok(inventory))] if inventory.entries.len() == 3));
+}
+
+#[test]
+fn a_page_whose_end_is_lost_is_asked_again_after_a_while() {
+    let mut talk = Talk::up(Settings::default());
+    talk.ask(Request::Inventory);
+    let first = talk.only();
+    talk.part(&first, 0, false, page(&[1]));
+    talk.pass_ms(299);
+    assert_eq!(talk.sent(), vec![]);
+    talk.pass_ms(1);
+    let again = talk.only();
+    talk.part(&again, 1, true, end(1, 1, true, 1));
+    assert!(matches!(talk.heard()[..], [Heard::Inventory(_, Ok(_))]));
+}
+
+#[test]
+fn two_cuts_are_never_put_together() {
+    let mut talk = Talk::up(Settings::default());
+    talk.ask(Request::Inventory);
+    let first = talk.only();
+    let other = InventoryPage { cut: CUT + 1, entries: vec![entry(5)] };
+    talk.part(&first, 0, false, other);
+    talk.part(&first, 1, true, end(2, 2, true, 2));
+    assert_eq!(talk.heard(), vec![]);
+    talk.part(&first, 0, false, page(&[1, 2]));
+    assert!(matches!(&talk.heard()[..], [Heard::Inventory(_, Ok(inventory))] if inventory.entries.len() == 2));
+}
+
+#[test]
+fn a_cut_that_is_gone_is_begun_anew_but_not_for_ever() {
+    let mut talk = Talk::up(Settings::default());
+    talk.ask(Request::Inventory);
+    let mut asked = 0;
+    while let [request] = &talk.sent()[..] {
+        let request = request.clone();
+        assert_eq!((query_of(&request).cut, query_of(&request).after), (0, 0), "from the beginning");
+        asked += 1;
+        talk.part(&request, 0, false, page(&[1]));
+        talk.part(&request, 1, true, end(1, 1, false, 2));
+        let next = talk.only();
+        talk.refuse(&next, ErrorCode::CUT_GONE, 0);
+    }
+    assert_eq!(asked, 4);
+    assert!(matches!(talk.heard()[..], [Heard::Inventory(_, Err(RequestError::Refused(_)))]));
+}
+
+#[test]
+fn lying_inventories_are_broken_and_stop() {
+    type Lie = (&'static str, Vec<(u32, bool, Message)>);
+    let page = |handles: &[u64]| Message::from(page(handles));
+    let end = |after, page_entries, complete, total| Message::from(end(after, page_entries, complete, total));
+    let lies: Vec<Lie> = vec![
+        ("page count too high", vec![(0, false, page(&[1])), (1, true, end(1, 2, true, 1))]),
+        ("page count too low", vec![(0, false, page(&[1, 2])), (1, true, end(2, 1, true, 2))]),
+        ("total too high", vec![(0, false, page(&[1])), (1, true, end(1, 1, true, 2))]),
+        ("total too low", vec![(0, false, page(&[1, 2])), (1, true, end(2, 2, false, 1))]),
+        ("descending", vec![(0, false, page(&[2, 1])), (1, true, end(2, 2, true, 2))]),
+        ("twice the same", vec![(0, false, page(&[2, 2])), (1, true, end(2, 2, true, 2))]),
+        ("does not advance", vec![(0, true, end(0, 0, false, 2))]),
+        ("goes on elsewhere", vec![(0, false, page(&[1])), (1, true, end(9, 1, false, 2))]),
+        ("more packets than asked for", vec![(65, false, page(&[1]))]),
+        ("a last page", vec![(0, true, page(&[1]))]),
+        ("an end that is not last", vec![(0, false, end(0, 0, true, 0))]),
+        ("huge total", vec![(0, false, page(&[1])), (1, true, end(1, 1, false, u64::MAX))]),
+        ("cut 0", vec![(0, true, InventoryEnd { cut: 0, ..super_end() }.into())]),
+        ("another message", vec![(0, true, attached().into())]),
+    ];
+    for (what, packets) in lies {
+        let mut talk = Talk::up(Settings::default());
+        talk.ask(Request::Inventory);
+        let request = talk.only();
+        for (index, last, message) in packets {
+            talk.part(&request, index, last, message);
+        }
+        assert_broken(&talk.heard(), what);
+        talk.pass_ms(900);
+        assert_eq!(talk.sent(), vec![], "{what}: it is not asked again");
+        assert!(talk.session.is_up(), "{what}: the stream itself can be trusted");
+    }
+}
+
+fn super_end() -> InventoryEnd {
+    end(0, 0, true, 0)
+}
+
+#[test]
+fn pages_of_one_cut_that_contradict_each_other_are_broken() {
+    for (what, second) in
+        [("table revision", InventoryEnd { table_revision: 10, ..end(2, 1, true, 2) }), ("total", end(2, 1, true, 3))]
+    {
+        let mut talk = Talk::up(Settings::default());
+        talk.ask(Request::Inventory);
+        let request = talk.only();
+        talk.part(&request, 0, false, page(&[1]));
+        talk.part(&request, 1, true, end(1, 1, false, 2));
+        let request = talk.only();
+        talk.part(&request, 0, false, page(&[2]));
+        talk.part(&request, 1, true, second);
+        assert_broken(&talk.heard(), what);
+    }
+}
+
+#[test]
+fn rule_17_inventories_and_pulls_without_end_are_stopped() {
+    let settings = Settings { pages_max: 20, inventory_entries_max: 1_000, ..Settings::default() };
+    let mut talk = Talk::attached(settings);
+    talk.ask(Request::Inventory);
+    let mut pages = 0;
+    while let [request] = &talk.sent()[..] {
+        let request = request.clone();
+        pages += 1;
+        talk.part(&request, 0, false, page(&[pages]));
+        talk.part(&request, 1, true, end(pages, 1, false, 1_000));
+    }
+    assert_eq!(pages, 20);
+    assert_broken(&talk.heard(), "inventory");
+    talk.ask(Request::Pull { handle: Handle(1), leg: leg(1), since: 0 });
+    let mut pages = 0;
+    while let [request] = &talk.sent()[..] {
+        let request = request.clone();
+        pages += 1;
+        talk.answer(&request, pull_end(pages, 0, false, u64::MAX));
+    }
+    assert_eq!(pages, 20);
+    assert_broken(&talk.heard(), "pull");
+}
+
+fn records(revisions: &[u64]) -> PullPage {
+    PullPage { leg: leg(1), changes: revisions.iter().map(|revision| change(*revision)).collect() }
+}
+
+fn pull_end(after: u64, page_changes: u32, complete: bool, upto: u64) -> PullEnd {
+    let upto = Mark { revision: upto, ..Mark::default() };
+    PullEnd { leg: leg(1), full: false, upto, after, page_changes, complete }
+}
+
+fn pull(talk: &mut Talk, since: u64) -> Packet {
+    talk.ask(Request::Pull { handle: Handle(1), leg: leg(1), since });
+    talk.only()
+}
+
+#[test]
+fn each_page_of_a_pull_is_heard_as_it_comes() {
+    let mut talk = Talk::attached(Settings::default());
+    let first = pull(&mut talk, 10);
+    let asked = pull_of(&first);
+    assert_eq!((asked.since, asked.after, asked.upto, asked.full), (10, 10, 0, false));
+    talk.part(&first, 1, true, pull_end(14, 2, false, 20));
+    assert_eq!(talk.heard(), vec![], "not while a part is missing");
+    talk.part(&first, 0, false, records(&[12, 14]));
+    let page = |revisions: &[u64], complete: Option<u64>| PulledPage {
+        leg: leg(1),
+        changes: revisions.iter().map(|revision| change(*revision)).collect(),
+        full: false,
+        complete: complete.map(|revision| Mark { revision, ..Mark::default() }),
+    };
+    assert!(matches!(&talk.heard()[..], [Heard::Pulled(_, Ok(heard))] if *heard == page(&[12, 14], None)));
+    let second = talk.only();
+    let asked = pull_of(&second);
+    assert_eq!((asked.since, asked.after, asked.upto, asked.full), (10, 14, 20, false));
+    talk.part(&second, 0, false, records(&[20]));
+    talk.part(&second, 1, true, pull_end(20, 1, true, 20));
+    assert!(matches!(&talk.heard()[..], [Heard::Pulled(_, Ok(heard))] if *heard == page(&[20], Some(20))));
+    assert_eq!(talk.session.lengths().in_flight, 0);
+}
+
+#[test]
+fn a_pull_may_turn_out_to_be_full_and_stays_so() {
+    let mut talk = Talk::attached(Settings::default());
+    let first = pull(&mut talk, 10);
+    talk.part(&first, 0, false, records(&[2, 3]));
+    talk.part(&first, 1, true, PullEnd { full: true, ..pull_end(3, 2, false, 20) });
+    assert!(matches!(&talk.heard()[..], [Heard::Pulled(_, Ok(page))] if page.full));
+    let second = talk.only();
+    assert!(pull_of(&second).full);
+    talk.part(&second, 0, true, pull_end(20, 0, true, 20));
+    assert_broken(&talk.heard(), "full no more");
+}
+
+#[test]
+fn a_pull_s_page_with_a_gap_is_asked_again_whole_under_a_fresh_id_in_fewer_packets() {
+    let mut talk = Talk::attached(Settings::default());
+    let first = pull(&mut talk, 10);
+    talk.part(&first, 1, true, pull_end(20, 2, true, 20));
+    talk.pass_ms(100);
+    let again = talk.only();
+    assert!(again.header.request > first.header.request);
+    assert_eq!(pull_of(&again).packets_max, pull_of(&first).packets_max / 2);
+    // The rest of the first answer, late: of another split, so it must not be mixed in.
+    talk.part(&first, 0, false, records(&[12, 13]));
+    assert_eq!(talk.heard(), vec![]);
+    talk.part(&again, 0, false, records(&[12, 14]));
+    talk.part(&again, 1, true, pull_end(20, 2, true, 20));
+    assert!(matches!(&talk.heard()[..], [Heard::Pulled(_, Ok(page))] if page.changes[1] == change(14)));
+}
+
+#[test]
+fn a_pull_s_answer_that_was_made_anew_is_asked_afresh() {
+    let mut talk = Talk::attached(Settings::default());
+    let first = pull(&mut talk, 10);
+    talk.part(&first, 0, false, records(&[12, 13]));
+    talk.part(&first, 0, false, records(&[12, 14]));
+    let again = talk.only();
+    assert!(again.header.request > first.header.request);
+}
+
+#[test]
+fn lying_pulls_are_broken_and_stop() {
+    type Lie = (&'static str, Vec<(u32, bool, Message)>);
+    let lies: Vec<Lie> = vec![
+        ("count", vec![(0, false, records(&[12]).into()), (1, true, pull_end(12, 2, true, 20).into())]),
+        ("descending", vec![(0, false, records(&[13, 12]).into()), (1, true, pull_end(13, 2, true, 20).into())]),
+        ("at or below the mark", vec![(0, false, records(&[10]).into()), (1, true, pull_end(10, 1, true, 20).into())]),
+        ("beyond its end", vec![(0, false, records(&[21]).into()), (1, true, pull_end(21, 1, true, 20).into())]),
+        ("does not advance", vec![(0, true, pull_end(10, 0, false, 20).into())]),
+        ("skips back", vec![(0, false, records(&[15]).into()), (1, true, pull_end(14, 1, false, 20).into())]),
+        ("goes beyond its end", vec![(0, true, pull_end(30, 0, false, 20).into())]),
+        ("another leg's records", vec![(0, false, PullPage { leg: leg(2), changes: vec![] }.into())]),
+        ("another leg's end", vec![(0, true, PullEnd { leg: leg(2), ..pull_end(20, 0, true, 20) }.into())]),
+        ("more packets than asked for", vec![(65, false, records(&[12]).into())]),
+        ("a last page", vec![(0, true, records(&[12]).into())]),
+        ("an inventory", vec![(0, true, super_end().into())]),
+    ];
+    for (what, packets) in lies {
+        let mut talk = Talk::attached(Settings::default());
+        let request = pull(&mut talk, 10);
+        for (index, last, message) in packets {
+            talk.part(&request, index, last, message);
+        }
+        assert_broken(&talk.heard(), what);
+        talk.pass_ms(900);
+        assert_eq!(talk.sent(), vec![], "{what}: it is not asked again");
+    }
+}
+
+#[test]
+fn a_takeover_of_many_legs_fits_its_packets_and_so_do_the_answers() {
+    let mut talk = Talk::attached(Settings::default());
+    let handles: Vec<u64> = (1..=100).collect();
+    talk.ask(Request::Takeover(handles.iter().map(|handle| claim(*handle)).collect()));
+    let sent = talk.sent();
+    assert_eq!(sent.len(), 8);
+    let mut answered = Vec::new();
+    for packet in sent {
+        let Message::Takeover(takeover) = &packet.message else { panic!("{packet:?}") };
+        let asked: Vec<u64> = takeover.claims.iter().map(|claim| claim.handle.0).collect();
+        let answer = Packet { message: results(&asked).into(), ..packet.clone() };
+        for whole in [&packet, &answer] {
+            whole.write(&mut bytes::BytesMut::new()).unwrap();
+        }
+        talk.answer(&packet, results(&asked));
+        match &talk.heard()[..] {
+            [Heard::Takeover(_, Ok(heard))] => answered.extend(heard.results.iter().map(|result| result.handle.0)),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(answered, handles);
+}
+
+#[test]
+fn claims_that_an_answer_leaves_out_are_asked_again_but_not_for_ever() {
+    let mut talk = Talk::attached(Settings::default());
+    let ticket = talk.ask(Request::Takeover((1..=3).map(claim).collect()));
+    let first = talk.only();
+    talk.answer(&first, results(&[2]));
+    assert!(matches!(&talk.heard()[..], [Heard::Takeover(_, Ok(heard))] if heard.results == [result(2)]));
+    let second = talk.only();
+    assert!(second.header.request > first.header.request);
+    assert!(matches!(&second.message, Message::Takeover(takeover) if takeover.claims == [claim(1), claim(3)]));
+    talk.answer(&second, results(&[2, 3]));
+    assert!(matches!(&talk.heard()[..], [Heard::Takeover(_, Ok(heard))] if heard.results == [result(3)]), "2 once");
+    let third = talk.only();
+    talk.answer(&third, results(&[]));
+    let heard = talk.heard();
+    assert!(
+        matches!(&heard[0], Heard::Takeover(t, Err((legs, RequestError::Broken(_)))) if *t == ticket && *legs == [leg(1)]),
+        "{heard:?}"
+    );
+}
+
+#[test]
+fn an_answer_of_several_packets_gives_each_result_as_it_comes() {
+    let mut talk = Talk::attached(Settings::default());
+    talk.ask(Request::Takeover((1..=3).map(claim).collect()));
+    let request = talk.only();
+    talk.part(&request, 1, true, results(&[3]));
+    assert!(matches!(&talk.heard()[..], [Heard::Takeover(_, Ok(heard))] if heard.results == [result(3)]));
+    talk.part(&request, 0, false, results(&[1, 2]));
+    assert!(matches!(&talk.heard()[..], [Heard::Takeover(_, Ok(heard))] if heard.results.len() == 2));
+    assert_eq!(talk.session.lengths().in_flight, 0);
+}
+
+#[test]
+fn rule_7_a_result_for_a_leg_that_was_not_asked_is_broken() {
+    let mut talk = Talk::attached(Settings::default());
+    talk.ask(Request::Takeover(vec![claim(1), claim(2)]));
+    let request = talk.only();
+    talk.answer(
+        &request,
+        TakeoverAnswer { results: vec![result(1), TakeoverResult { leg: leg(9), ..result(2) }], ..results(&[]) },
+    );
+    let heard = talk.heard();
+    assert!(matches!(&heard[0], Heard::Takeover(_, Ok(heard)) if heard.results == [result(1)]), "{heard:?}");
+    assert!(
+        matches!(&heard[1], Heard::Takeover(_, Err((legs, RequestError::Broken(_)))) if *legs == [leg(2)]),
+        "{heard:?}"
+    );
+}
+
+#[test]
+fn answers_to_another_question_are_broken() {
+    let mut talk = Talk::attached(Settings::default());
+    talk.ask(Request::Command(command(1, 5)));
+    let request = talk.only();
+    talk.answer(&request, command_answer(&command(1, 4)));
+    assert_broken(&talk.heard(), "another intent");
+    talk.ask(Request::Command(command(1, 5)));
+    let request = talk.only();
+    talk.answer(&request, results(&[1]));
+    assert_broken(&talk.heard(), "another message");
+    talk.ask(Request::Command(command(1, 5)));
+    let request = talk.only();
+    talk.part(&request, 1, true, command_answer(&command(1, 5)));
+    assert_broken(&talk.heard(), "a second packet of one");
+}
