@@ -256,9 +256,10 @@ impl EventStream {
 mod tests {
     use super::*;
     use crate::session::samples::{event, moment_ms};
+    use std::time::Duration;
 
     fn settings() -> Settings {
-        Settings { reorder_max: 4, ..Settings::default() }
+        Settings { reorder_max: 4, reorder_timeout: Duration::from_millis(500), ..Settings::default() }
     }
 
     /// Offers events in this order; answers what was handed up: numbers, gaps negative.
@@ -313,7 +314,7 @@ mod tests {
 
     #[test]
     fn on_a_link_that_reorders_the_lowest_of_the_first_events_is_waited_for() {
-        let wait = Settings { first_event_wait: std::time::Duration::from_millis(300), ..settings() };
+        let wait = Settings { first_event_wait: Duration::from_millis(300), ..settings() };
         let mut stream = EventStream::default();
         stream.begin(BootId::from_bytes([1; 16]));
         let mut heard = VecDeque::new();

@@ -5,7 +5,7 @@
 use crate::session_talk::*;
 use remeet::session::{Heard, Inventory, PulledPage, Request, RequestError, Settings};
 use remeet_protocol::message::*;
-use remeet_protocol::record::Mark;
+use remeet_protocol::record::{Mark, RecordKey, RecordState};
 use remeet_protocol::*;
 
 const CUT: u64 = 40;
@@ -61,26 +61,35 @@ fn an_empty_inventory_is_one_end_packet() {
     assert_eq!(talk.heard(), vec![Heard::Inventory(ticket, Ok(inventory))]);
 }
 
+/// For a link that loses packets.
+fn datagrams() -> Settings {
+    Settings { stream: false, ..Settings::default() }
+}
+
 #[test]
-fn a_page_with_a_gap_is_asked_again_alone_under_its_id_and_keeps_what_came() {
-    let mut talk = Talk::up(Settings::default());
+fn a_page_with_a_gap_is_asked_again_alone_under_a_fresh_id_in_fewer_packets() {
+    let mut talk = Talk::up(datagrams());
     talk.ask(Request::Inventory);
     let first = talk.only();
     talk.part(&first, 0, false, page(&[1]));
     talk.part(&first, 2, true, end(3, 3, true, 3));
     talk.pass_ms(100);
     let again = talk.only();
-    assert_eq!(again.header.request, first.header.request);
+    assert!(again.header.request > first.header.request);
     assert_eq!((query_of(&again).cut, query_of(&again).after), (CUT, 0), "the same cut, by name");
-    // Only what was missing comes; a repeat does no harm.
-    talk.part(&again, 0, false, page(&[1]));
-    talk.part(&again, 1, false, page(&[2, 3]));
+    assert_eq!(query_of(&again).packets_max, query_of(&first).packets_max / 2);
+    // What was missing of the first answer, late: two answers are not put together.
+    talk.part(&first, 1, false, page(&[2]));
+    assert_eq!(talk.heard(), vec![]);
+    talk.part(&again, 0, false, page(&[1, 2]));
+    talk.part(&again, 1, false, page(&[3]));
+    talk.part(&again, 2, true, end(3, 3, true, 3));
     assert!(matches!(&talk.heard()[..], [Heard::Inventory(_, Ok(inventory))] if inventory.entries.len() == 3));
 }
 
 #[test]
 fn a_page_whose_end_is_lost_is_asked_again_after_a_while() {
-    let mut talk = Talk::up(Settings::default());
+    let mut talk = Talk::up(datagrams());
     talk.ask(Request::Inventory);
     let first = talk.only();
     talk.part(&first, 0, false, page(&[1]));
@@ -88,21 +97,24 @@ fn a_page_whose_end_is_lost_is_asked_again_after_a_while() {
     assert_eq!(talk.sent(), vec![]);
     talk.pass_ms(1);
     let again = talk.only();
+    talk.part(&again, 0, false, page(&[1]));
     talk.part(&again, 1, true, end(1, 1, true, 1));
     assert!(matches!(talk.heard()[..], [Heard::Inventory(_, Ok(_))]));
 }
 
 #[test]
-fn two_cuts_are_never_put_together() {
+fn on_a_stream_a_slow_answer_of_many_packets_is_awaited_and_given_up_at_its_deadline() {
     let mut talk = Talk::up(Settings::default());
-    talk.ask(Request::Inventory);
-    let first = talk.only();
-    let other = InventoryPage { cut: CUT + 1, entries: vec![entry(5)] };
-    talk.part(&first, 0, false, other);
-    talk.part(&first, 1, true, end(2, 2, true, 2));
-    assert_eq!(talk.heard(), vec![]);
-    talk.part(&first, 0, false, page(&[1, 2]));
-    assert!(matches!(&talk.heard()[..], [Heard::Inventory(_, Ok(inventory))] if inventory.entries.len() == 2));
+    let ticket = talk.ask(Request::Inventory);
+    let request = talk.only();
+    talk.part(&request, 0, false, page(&[1]));
+    for _ in 0..14 {
+        talk.pass_ms(1_000);
+        talk.alive();
+        assert_eq!((talk.sent(), talk.heard()), (vec![], vec![]));
+    }
+    talk.pass_ms(1_000);
+    assert_eq!(talk.heard(), vec![Heard::Inventory(ticket, Err(RequestError::NoAnswer))]);
 }
 
 #[test]
@@ -121,6 +133,20 @@ fn a_cut_that_is_gone_is_begun_anew_but_not_for_ever() {
     }
     assert_eq!(asked, 4);
     assert!(matches!(talk.heard()[..], [Heard::Inventory(_, Err(RequestError::Refused(_)))]));
+}
+
+#[test]
+fn two_cuts_are_never_put_together() {
+    let mut talk = Talk::up(Settings::default());
+    talk.ask(Request::Inventory);
+    let first = talk.only();
+    talk.part(&first, 0, false, page(&[1]));
+    talk.part(&first, 1, true, InventoryEnd { cut: CUT + 1, ..end(2, 2, true, 2) });
+    let again = talk.only();
+    assert!(again.header.request > first.header.request);
+    assert_eq!(query_of(&again).cut, CUT, "by the number of what came first");
+    talk.answer(&again, InventoryEnd { cut: CUT + 1, ..super_end() });
+    assert_broken(&talk.heard(), "asked by its number, another cut is a breach");
 }
 
 #[test]
@@ -193,12 +219,12 @@ fn rule_17_inventories_and_pulls_without_end_are_stopped() {
     }
     assert_eq!(pages, 20);
     assert_broken(&talk.heard(), "inventory");
-    talk.ask(Request::Pull { handle: Handle(1), leg: leg(1), since: 0 });
+    talk.ask(Request::Pull { handle: Handle(1), leg: leg(1), since: 1 });
     let mut pages = 0;
     while let [request] = &talk.sent()[..] {
         let request = request.clone();
         pages += 1;
-        talk.answer(&request, pull_end(pages, 0, false, u64::MAX));
+        talk.answer(&request, pull_end(pages + 1, 0, false, u64::MAX));
     }
     assert_eq!(pages, 20);
     assert_broken(&talk.heard(), "pull");
@@ -258,7 +284,7 @@ fn a_pull_may_turn_out_to_be_full_and_stays_so() {
 
 #[test]
 fn a_pull_s_page_with_a_gap_is_asked_again_whole_under_a_fresh_id_in_fewer_packets() {
-    let mut talk = Talk::attached(Settings::default());
+    let mut talk = Talk::attached(datagrams());
     let first = pull(&mut talk, 10);
     talk.part(&first, 1, true, pull_end(20, 2, true, 20));
     talk.pass_ms(100);
@@ -310,6 +336,19 @@ fn lying_pulls_are_broken_and_stop() {
         talk.pass_ms(900);
         assert_eq!(talk.sent(), vec![], "{what}: it is not asked again");
     }
+}
+
+#[test]
+fn a_pull_of_everything_that_is_not_full_is_broken_and_so_is_a_removal_in_a_full_one() {
+    let mut talk = Talk::attached(Settings::default());
+    let request = pull(&mut talk, 0);
+    talk.answer(&request, pull_end(0, 0, true, 20));
+    assert_broken(&talk.heard(), "not full");
+    let request = pull(&mut talk, 0);
+    let removed = RecordState::Removed(RecordKey::Leg);
+    talk.part(&request, 0, false, PullPage { leg: leg(1), changes: vec![Change { revision: 5, state: removed }] });
+    talk.part(&request, 1, true, PullEnd { full: true, ..pull_end(5, 1, true, 20) });
+    assert_broken(&talk.heard(), "a removal");
 }
 
 #[test]

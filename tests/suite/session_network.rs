@@ -72,7 +72,8 @@ impl World {
             server: SERVER,
         };
         let first_event_wait = Duration::from_millis(if faults.loss > 0.0 { 1_000 } else { 0 });
-        let settings = Settings { seed, first_event_wait, ..Settings::default() };
+        let stream = faults.loss == 0.0;
+        let settings = Settings { seed, stream, first_event_wait, ..Settings::default() };
         Self {
             rng: ChaCha8Rng::seed_from_u64(seed),
             faults,
@@ -431,7 +432,8 @@ proptest! {
     fn any_sequence_of_packets_and_calls_leaves_no_request_unanswered_or_answered_twice(
         acts in prop::collection::vec(any::<Act>(), 0..400)
     ) {
-        let mut talk = Talk::new(Settings { window: 4, pull_window: 2, held_max: 4, commands_max: 4, ..Settings::default() });
+        let stream = acts.len() % 2 == 0;
+        let mut talk = Talk::new(Settings { stream, window: 4, pull_window: 2, held_max: 4, commands_max: 4, ..Settings::default() });
         let mut open: BTreeMap<Ticket, usize> = BTreeMap::new();
         let mut tickets = 0;
         let mut dropped: BTreeSet<PersistId> = BTreeSet::new();

@@ -145,7 +145,11 @@ impl Server {
         let members = self.cuts.entry(cut).or_insert_with(|| self.legs.keys().copied().collect());
         let rest: Vec<u64> = members.iter().copied().filter(|handle| *handle > query.after).collect();
         let total = members.len() as u64;
-        let page: Vec<u64> = rest.iter().copied().take(PAGE_ITEMS).collect();
+        let runs: Vec<Vec<InventoryEntry>> = pack(rest.iter().take(PAGE_ITEMS).map(|handle| entry(*handle)), 1_000)
+            .into_iter()
+            .take(query.packets_max.into())
+            .collect();
+        let page: Vec<u64> = runs.iter().flatten().map(|entry| entry.handle.0).collect();
         let end = InventoryEnd {
             cut,
             table_revision: 9,
@@ -155,9 +159,7 @@ impl Server {
             complete: page.len() == rest.len(),
             total,
         };
-        let entries = page.into_iter().map(entry);
-        let runs = pack(entries, 1_000).into_iter().take(query.packets_max.into());
-        runs.map(|entries| InventoryPage { cut, entries }.into()).chain([end.into()]).collect()
+        runs.into_iter().map(|entries| InventoryPage { cut, entries }.into()).chain([Message::from(end)]).collect()
     }
 
     fn takeover(&mut self, takeover: Takeover) -> Message {
@@ -192,7 +194,7 @@ impl Server {
         let changes: usize = runs.iter().map(Vec::len).sum();
         let end = PullEnd {
             leg: pull.leg,
-            full: false,
+            full: pull.since == 0,
             upto: Mark { revision: upto, ..Mark::default() },
             after: runs.last().and_then(|run| run.last()).map_or(pull.after, |change| change.revision),
             page_changes: u32::try_from(changes).unwrap(),
