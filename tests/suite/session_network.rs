@@ -1,21 +1,17 @@
-//! Goal: whatever a network loses, doubles, delays, reorders or cuts, the same comes of it; and whatever a
-//! server sends, nothing breaks on this side.
+//! Goal: whatever a network loses, doubles, delays, reorders or cuts, the same comes of it.
 //!
 //! Method: a session and a small server in virtual time, joined by a seeded network. Every packet goes
-//! through the codec. A failing seed is printed and replays exactly.
+//! through the codec. A failing seed is printed; `REMEET_TEST_SEED` replays it exactly.
 
-#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, clippy::manual_is_multiple_of)]
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
 
 use crate::session_server::Server;
 use crate::session_talk::*;
 use bytes::BytesMut;
-use proptest::prelude::*;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use remeet::model::Moment;
 use remeet::session::{Heard, Identity, PersistId, Request, RequestError, Session, Settings, Ticket};
-use remeet_protocol::message::*;
-use remeet_protocol::packet::Header;
 use remeet_protocol::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -38,10 +34,10 @@ struct World {
     now: Moment,
     session: Session,
     server: Server,
-    /// (arrives at, number) → (to the server, connection, bytes).
-    wire: BTreeMap<(Moment, u64), (bool, u64, BytesMut)>,
+    /// (arrives at, number) → (to the server, bytes). A cut does not empty it: late packets come too.
+    wire: BTreeMap<(Moment, u64), (bool, BytesMut)>,
     sent: u64,
-    connection: Option<u64>,
+    connected: bool,
     connections: u64,
     asker: Asker,
 }
@@ -82,7 +78,7 @@ impl World {
             server: Server::new(SERVER, legs),
             wire: BTreeMap::new(),
             sent: 0,
-            connection: None,
+            connected: false,
             connections: 0,
             asker: Asker::default(),
         }
@@ -96,8 +92,7 @@ impl World {
         for _ in 0..copies {
             self.sent += 1;
             let at = Moment(self.now.0 + self.rng.random_range(1..=self.faults.delay_us));
-            let connection = self.connection.unwrap_or(0);
-            self.wire.insert((at, self.sent), (to_server, connection, bytes.clone()));
+            self.wire.insert((at, self.sent), (to_server, bytes.clone()));
         }
     }
 
@@ -114,7 +109,7 @@ impl World {
     }
 
     fn cut(&mut self, reason: &str) {
-        self.connection = None;
+        self.connected = false;
         self.server.disconnected();
         self.session.disconnected(self.now, reason);
         while let Some(heard) = self.session.poll_heard() {
@@ -260,9 +255,9 @@ impl World {
         let mut changes = 0;
         while !(changes == 300 && self.is_done()) {
             assert!(self.now < Moment(600_000_000), "not done after 600 s");
-            if self.connection.is_none() {
+            if !self.connected {
                 self.connections += 1;
-                self.connection = Some(self.connections);
+                self.connected = true;
                 self.session.connected(self.now);
                 self.flush();
             }
@@ -290,7 +285,7 @@ impl World {
             let next = self.session.next_wake();
             assert!(next.is_none_or(|(due, _)| due > self.now), "due after its wake: {next:?}");
             self.flush();
-            if self.connection.is_some() && self.rng.random_bool(self.faults.cut) {
+            if self.connected && self.rng.random_bool(self.faults.cut) {
                 self.cut("the test cut it");
             }
         }
@@ -300,15 +295,14 @@ impl World {
         while let Some(entry) = self.wire.first_entry()
             && entry.key().0 <= self.now
         {
-            let (to_server, connection, mut bytes) = entry.remove();
+            let (to_server, mut bytes) = entry.remove();
             let incoming = PacketCodec::datagram().decode(&mut bytes).unwrap().unwrap();
             if to_server {
                 // A datagram of an older connection may still arrive: its session is refused.
                 for answer in self.server.answer(incoming.unwrap()) {
                     self.send(false, &answer);
                 }
-            } else if self.connection.is_some() {
-                let _late_ones_too = connection;
+            } else if self.connected {
                 self.session.packet(self.now, incoming);
                 self.flush();
             }
@@ -341,9 +335,17 @@ fn on_a_perfect_network_nothing_is_repeated_and_nothing_is_missing() {
     assert!(world.now < Moment(10_000_000), "{:?}", world.now);
 }
 
+/// The seeds of a test, or the one that `REMEET_TEST_SEED` names, to replay a failure.
+fn seeds(usual: std::ops::Range<u64>) -> std::ops::Range<u64> {
+    match std::env::var("REMEET_TEST_SEED").ok().and_then(|seed| seed.parse().ok()) {
+        Some(seed) => seed..seed + 1,
+        None => usual,
+    }
+}
+
 #[test]
 fn rule_11_lost_doubled_and_reordered_packets_come_to_the_same() {
-    for seed in 0..25 {
+    for seed in seeds(0..25) {
         println!("seed {seed}");
         let faults = Faults { loss: 0.1, double: 0.1, delay_us: 40_000, cut: 0.0 };
         let mut world = World::new(seed, faults, 120);
@@ -355,14 +357,16 @@ fn rule_11_lost_doubled_and_reordered_packets_come_to_the_same() {
 
 #[test]
 fn rule_11_cut_links_come_to_the_same() {
-    for seed in 100..120 {
+    let mut cuts = 0;
+    for seed in seeds(100..120) {
         println!("seed {seed}");
         let faults = Faults { loss: 0.02, double: 0.05, delay_us: 10_000, cut: 0.002 };
         let mut world = World::new(seed, faults, 120);
         world.run();
         world.check();
-        assert!(world.connections > 1);
+        cuts += world.connections - 1;
     }
+    assert!(cuts > 0, "no link was ever cut");
 }
 
 #[test]
@@ -374,144 +378,4 @@ fn the_same_seed_gives_the_same_conversation() {
         (world.now, world.sent, world.session.counters().clone(), world.asker.events.clone())
     };
     assert_eq!(run(), run());
-}
-
-/// One thing that may happen to a session: what, and two numbers that say which.
-type Act = (u8, u8, u8);
-
-/// A message of a server, right or wrong: every type, with numbers that come near what is open.
-fn message(a: u8, b: u8) -> Message {
-    let handles: Vec<u64> = (0..u64::from(b % 4)).map(|n| u64::from(a % 8) + n).collect();
-    let number = u64::from(b % 16);
-    match a % 18 {
-        0 => welcome().into(),
-        1 => Welcome { keep_alive_ms: u32::from(b), ..welcome() }.into(),
-        2 => Failure { retry_after_ms: u32::from(b), ..Failure::new(ErrorCode(u16::from(b % 26)), "x") }.into(),
-        3 => InventoryPage { cut: number, entries: handles.iter().map(|handle| entry(*handle)).collect() }.into(),
-        4 => InventoryEnd {
-            cut: number,
-            table_revision: 9,
-            boot: boot(),
-            after: number,
-            page_entries: u32::from(b % 4),
-            complete: b % 2 == 0,
-            total: u64::from(b % 8),
-        }
-        .into(),
-        5 => Attached { session: u64::from(b % 3) + SESSION - 1, ..attached() }.into(),
-        6 => results(&handles).into(),
-        7 => PullPage { leg: leg(1), changes: handles.iter().map(|n| change(*n)).collect() }.into(),
-        8 => PullEnd {
-            leg: leg(u64::from(b % 2)),
-            full: b % 3 == 0,
-            upto: remeet_protocol::record::Mark { revision: number, ..Default::default() },
-            after: number,
-            page_changes: u32::from(b % 4),
-            complete: b % 2 == 0,
-        }
-        .into(),
-        9 => command_answer(&command(u64::from(b % 4), u64::from(b % 3))).into(),
-        10 | 11 => event(number).into(),
-        12 => EventGap { first: number, last: u64::from(b) / 4 }.into(),
-        13 => EventGap { first: u64::MAX - number, last: u64::MAX }.into(),
-        14 => KeepAlive {}.into(),
-        15 => Message::Unknown { kind: 0x0777, body: bytes::Bytes::new() },
-        16 if b % 16 == 0 => Goodbye { code: ErrorCode::OK, detail: Default::default(), retry_after_ms: 5 }.into(),
-        16 => KeepAliveAnswer { table_revision: 1 }.into(),
-        _ if b % 16 == 0 => Attached { boot: BootId::from_bytes([9; 16]), ..attached() }.into(),
-        _ => Query { cut: 0, after: 0, packets_max: 1 }.into(),
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
-
-    /// Whatever happens in whatever order: no panic, no timer that is due for ever, and every request is
-    /// answered once, by the time the link is down at the latest, unless what it awaited was dropped.
-    #[test]
-    fn any_sequence_of_packets_and_calls_leaves_no_request_unanswered_or_answered_twice(
-        acts in prop::collection::vec(any::<Act>(), 0..400)
-    ) {
-        let stream = acts.len() % 2 == 0;
-        let mut talk = Talk::new(Settings { stream, window: 4, pull_window: 2, held_max: 4, commands_max: 4, ..Settings::default() });
-        let mut open: BTreeMap<Ticket, usize> = BTreeMap::new();
-        let mut tickets = 0;
-        let mut dropped: BTreeSet<PersistId> = BTreeSet::new();
-        let mut awaiting: BTreeMap<Ticket, PersistId> = BTreeMap::new();
-        let mut requests: Vec<u64> = Vec::new();
-        for (kind, a, b) in acts {
-            match kind % 16 {
-                0 => talk.session.connected(talk.now),
-                1 if b % 8 == 0 => talk.session.disconnected(talk.now, "cut"),
-                2 if b % 16 == 0 => talk.session.broken(talk.now, "wrong CRC"),
-                3 => talk.pass_ms(u64::from(a) * 8),
-                4 => talk.session.stored(talk.now, PersistId(u64::from(a % 8))),
-                5 => {
-                    dropped.insert(PersistId(u64::from(a % 8)));
-                    talk.session.dropped(PersistId(u64::from(a % 8)));
-                }
-                6 => talk.session.acknowledge(u64::from(a)),
-                7 if b % 16 == 0 => talk.session.lose_control(),
-                7..=9 => {
-                    let request = match a % 6 {
-                        0 => Request::Inventory,
-                        1 => Request::Attach(token(1 + u64::from(b % 16 == 0))),
-                        2 => Request::Takeover((1..=u64::from(b % 20)).map(claim).collect()),
-                        3 => Request::Pull { handle: Handle(1), leg: leg(1), since: u64::from(b % 4) },
-                        4 => Request::Command(command(u64::from(b % 4), u64::from(b % 3))),
-                        _ => Request::Command(command(1, 1)),
-                    };
-                    tickets += 1;
-                    let ticket = Ticket(tickets);
-                    let answers = if let Request::Takeover(claims) = &request { claims.len() } else { 1 };
-                    if answers > 0 {
-                        open.insert(ticket, answers);
-                    }
-                    let after = (b % 3 == 0).then_some(PersistId(u64::from(b % 8)));
-                    awaiting.extend(after.map(|id| (ticket, id)));
-                    talk.session.ask(talk.now, ticket, request, after);
-                }
-                _ => {
-                    let request = requests.get(usize::from(b) % requests.len().max(1)).copied().unwrap_or(0);
-                    let flags = Flags(if kind % 4 == 0 { 0 } else { kind & 3 });
-                    let session = if b % 8 == 0 { 1 } else { SESSION };
-                    let header = Header { flags, session, request, index: u32::from(b % 3) };
-                    talk.packet(header, message(a, b));
-                }
-            }
-            for packet in talk.sent() {
-                requests.push(packet.header.request);
-            }
-            for heard in talk.heard() {
-                let (ticket, answers) = match &heard {
-                    Heard::Takeover(ticket, Ok(results)) => (*ticket, results.results.len()),
-                    Heard::Takeover(ticket, Err((legs, _))) => (*ticket, legs.len()),
-                    Heard::Pulled(_, Ok(page)) if page.complete.is_none() => continue,
-                    Heard::Inventory(ticket, _) | Heard::Attached(ticket, _) | Heard::Pulled(ticket, _)
-                    | Heard::Commanded(ticket, _) | Heard::Adopted(ticket, _) => (*ticket, 1),
-                    _ => continue,
-                };
-                let left = open.get_mut(&ticket).unwrap_or_else(|| panic!("{heard:?} answers twice"));
-                prop_assert!(*left >= answers, "{:?} answers more than was asked", heard);
-                *left -= answers;
-                if *left == 0 {
-                    open.remove(&ticket);
-                }
-            }
-        }
-        talk.session.disconnected(talk.now, "the end");
-        for heard in talk.heard() {
-            match &heard {
-                Heard::Takeover(ticket, Err((legs, _))) => *open.get_mut(ticket).unwrap() -= legs.len(),
-                other => {
-                    if let Some((ticket, _)) = error_of(other) {
-                        prop_assert!(open.remove(&ticket).is_some(), "{:?} answers twice", heard);
-                    }
-                }
-            }
-        }
-        open.retain(|ticket, left| *left > 0 && awaiting.get(ticket).is_none_or(|id| !dropped.contains(id)));
-        prop_assert_eq!(open, BTreeMap::new());
-        prop_assert_eq!(talk.session.next_wake(), None);
-    }
 }
