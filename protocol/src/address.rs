@@ -84,6 +84,9 @@ impl Wire for Address {
     fn take(input: &mut Input<'_>) -> Result<Self, Malformed> {
         input.array("Address").map(Self)
     }
+    fn encoded_len(&self) -> usize {
+        8
+    }
 }
 
 #[cfg(test)]

@@ -4,8 +4,9 @@
 //! [`Rejected`], so that the receiver can answer *malformed*, count it and go on. A frame that cannot
 //! be trusted (CRC, version, length) is an error: it closes a stream, and drops one datagram.
 
+use crate::error::ErrorCode;
 use crate::message::Message;
-use crate::packet::{BODY_BYTES_MAX, BodyTooLong, CRC_BYTES, HEAD_BYTES, Head, PACKET_BYTES_MAX, Packet, VERSION};
+use crate::packet::{BODY_BYTES_MAX, BodyTooLong, CRC_BYTES, HEAD_BYTES, Head, Packet, VERSION};
 use crate::wire::Malformed;
 use bytes::{Buf, BytesMut};
 use tokio_util::codec::{Decoder, Encoder};
@@ -18,6 +19,14 @@ pub struct Rejected {
     pub head: Head,
     /// What was wrong.
     pub reason: Malformed,
+}
+
+impl Rejected {
+    /// The code of the [`Failure`](crate::message::Failure) that answers it (SPEC M-2).
+    #[must_use]
+    pub fn code(&self) -> ErrorCode {
+        self.reason.code()
+    }
 }
 
 /// What a decoder yields.
@@ -79,12 +88,8 @@ impl PacketCodec {
     }
 
     fn packet(&mut self, bytes: &mut BytesMut) -> Result<Option<Incoming>, CodecError> {
-        if bytes.len() < HEAD_BYTES {
-            return Ok(None);
-        }
-        // The slice has HEAD_BYTES bytes, so only a change of `Head::read` could make it fail.
-        let head = Head::read(&bytes[..HEAD_BYTES])
-            .map_err(|_| CodecError::DatagramLength { datagram: bytes.len(), packet: HEAD_BYTES })?;
+        // A head is refused for one reason only: fewer than HEAD_BYTES bytes are there yet.
+        let Ok(head) = Head::read(bytes) else { return Ok(None) };
         if head.version >> 4 != VERSION >> 4 {
             return Err(CodecError::Version(head.version));
         }
@@ -96,7 +101,8 @@ impl PacketCodec {
             return Err(CodecError::DatagramLength { datagram: bytes.len(), packet: length });
         }
         if bytes.len() < length {
-            bytes.reserve(PACKET_BYTES_MAX);
+            // The rest of this packet and no more: never above PACKET_BYTES_MAX.
+            bytes.reserve(length - bytes.len());
             return Ok(None);
         }
         let counted = crc32fast::hash(&bytes[..length - CRC_BYTES]);

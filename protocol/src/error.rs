@@ -28,15 +28,15 @@ codes! {
     2 WRONG_VERSION "wrong version" "No common protocol version: update the older side.";
     3 NOT_ALLOWED "not allowed" "The sender's rights do not cover this: ask the operator.";
     4 UNKNOWN_IDENTITY "unknown identity" "The declared identity is not in the configuration.";
-    5 NOT_ATTACHED "not attached" "The request needs an attached session: attach first.";
+    5 NOT_ATTACHED "not attached" "The request needs an attached session, or a leg taken over by it: attach or take over first.";
     6 STALE_TOKEN "stale token" "A newer token has attached: stop commanding.";
     7 BAD_KEY "bad key" "The proof does not fit the leg's recovery key: read the key from the database.";
-    8 UNKNOWN_MEETING "unknown meeting" "The server has no such leg: it ended meanwhile.";
+    8 UNKNOWN_MEETING "unknown meeting" "No such leg (it ended meanwhile) or meeting is known here.";
     9 BUSY "busy" "Not now: retry after the time given.";
     10 ENDED "ended" "The meeting has ended; its tombstone is kept until the ended event is acknowledged.";
     11 STALE_INTENT "stale intent" "A higher intent number of the leg has been executed: this one never runs.";
     12 BELOW_WINDOW "below window" "The request id is below the session's window: use a new id.";
-    13 CUT_GONE "cut gone" "The inventory's cut is no longer kept: query anew.";
+    13 CUT_GONE "cut gone" "The cut of the inventory or pull is no longer kept: begin anew.";
     14 UNKNOWN_TERMINAL "unknown terminal" "The leg has no such terminal.";
     15 TOO_MANY "too many" "A bound is reached: remove something or wait.";
     16 WRONG_STATE "wrong state" "The meeting's state does not allow this.";
@@ -88,6 +88,9 @@ impl Wire for ErrorCode {
     }
     fn take(input: &mut Input<'_>) -> Result<Self, Malformed> {
         u16::take(input).map(Self)
+    }
+    fn encoded_len(&self) -> usize {
+        2
     }
 }
 

@@ -47,6 +47,9 @@ macro_rules! id128 {
             fn take(input: &mut Input<'_>) -> Result<Self, Malformed> {
                 Ok(Self::from_bytes(input.array(stringify!($name))?))
             }
+            fn encoded_len(&self) -> usize {
+                16
+            }
         }
     };
 }
@@ -82,6 +85,9 @@ macro_rules! id_int {
             }
             fn take(input: &mut Input<'_>) -> Result<Self, Malformed> {
                 <$int>::take(input).map(Self)
+            }
+            fn encoded_len(&self) -> usize {
+                size_of::<$int>()
             }
         }
     };
@@ -127,6 +133,9 @@ impl Wire for LegId {
     fn take(input: &mut Input<'_>) -> Result<Self, Malformed> {
         Ok(Self { meeting: Wire::take(input)?, leg: Wire::take(input)? })
     }
+    fn encoded_len(&self) -> usize {
+        18
+    }
 }
 
 /// Who commands: one holder in one term.
@@ -140,10 +149,10 @@ pub struct Token {
 
 impl Token {
     /// Whether a server to which `self` attached last must admit `other` (rule 2): a higher epoch, or
-    /// the same epoch and holder.
+    /// the same epoch and holder. Epoch 0 stands for *no token yet* and is never admitted (SPEC T-1).
     #[must_use]
     pub fn admits(&self, other: &Token) -> bool {
-        other.epoch > self.epoch || other == self
+        other.epoch > self.epoch || (other == self && other.epoch > Epoch(0))
     }
 }
 
@@ -160,6 +169,9 @@ impl Wire for Token {
     }
     fn take(input: &mut Input<'_>) -> Result<Self, Malformed> {
         Ok(Self { epoch: Wire::take(input)?, holder: Wire::take(input)? })
+    }
+    fn encoded_len(&self) -> usize {
+        24
     }
 }
 
@@ -207,6 +219,9 @@ impl Wire for Secret {
     fn take(input: &mut Input<'_>) -> Result<Self, Malformed> {
         input.array("Secret").map(Self)
     }
+    fn encoded_len(&self) -> usize {
+        16
+    }
 }
 
 #[cfg(test)]
@@ -221,6 +236,9 @@ mod tests {
         assert!(attached.admits(&token(6, 2)));
         assert!(!attached.admits(&token(5, 2)), "another holder of the same epoch");
         assert!(!attached.admits(&token(4, 1)));
+        assert!(Token::default().admits(&token(1, 1)), "the first token of a fresh server");
+        assert!(!Token::default().admits(&Token::default()), "epoch 0 is no token");
+        assert!(!Token::default().admits(&token(0, 1)), "epoch 0 is no token");
     }
 
     #[test]

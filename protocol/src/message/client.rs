@@ -4,8 +4,9 @@ use crate::error::ErrorCode;
 use crate::ids::{Epoch, Handle, LegId, MeetingId, ServerId};
 use crate::message::command::{AddTerminal, RemoveTerminal, SetDecode, SetExtra, SetRole};
 use crate::message::inventory::EndCause;
+use crate::packet::BODY_BYTES_MAX;
 use crate::record::{Change, Number};
-use crate::wire::{Input, Malformed, Text, Wire};
+use crate::wire::{CLIENT_OPERATION, Input, Malformed, Text, Wire};
 use bytes::BytesMut;
 use serde::{Deserialize, Serialize};
 
@@ -113,8 +114,22 @@ impl Wire for ClientOp {
             8 => ClientOp::SetExtra(Wire::take(input)?),
             9 => ClientOp::Mark(Wire::take(input)?),
             10 => ClientOp::Adopt(Wire::take(input)?),
-            value => return Err(Malformed::Value { field: "client operation", value: value.into() }),
+            value => return Err(Malformed::Value { field: CLIENT_OPERATION, value: value.into() }),
         })
+    }
+    fn encoded_len(&self) -> usize {
+        1 + match self {
+            ClientOp::Create(op) => op.encoded_len(),
+            ClientOp::Start => 0,
+            ClientOp::End => 0,
+            ClientOp::AddTerminal(op) => op.encoded_len(),
+            ClientOp::RemoveTerminal(op) => op.encoded_len(),
+            ClientOp::SetRole(op) => op.encoded_len(),
+            ClientOp::SetDecode(op) => op.encoded_len(),
+            ClientOp::SetExtra(op) => op.encoded_len(),
+            ClientOp::Mark(first) => first.encoded_len(),
+            ClientOp::Adopt(op) => op.encoded_len(),
+        }
     }
 }
 
@@ -225,6 +240,11 @@ wire_struct! {
     }
 }
 
+impl MeetingRecords {
+    /// Bytes that its list may fill: the `room` of [`pack`](crate::wire::pack).
+    pub const CHANGES_ROOM: usize = BODY_BYTES_MAX - 18;
+}
+
 wire_struct! {
     /// Last packet of a meeting's state.
     pub struct MeetingEnd {
@@ -269,6 +289,11 @@ wire_struct! {
         /// The meetings, in ascending order of id.
         entries: Vec<ListEntry>,
     }
+}
+
+impl ListPage {
+    /// Bytes that its list may fill: the `room` of [`pack`](crate::wire::pack).
+    pub const ENTRIES_ROOM: usize = BODY_BYTES_MAX;
 }
 
 wire_struct! {
@@ -339,6 +364,12 @@ wire_struct! {
         /// The changes.
         changes: Vec<Change>,
     }
+}
+
+impl ClientEvent {
+    /// Bytes that its list may fill: the `room` of [`pack`](crate::wire::pack). Changes beyond it go into
+    /// a further event.
+    pub const CHANGES_ROOM: usize = BODY_BYTES_MAX - 45;
 }
 
 wire_struct! {

@@ -5,7 +5,7 @@ use crate::error::ErrorCode;
 use crate::ids::{BootId, DomainId, Handle, LegId, Secret};
 use crate::message::inventory::EndCause;
 use crate::record::{DisplayMode, EntryKey, LeaveReason, LegRow, Mark, MediaCodec, Number};
-use crate::wire::{Blob, Input, Malformed, Text, Wire};
+use crate::wire::{Blob, Input, Malformed, OPERATION, Text, Wire};
 use bytes::BytesMut;
 use serde::{Deserialize, Serialize};
 
@@ -175,8 +175,19 @@ impl Wire for Op {
             5 => Op::SetRole(Wire::take(input)?),
             6 => Op::SetDecode(Wire::take(input)?),
             7 => Op::SetExtra(Wire::take(input)?),
-            value => return Err(Malformed::Value { field: "operation", value: value.into() }),
+            value => return Err(Malformed::Value { field: OPERATION, value: value.into() }),
         })
+    }
+    fn encoded_len(&self) -> usize {
+        1 + match self {
+            Op::Start(op) => op.encoded_len(),
+            Op::End(op) => op.encoded_len(),
+            Op::AddTerminal(op) => op.encoded_len(),
+            Op::RemoveTerminal(op) => op.encoded_len(),
+            Op::SetRole(op) => op.encoded_len(),
+            Op::SetDecode(op) => op.encoded_len(),
+            Op::SetExtra(op) => op.encoded_len(),
+        }
     }
 }
 

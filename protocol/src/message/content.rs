@@ -2,6 +2,7 @@
 //! revision at the pull's start; or everything, where the removals back to there are no longer kept.
 
 use crate::ids::{Handle, LegId};
+use crate::packet::BODY_BYTES_MAX;
 use crate::record::{Change, Mark};
 
 wire_struct! {
@@ -34,6 +35,11 @@ wire_struct! {
         /// out: its event carries it.
         changes: Vec<Change>,
     }
+}
+
+impl PullPage {
+    /// Bytes that its list may fill: the `room` of [`pack`](crate::wire::pack).
+    pub const CHANGES_ROOM: usize = BODY_BYTES_MAX - 18;
 }
 
 wire_struct! {

@@ -38,11 +38,17 @@ wire_struct! {
 }
 
 wire_struct! {
-    /// Asks for control of legs: up to 17 a packet. Needs an attached session.
+    /// Asks for control of legs: 1 to 14 in one packet, so that their results fit one too (SPEC T-4).
+    /// Needs an attached session.
     pub struct Takeover {
         /// The legs.
         claims: Vec<TakeoverClaim>,
     }
+}
+
+impl Takeover {
+    /// The most claims of one packet. 17 would fit it, but the answer to them has 1216 bytes.
+    pub const CLAIMS_MAX: usize = 14;
 }
 
 wire_struct! {
@@ -96,7 +102,7 @@ wire_struct! {
 wire_struct! {
     /// Answer to [`Adopt`]: the leg is then commanded by the session's token.
     pub struct AdoptAnswer {
-        /// `ok`, `not allowed`, `unknown meeting`, `ended`, `busy`.
+        /// `ok`, `not allowed`, `unknown meeting`, `ended`, `exists`.
         code: ErrorCode,
         /// The life of the table.
         boot: BootId,

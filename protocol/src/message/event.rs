@@ -3,6 +3,7 @@
 
 use crate::ids::{Handle, LegId};
 use crate::message::inventory::EndCause;
+use crate::packet::BODY_BYTES_MAX;
 use crate::record::{Change, Mark};
 
 wire_struct! {
@@ -24,6 +25,12 @@ wire_struct! {
         /// The changes, in ascending order of revision.
         changes: Vec<Change>,
     }
+}
+
+impl Event {
+    /// Bytes that its list may fill: the `room` of [`pack`](crate::wire::pack). Changes beyond it go into
+    /// a further event, chained by `previous`.
+    pub const CHANGES_ROOM: usize = BODY_BYTES_MAX - 71;
 }
 
 wire_struct! {

@@ -2,6 +2,7 @@
 //! and closed by a complete mark. Without that mark nothing may be concluded from what is absent.
 
 use crate::ids::{BootId, Handle, LegId, Token};
+use crate::packet::BODY_BYTES_MAX;
 use crate::record::Mark;
 
 wire_struct! {
@@ -72,6 +73,11 @@ wire_struct! {
         /// Entries.
         entries: Vec<InventoryEntry>,
     }
+}
+
+impl InventoryPage {
+    /// Bytes that its list may fill: the `room` of [`pack`](crate::wire::pack).
+    pub const ENTRIES_ROOM: usize = BODY_BYTES_MAX - 8;
 }
 
 wire_struct! {

@@ -26,7 +26,8 @@ macro_rules! messages {
         #[derive(Debug, Clone, PartialEq, Eq)]
         pub enum Message {
             $(#[doc = $doc] $name($name),)*
-            /// A type of a later version.
+            /// A type of a later version. Reading gives it only types that are not in [`Message::ALL`]; with
+            /// one of those it would be read back as that message.
             Unknown {
                 /// Its type.
                 kind: u16,

@@ -4,8 +4,13 @@
 //! Everything is checked before anything is allocated: a length that promises more than the body
 //! holds is [`Malformed`], whatever it is.
 
-use bytes::{BufMut, Bytes, BytesMut};
-use serde::{Deserialize, Serialize};
+mod text;
+
+pub use text::{Blob, Text, TextRefused, TextTooLong};
+
+use crate::error::ErrorCode;
+use bytes::{BufMut, BytesMut};
+use std::fmt;
 
 /// Why a body could not be read. The peer is at fault; the packet's frame was whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -31,6 +36,9 @@ pub enum Malformed {
     /// A text is not UTF-8.
     #[error("a text is not UTF-8")]
     NotUtf8,
+    /// A text holds U+0000, which stores refuse (SPEC W-2).
+    #[error("a text holds U+0000")]
+    Nul,
     /// A field has a value that its type does not allow.
     #[error("{field} has the value {value}, which is not allowed")]
     Value {
@@ -40,6 +48,23 @@ pub enum Malformed {
         value: u64,
     },
 }
+
+impl Malformed {
+    /// The code that tells the peer: `unsupported` where only the operation's number is not known,
+    /// `malformed` otherwise (SPEC M-2).
+    #[must_use]
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Malformed::Value { field: OPERATION | CLIENT_OPERATION, .. } => ErrorCode::UNSUPPORTED,
+            _ => ErrorCode::MALFORMED,
+        }
+    }
+}
+
+/// Field name of a command's operation.
+pub(crate) const OPERATION: &str = "operation";
+/// Field name of a client command's operation.
+pub(crate) const CLIENT_OPERATION: &str = "client operation";
 
 /// A cursor over a body. Borrows; copies only what the value keeps.
 #[derive(Debug)]
@@ -79,14 +104,14 @@ impl<'a> Input<'a> {
     }
 }
 
-/// A value with one encoding. `take(put(x)) == x` for every value (tested by property).
+/// A value with one encoding. `take(put(x)) == x` for every value that fits a packet (tested by property).
 pub trait Wire: Sized {
     /// Appends the value.
     fn put(&self, out: &mut BytesMut);
     /// Reads one value.
     fn take(input: &mut Input<'_>) -> Result<Self, Malformed>;
 
-    /// Bytes that [`put`](Self::put) appends.
+    /// Bytes that [`put`](Self::put) appends. Every type of this crate counts without encoding.
     fn encoded_len(&self) -> usize {
         let mut out = BytesMut::new();
         self.put(&mut out);
@@ -102,6 +127,9 @@ macro_rules! wire_int {
             }
             fn take(input: &mut Input<'_>) -> Result<Self, Malformed> {
                 Ok(<$int>::from_be_bytes(input.array(stringify!($int))?))
+            }
+            fn encoded_len(&self) -> usize {
+                size_of::<$int>()
             }
         }
     )*};
@@ -120,6 +148,9 @@ impl Wire for bool {
             value => Err(Malformed::Value { field: "bool", value: value.into() }),
         }
     }
+    fn encoded_len(&self) -> usize {
+        1
+    }
 }
 
 impl<const N: usize> Wire for [u8; N] {
@@ -128,6 +159,9 @@ impl<const N: usize> Wire for [u8; N] {
     }
     fn take(input: &mut Input<'_>) -> Result<Self, Malformed> {
         input.array("bytes")
+    }
+    fn encoded_len(&self) -> usize {
+        N
     }
 }
 
@@ -143,6 +177,9 @@ impl<T: Wire> Wire for Option<T> {
     }
     fn take(input: &mut Input<'_>) -> Result<Self, Malformed> {
         Ok(if bool::take(input)? { Some(T::take(input)?) } else { None })
+    }
+    fn encoded_len(&self) -> usize {
+        1 + self.as_ref().map_or(0, Wire::encoded_len)
     }
 }
 
@@ -163,13 +200,22 @@ impl<T: Wire> Wire for Vec<T> {
         }
         (0..count).map(|_| take_sized(input)).collect()
     }
+    fn encoded_len(&self) -> usize {
+        2 + self.iter().map(|item| 2 + item.encoded_len()).sum::<usize>()
+    }
 }
 
 /// Appends `value` behind its length (u16).
 pub fn put_sized<T: Wire>(value: &T, out: &mut BytesMut) {
+    put_behind_length(out, |out| value.put(out));
+}
+
+/// Appends what `put` appends behind its length (u16), in place. What is longer than a u16 counts is
+/// refused by the packet's encoder, since no body may be as long.
+pub(crate) fn put_behind_length(out: &mut BytesMut, put: impl FnOnce(&mut BytesMut)) {
     let at = out.len();
     out.put_u16(0);
-    value.put(out);
+    put(out);
     let length = u16::try_from(out.len() - at - 2).unwrap_or(u16::MAX);
     out[at..at + 2].copy_from_slice(&length.to_be_bytes());
 }
@@ -180,7 +226,8 @@ pub fn take_sized<T: Wire>(input: &mut Input<'_>) -> Result<T, Malformed> {
     T::take(&mut Input::new(input.bytes(length, "item")?))
 }
 
-/// Splits `items` into runs that each fit a list field of at most `room` bytes (with its count).
+/// Splits `items` into runs that each fit a list field of at most `room` bytes (with its count). Messages
+/// that carry such a list name their room: `InventoryPage::ENTRIES_ROOM`, `Event::CHANGES_ROOM` and so on.
 ///
 /// An item that alone is larger than `room` gets a run of its own; the packet's encoder refuses it.
 pub fn pack<T: Wire>(items: impl IntoIterator<Item = T>, room: usize) -> Vec<Vec<T>> {
@@ -202,155 +249,29 @@ pub fn pack<T: Wire>(items: impl IntoIterator<Item = T>, room: usize) -> Vec<Vec
     runs
 }
 
-/// A UTF-8 text of at most `MAX` bytes: length (u16), then the bytes.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Text<const MAX: usize>(String);
+/// A number that an enumeration of this version does not list.
+///
+/// Only reading a number makes one, so a listed value has no second form that would be equal in bytes
+/// and unequal in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Unlisted(u8);
 
-/// A text is longer than its field allows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{length} bytes, but at most {max} are allowed here: shorten the text")]
-pub struct TextTooLong {
-    /// Bytes given.
-    pub length: usize,
-    /// Bytes allowed.
-    pub max: usize,
-}
-
-impl<const MAX: usize> Text<MAX> {
-    /// Checks the length.
-    pub fn new(text: impl Into<String>) -> Result<Self, TextTooLong> {
-        let text = text.into();
-        if text.len() > MAX {
-            return Err(TextTooLong { length: text.len(), max: MAX });
-        }
-        Ok(Self(text))
+impl Unlisted {
+    pub(crate) const fn new(value: u8) -> Self {
+        Self(value)
     }
 
-    /// As much of `text` as fits, cut at a character's border: for details of errors, never for keys.
+    /// The number as it came.
     #[must_use]
-    pub fn cut(text: &str) -> Self {
-        let mut end = text.len().min(MAX);
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        Self(text[..end].to_owned())
-    }
-
-    /// The text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// Whether there is no text.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    pub const fn value(self) -> u8 {
+        self.0
     }
 }
 
-impl<const MAX: usize> std::fmt::Debug for Text<MAX> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        std::fmt::Debug::fmt(&self.0, f)
+impl fmt::Display for Unlisted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
-}
-
-impl<const MAX: usize> std::fmt::Display for Text<MAX> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl<const MAX: usize> TryFrom<String> for Text<MAX> {
-    type Error = TextTooLong;
-    fn try_from(text: String) -> Result<Self, TextTooLong> {
-        Self::new(text)
-    }
-}
-
-impl<const MAX: usize> TryFrom<&str> for Text<MAX> {
-    type Error = TextTooLong;
-    fn try_from(text: &str) -> Result<Self, TextTooLong> {
-        Self::new(text)
-    }
-}
-
-impl<const MAX: usize> From<Text<MAX>> for String {
-    fn from(text: Text<MAX>) -> Self {
-        text.0
-    }
-}
-
-impl<const MAX: usize> Wire for Text<MAX> {
-    fn put(&self, out: &mut BytesMut) {
-        out.put_u16(u16::try_from(self.0.len()).unwrap_or(u16::MAX));
-        out.put_slice(self.0.as_bytes());
-    }
-    fn take(input: &mut Input<'_>) -> Result<Self, Malformed> {
-        let bytes = take_bytes(input, MAX)?;
-        let text = std::str::from_utf8(bytes).map_err(|_| Malformed::NotUtf8)?;
-        Ok(Self(text.to_owned()))
-    }
-}
-
-/// An opaque byte string of at most `MAX` bytes: length (u16), then the bytes.
-#[derive(Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-#[serde(try_from = "Vec<u8>", into = "Vec<u8>")]
-pub struct Blob<const MAX: usize>(Bytes);
-
-impl<const MAX: usize> Blob<MAX> {
-    /// Checks the length.
-    pub fn new(bytes: impl Into<Bytes>) -> Result<Self, TextTooLong> {
-        let bytes = bytes.into();
-        if bytes.len() > MAX {
-            return Err(TextTooLong { length: bytes.len(), max: MAX });
-        }
-        Ok(Self(bytes))
-    }
-
-    /// The bytes.
-    #[must_use]
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl<const MAX: usize> std::fmt::Debug for Blob<MAX> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        std::fmt::Debug::fmt(&self.0, f)
-    }
-}
-
-impl<const MAX: usize> TryFrom<Vec<u8>> for Blob<MAX> {
-    type Error = TextTooLong;
-    fn try_from(bytes: Vec<u8>) -> Result<Self, TextTooLong> {
-        Self::new(bytes)
-    }
-}
-
-impl<const MAX: usize> From<Blob<MAX>> for Vec<u8> {
-    fn from(blob: Blob<MAX>) -> Self {
-        blob.0.to_vec()
-    }
-}
-
-impl<const MAX: usize> Wire for Blob<MAX> {
-    fn put(&self, out: &mut BytesMut) {
-        out.put_u16(u16::try_from(self.0.len()).unwrap_or(u16::MAX));
-        out.put_slice(&self.0);
-    }
-    fn take(input: &mut Input<'_>) -> Result<Self, Malformed> {
-        Ok(Self(Bytes::copy_from_slice(take_bytes(input, MAX)?)))
-    }
-}
-
-fn take_bytes<'a>(input: &mut Input<'a>, max: usize) -> Result<&'a [u8], Malformed> {
-    let length = usize::from(u16::take(input)?);
-    if length > max {
-        return Err(Malformed::TooLong { length, max });
-    }
-    input.bytes(length, "text")
 }
 
 /// A struct whose encoding is its fields in order.
@@ -367,12 +288,15 @@ macro_rules! wire_struct {
             fn take(_input: &mut $crate::wire::Input<'_>) -> Result<Self, $crate::wire::Malformed> {
                 Ok(Self { $($field: $crate::wire::Wire::take(_input)?),* })
             }
+            fn encoded_len(&self) -> usize {
+                0 $(+ $crate::wire::Wire::encoded_len(&self.$field))*
+            }
         }
     };
 }
 
 /// A one-byte enumeration that keeps values it does not know (SPEC W-5), so that they survive storage
-/// and count in digests.
+/// and count in digests. A listed number has one form only: `Other` cannot be built with it.
 macro_rules! wire_enum {
     ($(#[$meta:meta])* pub enum $name:ident { $($(#[$variant_meta:meta])* $variant:ident = $value:literal),* $(,)? }) => {
         $(#[$meta])*
@@ -380,19 +304,19 @@ macro_rules! wire_enum {
         #[serde(from = "u8", into = "u8")]
         pub enum $name {
             $($(#[$variant_meta])* $variant,)*
-            /// A value of a later version, kept as it came.
-            Other(u8),
+            /// A value of a later version, kept as it came. Made by `from(u8)` only.
+            Other($crate::wire::Unlisted),
         }
 
         impl From<u8> for $name {
             fn from(value: u8) -> Self {
-                match value { $($value => Self::$variant,)* other => Self::Other(other) }
+                match value { $($value => Self::$variant,)* other => Self::Other($crate::wire::Unlisted::new(other)) }
             }
         }
 
         impl From<$name> for u8 {
             fn from(value: $name) -> u8 {
-                match value { $($name::$variant => $value,)* $name::Other(other) => other }
+                match value { $($name::$variant => $value,)* $name::Other(other) => other.value() }
             }
         }
 
@@ -403,6 +327,71 @@ macro_rules! wire_enum {
             fn take(input: &mut $crate::wire::Input<'_>) -> Result<Self, $crate::wire::Malformed> {
                 Ok(Self::from(<u8 as $crate::wire::Wire>::take(input)?))
             }
+            fn encoded_len(&self) -> usize {
+                1
+            }
         }
     };
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::record::BusinessState;
+
+    fn bytes_of(value: &impl Wire) -> Vec<u8> {
+        let mut out = BytesMut::new();
+        value.put(&mut out);
+        out.to_vec()
+    }
+
+    #[test]
+    fn integers_are_big_endian() {
+        assert_eq!(bytes_of(&0x0102_0304u32), [1, 2, 3, 4]);
+        assert_eq!(u16::take(&mut Input::new(&[1, 2])), Ok(0x0102));
+    }
+
+    #[test]
+    fn flags_of_bools_and_options_have_one_form() {
+        for flag in 2..=255 {
+            let refused = Malformed::Value { field: "bool", value: flag.into() };
+            assert_eq!(bool::take(&mut Input::new(&[flag])), Err(refused));
+            assert_eq!(Option::<u8>::take(&mut Input::new(&[flag, 7])), Err(refused));
+        }
+        assert_eq!(Option::<u8>::take(&mut Input::new(&[1, 7])), Ok(Some(7)));
+        assert_eq!(Option::<u8>::take(&mut Input::new(&[0])), Ok(None));
+    }
+
+    #[test]
+    fn every_number_of_an_enumeration_has_one_form_and_survives() {
+        for number in 0..=255u8 {
+            let state = BusinessState::from(number);
+            assert_eq!(matches!(state, BusinessState::Other(_)), number > 5);
+            assert_eq!(u8::from(state), number);
+            assert_eq!(bytes_of(&state), [number]);
+        }
+    }
+
+    #[test]
+    fn what_a_later_version_appended_to_an_item_is_skipped() {
+        let bytes = [0, 2, 0, 3, 1, 2, 99, 0, 2, 3, 4];
+        assert_eq!(Vec::<u16>::take(&mut Input::new(&bytes)).unwrap(), [0x0102, 0x0304]);
+    }
+
+    #[test]
+    fn a_lying_list_count_is_refused_before_anything_is_allocated() {
+        let short = Malformed::Short { field: "list", needed: 131_070, left: 2 };
+        assert_eq!(Vec::<u8>::take(&mut Input::new(&[255, 255, 0, 1])), Err(short));
+    }
+
+    #[test]
+    fn runs_are_full_and_keep_their_order() {
+        // Each u64 takes 8 + 2 bytes, the list's count 2: three fit 32 bytes.
+        let runs = pack(0..7u64, 32);
+        assert_eq!(runs, [vec![0, 1, 2], vec![3, 4, 5], vec![6]]);
+        assert!(runs.iter().all(|run| run.encoded_len() <= 32));
+        assert!(pack(std::iter::empty::<u64>(), 32).is_empty());
+        assert_eq!(pack([1u64], 3), [[1]], "an item that fits nowhere still comes out");
+    }
 }
