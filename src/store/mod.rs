@@ -15,8 +15,12 @@
 //!   commit loses, and says what stands (rule 12).
 //! - "Not there" is an `Option` or an absent item, never an error.
 
+pub mod memory;
+mod open_cache;
+pub mod redis;
 mod write;
 
+pub use open_cache::open_cache;
 pub use write::{Accepted, ContentWrite, Expect, NewLeg, Outcome, StateWrite, Unit, Write};
 
 use crate::model::{ClientAnswerRow, Intent, LegContent, RecoveryKey, StoredLeg};

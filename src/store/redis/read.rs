@@ -1,0 +1,132 @@
+//! Redis' answers, read. What cannot be read is a miss for its leg, never a fault of the others.
+
+use super::Name;
+use super::layout::{RecordValue, field, is_record, state_from_name};
+use super::scripts::{APPLIED, LOST, STALE};
+use crate::store::{CacheError, CacheOutcome, CacheStamp, CachedHead, CachedKey, CachedLeg};
+use ::redis::{Value, from_redis_value, from_redis_value_ref};
+use remeet_protocol::record::{Digest, Mark, RecordState};
+use remeet_protocol::{BootId, Change, Epoch, Handle, LegId, Secret, ServerId};
+use std::collections::HashMap;
+
+/// The scripts' answers.
+pub(super) fn outcomes(doing: &'static str, values: &[Value]) -> Result<Vec<CacheOutcome>, CacheError> {
+    let outcome = |value: &Value| match value {
+        Value::Int(APPLIED) => Ok(CacheOutcome::Applied),
+        Value::Int(STALE) => Ok(CacheOutcome::Stale),
+        Value::Int(LOST) => Ok(CacheOutcome::Lost),
+        Value::ServerError(error) => Err(CacheError { doing, reason: error.to_string() }),
+        other => Err(CacheError { doing, reason: format!("an answer that no script gives: {other:?}") }),
+    };
+    values.iter().map(outcome).collect()
+}
+
+/// A page of a scan: the next cursor and the names. Names that are not text are nobody's here.
+pub(super) fn scanned(doing: &'static str, values: Vec<Value>) -> Result<(u64, Vec<String>), CacheError> {
+    let page = values.into_iter().next().unwrap_or(Value::Nil);
+    let (cursor, names): (u64, Vec<Vec<u8>>) =
+        from_redis_value(page).map_err(|error| CacheError { doing, reason: error.to_string() })?;
+    Ok((cursor, names.into_iter().filter_map(|name| String::from_utf8(name).ok()).collect()))
+}
+
+/// A key from [`super::layout::KEY_FIELDS`].
+pub(super) fn key(leg: LegId, value: &Value) -> Option<CachedKey> {
+    let [epoch, generation, secret] = texts(leg, value)?;
+    let read = (|| {
+        Some(CachedKey {
+            leg,
+            epoch: Epoch(epoch.parse().ok()?),
+            generation: generation.parse().ok()?,
+            secret: Secret::new(hex(&secret)?.to_be_bytes()),
+        })
+    })();
+    if read.is_none() {
+        tracing::warn!(%leg, "the cached key cannot be read: it counts as a miss");
+    }
+    read
+}
+
+/// A stamp from [`super::layout::KEY_FIELDS`] and [`super::layout::STAMP_FIELDS`].
+pub(super) fn stamp(leg: LegId, key_value: &Value, leg_value: &Value) -> CacheStamp {
+    let head = texts(leg, leg_value).and_then(|[revision, count, digest, boot, handle]| {
+        Some((mark(&revision, &count, &digest)?, (boot.parse().ok()?, Handle(handle.parse().ok()?))))
+    });
+    CacheStamp {
+        generation: key(leg, key_value).map(|key| key.generation),
+        mark: head.map(|(mark, _)| mark),
+        place: head.map(|(_, place)| place),
+    }
+}
+
+/// A leg from all fields of its hash.
+pub(super) fn leg((domain, leg): Name, value: Value) -> Option<CachedLeg> {
+    let fields: HashMap<String, String> = match from_redis_value(value) {
+        Ok(fields) => fields,
+        Err(error) => {
+            tracing::warn!(%leg, %error, "the cached status cannot be read: it counts as a miss");
+            return None;
+        }
+    };
+    if fields.is_empty() {
+        return None;
+    }
+    let read = (|| {
+        let text = |name: &str| fields.get(name).map(String::as_str);
+        let head = CachedHead {
+            leg,
+            domain,
+            server: ServerId(text("server")?.parse().ok()?),
+            boot: text("boot")?.parse::<BootId>().ok()?,
+            handle: Handle(text("handle")?.parse().ok()?),
+            state: state_from_name(text("state")?)?,
+            epoch: Epoch(text("epoch")?.parse().ok()?),
+        };
+        let mark = mark(text("revision")?, text("count")?, text("digest")?)?;
+        let records = fields.iter().filter(|(name, _)| is_record(name));
+        let mut keyed = records.map(|(name, json)| record(name, json)).collect::<Option<Vec<_>>>()?;
+        keyed.sort_by(|(a, _), (b, _)| a.cmp(b));
+        Some(CachedLeg { head, mark, changes: keyed.into_iter().map(|(_, change)| change).collect() })
+    })();
+    if read.is_none() {
+        tracing::warn!(%leg, "the cached status cannot be read: it counts as a miss");
+    }
+    read
+}
+
+fn record(name: &str, json: &str) -> Option<(remeet_protocol::RecordKey, Change)> {
+    let RecordValue { revision, record } = serde_json::from_str(json).ok()?;
+    let key = record.key();
+    (field(&key) == name).then(|| (key, Change { revision, state: RecordState::Present(record) }))
+}
+
+/// `N` texts; `None` if one is absent or the name is of a wrong type.
+fn texts<const N: usize>(leg: LegId, value: &Value) -> Option<[String; N]> {
+    let read = from_redis_value_ref::<Vec<Option<String>>>(value);
+    if let Err(error) = &read {
+        tracing::warn!(%leg, %error, "what is cached cannot be read: it counts as a miss");
+    }
+    read.ok()?.into_iter().collect::<Option<Vec<_>>>()?.try_into().ok()
+}
+
+fn mark(revision: &str, count: &str, digest: &str) -> Option<Mark> {
+    Some(Mark { revision: revision.parse().ok()?, count: count.parse().ok()?, digest: Digest(hex(digest)?) })
+}
+
+/// Just 32 hexadecimal digits.
+fn hex(text: &str) -> Option<u128> {
+    let digits = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    digits.then(|| u128::from_str_radix(text, 16).ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_32_hexadecimal_digits_are_a_secret_or_digest() {
+        assert_eq!(hex("0000000000000000000000000000002a"), Some(42));
+        for wrong in ["", "2a", "+000000000000000000000000000002a", "0000000000000000000000000000002g"] {
+            assert_eq!(hex(wrong), None, "{wrong}");
+        }
+    }
+}
