@@ -1,1 +1,3 @@
 //! Meeting clients' control messages.
+
+pub mod client;

@@ -1,0 +1,167 @@
+//! Notifications to the service manager (sd_notify(3)): ready, status, stopping, watchdog.
+//!
+//! Nothing here can fail the daemon: without `NOTIFY_SOCKET` every call does nothing, and a manager
+//! that does not read loses the notification (the socket is never waited for).
+
+use sd_notify::NotifyState;
+use std::ffi::OsString;
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// The most bytes of a status text: `systemctl status` shows one line.
+const STATUS_BYTES_MAX: usize = 256;
+
+/// The service manager, as far as it listens. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct ServiceManager {
+    inner: Option<Arc<Inner>>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    socket: UnixDatagram,
+    /// The last status text: one that did not change is not sent.
+    said: Mutex<String>,
+}
+
+impl ServiceManager {
+    /// The one named by `NOTIFY_SOCKET`; none if there is no such variable.
+    ///
+    /// # Errors
+    /// The variable is set, but the socket cannot be reached.
+    pub fn from_environment() -> io::Result<Self> {
+        match std::env::var_os("NOTIFY_SOCKET") {
+            Some(path) => Self::at(path),
+            None => Ok(Self::default()),
+        }
+    }
+
+    /// The one that listens at `path`; a leading `@` names an abstract socket.
+    ///
+    /// # Errors
+    /// The socket cannot be reached.
+    pub fn at(path: impl Into<OsString>) -> io::Result<Self> {
+        let path = path.into();
+        let address = match path.as_bytes().strip_prefix(b"@") {
+            Some(name) => SocketAddr::from_abstract_name(name)?,
+            None => SocketAddr::from_pathname(&path)?,
+        };
+        let socket = UnixDatagram::unbound()?;
+        socket.connect_addr(&address)?;
+        socket.set_nonblocking(true)?;
+        Ok(Self { inner: Some(Arc::new(Inner { socket, said: Mutex::default() })) })
+    }
+
+    /// Whether a service manager listens.
+    #[must_use]
+    pub fn listens(&self) -> bool {
+        self.inner.is_some()
+    }
+
+    /// Configuration is valid and every port answers.
+    pub fn ready(&self) {
+        self.send(&[NotifyState::Ready]);
+    }
+
+    /// One line for people; sent only when it changed.
+    pub fn status(&self, text: &str) {
+        let Some(inner) = &self.inner else { return };
+        let text = one_line(text);
+        {
+            let mut said = inner.said.lock().unwrap_or_else(PoisonError::into_inner);
+            if *said == text {
+                return;
+            }
+            said.clone_from(&text);
+        }
+        self.send(&[NotifyState::Status(&text)]);
+    }
+
+    /// The daemon is stopping.
+    pub fn stopping(&self) {
+        self.send(&[NotifyState::Stopping]);
+    }
+
+    fn watchdog(&self) {
+        self.send(&[NotifyState::Watchdog]);
+    }
+
+    fn send(&self, states: &[NotifyState<'_>]) {
+        let Some(inner) = &self.inner else { return };
+        let message: String = states.iter().map(|state| format!("{state}\n")).collect();
+        if let Err(error) = inner.socket.send(message.as_bytes()) {
+            tracing::debug!(%error, "a notification to the service manager was lost");
+        }
+    }
+}
+
+/// Line breaks would begin another assignment in the notification: names from peers reach status texts.
+fn one_line(text: &str) -> String {
+    let mut end = text.len().min(STATUS_BYTES_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// Counts the rounds of a loop that must never stand still. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Heartbeat(Arc<AtomicU64>);
+
+impl Heartbeat {
+    /// One round more.
+    pub fn beat(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Rounds so far.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// How often the service manager wants the watchdog fed, if it does: `WATCHDOG_USEC` of this process.
+#[must_use]
+pub fn watchdog_interval() -> Option<Duration> {
+    sd_notify::watchdog_enabled().filter(|interval| !interval.is_zero())
+}
+
+/// Feeds the watchdog three times an `interval`, but only while `heartbeat` advances; a scheduler that
+/// stands still is restarted by the service manager, and its meetings are taken over again.
+pub async fn feed_watchdog(service: ServiceManager, interval: Duration, heartbeat: Heartbeat, stop: CancellationToken) {
+    let mut seen = None;
+    let mut ticks = tokio::time::interval(interval / 3);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        let count = heartbeat.count();
+        if seen == Some(count) {
+            tracing::warn!(count, "the scheduler's loop has not moved: the watchdog is not fed");
+        } else {
+            seen = Some(count);
+            service.watchdog();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_text_cannot_smuggle_in_another_assignment() {
+        assert_eq!(one_line("name\nWATCHDOG=trigger\r"), "name WATCHDOG=trigger ");
+        let long = "ü".repeat(200);
+        assert_eq!(one_line(&long).chars().count(), STATUS_BYTES_MAX / 2);
+    }
+}
