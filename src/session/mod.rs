@@ -8,8 +8,37 @@
 //!
 //! Calling order: any input method, then drain [`Session::poll_packet`] and [`Session::poll_heard`],
 //! then arm a timer for [`Session::next_wake`].
+//!
+//! - [`Session`] (`conversation`) – inputs, outputs, getters.
+//! - `handshake` – hello, welcome, identity; `keepalive` – idle probes and the dead-peer limit.
+//! - `queue` – what waits for its turn, for the store or for control; `exchange` – what is in flight:
+//!   windows, retries, deadlines; `routing` – which answer belongs to what.
+//! - `pages` – gap checks of answers of many packets; `inventory`, `pull`, `takeover` – what a right
+//!   answer of each is.
+//! - `events` – order, repeats and acknowledgement.
 
-use crate::model::Moment;
+mod conversation;
+mod counters;
+mod events;
+mod exchange;
+mod handshake;
+mod inventory;
+mod keepalive;
+mod pages;
+mod pull;
+mod question;
+mod queue;
+mod routing;
+#[cfg(test)]
+mod samples;
+mod settings;
+mod takeover;
+
+pub use conversation::{Lengths, Session, WakeReason};
+pub use counters::{Counters, Misbehaviour};
+pub use handshake::Identity;
+pub use settings::Settings;
+
 use remeet_protocol::message::{
     Adopt, AdoptAnswer, Attached, Command, CommandAnswer, Event, EventGap, Failure, InventoryEntry, TakeoverClaim,
     TakeoverResult,
