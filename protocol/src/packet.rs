@@ -161,3 +161,36 @@ impl Packet {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use bytes::Bytes;
+
+    fn packet(body: usize) -> Packet {
+        let message = Message::Unknown { kind: 0x7abc, body: Bytes::from(vec![1; body]) };
+        Packet { destination: Address::default(), source: Address::default(), header: Header::default(), message }
+    }
+
+    #[test]
+    fn a_body_that_is_too_long_leaves_what_was_written_before() {
+        let mut out = BytesMut::from(&b"before"[..]);
+        assert_eq!(packet(1025).write(&mut out), Err(BodyTooLong { kind: 0x7abc, length: 1025 }));
+        assert_eq!(&out[..], b"before");
+        packet(1024).write(&mut out).unwrap();
+        assert_eq!(out.len(), 6 + PACKET_BYTES_MAX);
+    }
+
+    #[test]
+    fn a_list_of_more_items_than_a_count_holds_is_refused_not_cut() {
+        let claim = crate::message::TakeoverClaim {
+            handle: crate::Handle(1),
+            leg: crate::LegId { meeting: Default::default(), leg: 0 },
+            proof: [0; 32],
+        };
+        let claims = vec![claim; usize::from(u16::MAX) + 2];
+        let packet = Packet { message: crate::message::Takeover { claims }.into(), ..packet(0) };
+        assert!(packet.write(&mut BytesMut::new()).is_err());
+    }
+}

@@ -51,3 +51,36 @@ fn mac(secret: &Secret, claim: &Claim) -> Hmac<Sha256> {
     mac.update(&text);
     mac
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{Epoch, Holder, MeetingId};
+
+    #[test]
+    fn a_proof_is_of_no_use_for_any_other_claim() {
+        let secret = Secret::new([7; 16]);
+        let claim = Claim {
+            server: ServerId(1),
+            boot: BootId::from_bytes([2; 16]),
+            handle: Handle(3),
+            leg: LegId { meeting: MeetingId::from_bytes([4; 16]), leg: 0 },
+            token: Token { epoch: Epoch(5), holder: Holder::from_bytes([6; 16]) },
+        };
+        let proof = prove(&secret, &claim);
+        assert!(verify(&secret, &claim, &proof));
+        assert!(!verify(&Secret::new([8; 16]), &claim, &proof));
+        let others = [
+            Claim { server: ServerId(2), ..claim },
+            Claim { boot: BootId::from_bytes([3; 16]), ..claim },
+            Claim { handle: Handle(4), ..claim },
+            Claim { leg: LegId { leg: 1, ..claim.leg }, ..claim },
+            Claim { leg: LegId { meeting: MeetingId::from_bytes([5; 16]), ..claim.leg }, ..claim },
+            Claim { token: Token { epoch: Epoch(6), ..claim.token }, ..claim },
+            Claim { token: Token { holder: Holder::from_bytes([7; 16]), ..claim.token }, ..claim },
+        ];
+        for other in others {
+            assert!(!verify(&secret, &other, &proof), "{other:?}");
+        }
+    }
+}

@@ -357,10 +357,10 @@ mod tests {
         for flag in 2..=255 {
             let refused = Malformed::Value { field: "bool", value: flag.into() };
             assert_eq!(bool::take(&mut Input::new(&[flag])), Err(refused));
-            assert_eq!(Option::<u8>::take(&mut Input::new(&[flag, 7])), Err(refused));
+            assert_eq!(<Option<u8> as Wire>::take(&mut Input::new(&[flag, 7])), Err(refused));
         }
-        assert_eq!(Option::<u8>::take(&mut Input::new(&[1, 7])), Ok(Some(7)));
-        assert_eq!(Option::<u8>::take(&mut Input::new(&[0])), Ok(None));
+        assert_eq!(<Option<u8> as Wire>::take(&mut Input::new(&[1, 7])), Ok(Some(7)));
+        assert_eq!(<Option<u8> as Wire>::take(&mut Input::new(&[0])), Ok(None));
     }
 
     #[test]

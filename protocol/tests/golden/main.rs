@@ -167,7 +167,7 @@ fn hex_of(path: &Path) -> Vec<u8> {
         .flat_map(|line| line.split('#').next().unwrap().chars())
         .filter(|character| !character.is_whitespace())
         .collect();
-    assert!(digits.len() % 2 == 0, "{}: an odd number of digits", path.display());
+    assert!(digits.len().is_multiple_of(2), "{}: an odd number of digits", path.display());
     (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap()).collect()
 }
 
@@ -197,8 +197,10 @@ fn written_if_asked() {
             std::fs::write(path, format!("# {}\n", bad.about) + &hex(&bad.bytes)).unwrap();
         }
         std::fs::write(folder().join("vectors.txt"), vectors::text()).unwrap();
-        let annotated = Command::new("python3").arg(folder().join("check.py")).arg("--write").status().unwrap();
-        assert!(annotated.success(), "golden/check.py --write failed");
+        match Command::new("python3").arg(folder().join("check.py")).arg("--write").status() {
+            Ok(status) => assert!(status.success(), "golden/check.py --write failed"),
+            Err(error) => eprintln!("python3: {error}; the files are written without a comment for each field"),
+        }
     });
 }
 
