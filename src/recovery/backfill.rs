@@ -323,7 +323,7 @@ impl Core {
     }
 
     fn content_done(&mut self, server: ServerId, leg: LegId) {
-        let now = self.now;
+        let (now, wall_ms) = (self.now, self.wall_ms);
         let mut was_in_round = false;
         if let Some(known) = self.legs.get_mut(&leg) {
             known.content = Content::Idle;
@@ -333,6 +333,7 @@ impl Core {
             && round.backfill.remove(&leg)
         {
             round.report.backfilled_ms = millis(now.since(round.begun));
+            round.report.backfilled_at_ms = wall_ms;
         }
         if was_in_round {
             self.publish(leg, EventKind::Refreshed, Vec::new());

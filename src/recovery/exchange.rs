@@ -96,6 +96,34 @@ pub struct StoredDigest {
     pub information: bool,
 }
 
+impl StoredDigest {
+    /// Counts the stored rows of a leg.
+    #[must_use]
+    pub fn count(content: &crate::model::LegContent) -> Self {
+        use remeet_protocol::record::{Mark, Record, RecordState};
+        let mut rows = Mark::default();
+        let mut terminals = 0;
+        let mut known = [0; 3];
+        let mut information = false;
+        for change in &content.changes {
+            let RecordState::Present(record) = &change.state else { continue };
+            rows.revision = rows.revision.max(change.revision);
+            rows.count(record, true);
+            match record {
+                Record::Leg(_) => information = true,
+                Record::Terminal(row) => {
+                    terminals += 1;
+                    known[0] += u32::from(row.business.is_some());
+                    known[1] += u32::from(row.decode.is_some());
+                    known[2] += u32::from(row.extra_version.is_some());
+                }
+                Record::Window(_) | Record::Entry(_) => {}
+            }
+        }
+        Self { leg: content.leg, mark: content.mark, rows, terminals, known, information }
+    }
+}
+
 /// The answer to a [`Read`].
 #[derive(Debug)]
 pub enum ReadResult {

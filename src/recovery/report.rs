@@ -74,6 +74,14 @@ pub struct RoundReport {
     pub terminals: u64,
     /// Of these: business, decode and extra state known; the others are stored as unknown.
     pub known: [u64; 3],
+    /// When the round began: milliseconds since 1970 UTC.
+    pub began_at_ms: u64,
+    /// When the last leg was accepted: milliseconds since 1970 UTC; 0 if none was.
+    pub in_control_at_ms: u64,
+    /// When the last back-fill was written: milliseconds since 1970 UTC; 0 if none was.
+    pub backfilled_at_ms: u64,
+    /// When the round ended: milliseconds since 1970 UTC.
+    pub ended_at_ms: u64,
     /// From the round's begin to the last acceptance: milliseconds.
     pub in_control_ms: u64,
     /// From the round's begin to the last back-fill write: milliseconds.
@@ -125,6 +133,13 @@ impl RoundReport {
         for (sum, part) in self.known.iter_mut().zip(other.known) {
             *sum += part;
         }
+        self.began_at_ms = match (self.began_at_ms, other.began_at_ms) {
+            (0, at) | (at, 0) => at,
+            (one, two) => one.min(two),
+        };
+        self.in_control_at_ms = self.in_control_at_ms.max(other.in_control_at_ms);
+        self.backfilled_at_ms = self.backfilled_at_ms.max(other.backfilled_at_ms);
+        self.ended_at_ms = self.ended_at_ms.max(other.ended_at_ms);
         self.in_control_ms = self.in_control_ms.max(other.in_control_ms);
         self.backfilled_ms = self.backfilled_ms.max(other.backfilled_ms);
     }

@@ -125,7 +125,7 @@ impl Core {
 
     /// Begins a round, or remembers to begin one after the one that runs.
     pub(super) fn want_round(&mut self, server: ServerId, trigger: Trigger) {
-        let (now, deadline) = (self.now, self.now + self.settings.round_deadline);
+        let (now, wall_ms, deadline) = (self.now, self.wall_ms, self.now + self.settings.round_deadline);
         let Some(known) = self.servers.get_mut(&server) else { return };
         if self.token.is_none() || !known.up {
             return;
@@ -152,7 +152,7 @@ impl Core {
             finishing: BTreeSet::new(),
             unchanged: Vec::new(),
             fates: BTreeMap::new(),
-            report: RoundReport::default(),
+            report: RoundReport { began_at_ms: wall_ms, ..RoundReport::default() },
         });
         self.query(server);
     }
@@ -466,7 +466,7 @@ impl Core {
 
     /// Ends the round if nothing of it is open.
     pub(super) fn try_end_round(&mut self, server: ServerId) {
-        let now = self.now;
+        let (now, wall_ms) = (self.now, self.wall_ms);
         let Some(known) = self.servers.get_mut(&server) else { return };
         let done = known.round.as_ref().is_some_and(|round| {
             round.stage == Stage::BackFilling
@@ -479,6 +479,7 @@ impl Core {
             return;
         }
         let Some(mut round) = known.round.take() else { return };
+        round.report.ended_at_ms = wall_ms;
         for fate in round.fates.values() {
             round.report.count(fate);
         }

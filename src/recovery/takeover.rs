@@ -14,7 +14,6 @@ use remeet_protocol::message::{Adopt, EndCause, EventKind, TakeoverClaim, Takeov
 use remeet_protocol::proof::{self, Claim};
 use remeet_protocol::record::Mark;
 use remeet_protocol::{BootId, ErrorCode, Handle, LegId, ServerId};
-use std::collections::BTreeMap;
 
 impl Core {
     /// Rule 10: the first pass of a term uses the database's keys only, which the look-up brought; later
@@ -256,7 +255,7 @@ impl Core {
     /// The server accepted this term's token for the leg: by a takeover, a start or an adoption.
     pub(super) fn accepted(&mut self, server: ServerId, leg: LegId, place: Place, mark: Mark) {
         let Some(token) = self.token else { return };
-        let now = self.now;
+        let (now, wall_ms) = (self.now, self.wall_ms);
         let Some(known) = self.legs.get_mut(&leg) else { return };
         let before = known.row.state;
         known.control = Control::Ours;
@@ -298,6 +297,7 @@ impl Core {
         }
         if let Some(round) = self.round(server).filter(|round| round.claims.contains(&leg)) {
             round.report.in_control_ms = millis(now.since(round.begun));
+            round.report.in_control_at_ms = wall_ms;
             round.backfill.insert(leg);
             let fate = if matches!(before, StoredState::Ending | StoredState::Ended) {
                 round.backfill.remove(&leg);
@@ -418,10 +418,18 @@ impl Core {
         }
     }
 
-    /// Legs by the terminals that the inventory reported, for tests and the operator.
+    /// Legs in trouble: not in control, or their back-fill is quarantined; with the reason.
     #[must_use]
-    pub fn pending(&self) -> BTreeMap<LegId, &'static str> {
-        self.servers.values().flat_map(|server| server.pending.iter().map(|(leg, reason)| (*leg, *reason))).collect()
+    pub fn pending(&self) -> Vec<(ServerId, LegId, String)> {
+        let mut pending = Vec::new();
+        for server in self.servers.values() {
+            pending.extend(server.pending.iter().map(|(leg, reason)| (server.id, *leg, (*reason).to_owned())));
+            for leg in &server.legs {
+                let reason = self.legs.get(leg).and_then(|known| known.row.quarantine.as_ref());
+                pending.extend(reason.map(|reason| (server.id, *leg, format!("quarantined: {reason}"))));
+            }
+        }
+        pending
     }
 }
 

@@ -1,11 +1,12 @@
-//! [`Session`]: inputs, outputs, getters.
+//! [`Session`]: its inputs and outputs.
 
+use super::closing::{needs_control, request_needs_token};
 use super::counters::{Counters, Misbehaviour};
 use super::events::EventStream;
 use super::exchange::Flight;
 use super::handshake::{Greeting, Identity};
 use super::keepalive::Pulse;
-use super::question::{Lane, Question};
+use super::question::Question;
 use super::queue::{Queue, Waiting};
 use super::{Heard, PersistId, Request, RequestError, Settings, Ticket};
 use crate::model::Moment;
@@ -14,7 +15,7 @@ use rand_chacha::ChaCha8Rng;
 use remeet_protocol::message::{Failure, Goodbye, KeepAlive, Message, Welcome};
 use remeet_protocol::packet::Header;
 use remeet_protocol::wire::Text;
-use remeet_protocol::{Address, BootId, ErrorCode, Incoming, Packet, Token};
+use remeet_protocol::{Address, ErrorCode, Incoming, Packet, Token};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -31,14 +32,14 @@ pub struct Session {
     pub(super) phase: Phase,
     pub(super) control: Control,
     /// The token that control was last asked for with, in this connection.
-    asked: Option<Token>,
+    pub(super) asked: Option<Token>,
     pub(super) request: u64,
     pub(super) queue: Queue,
     pub(super) flight: Flight,
     pub(super) events: EventStream,
     pub(super) counters: Counters,
-    breaches: u32,
-    breaches_since: Moment,
+    pub(super) breaches: u32,
+    pub(super) breaches_since: Moment,
     pub(super) redial_after_ms: Option<u32>,
     pub(super) out: VecDeque<Packet>,
     pub(super) heard: VecDeque<Heard>,
@@ -218,7 +219,7 @@ impl Session {
             None | Some((_, Some(true))) => self.enqueue(ticket, request),
             Some((_, Some(false))) => {}
             Some((id, None)) => {
-                if let Err((ticket, request)) = self.queue.hold(id, ticket, request, &self.settings) {
+                if let Some(request) = self.queue.hold(id, ticket, request, &self.settings) {
                     self.fail_request(ticket, request, &full("too many requests wait for the store"));
                 }
             }
@@ -318,87 +319,6 @@ impl Session {
     }
 }
 
-/// Requests of each kind that are open.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Lengths {
-    /// Attaches and inventories queued.
-    pub urgent: usize,
-    /// Takeover packets queued.
-    pub takeovers: usize,
-    /// Commands and adoptions queued.
-    pub commands: usize,
-    /// Pulls queued.
-    pub pulls: usize,
-    /// Requests that wait for the store.
-    pub held: usize,
-    /// Requests in flight.
-    pub in_flight: usize,
-    /// Requests that wait out a `busy`.
-    pub parked: usize,
-    /// Events that wait for a lower number.
-    pub events_waiting: usize,
-}
-
-/// Getters.
-impl Session {
-    /// Whether the handshake is done.
-    #[must_use]
-    pub fn is_up(&self) -> bool {
-        matches!(self.phase, Phase::Up(_))
-    }
-
-    /// The server's Welcome of this connection.
-    #[must_use]
-    pub fn welcome(&self) -> Option<&Welcome> {
-        match &self.phase {
-            Phase::Up(link) => Some(&link.welcome),
-            _ => None,
-        }
-    }
-
-    /// The life of the server's table, as this connection's Welcome named it.
-    #[must_use]
-    pub fn boot(&self) -> Option<BootId> {
-        self.welcome().map(|welcome| welcome.boot)
-    }
-
-    /// The attached session's number and token.
-    #[must_use]
-    pub fn attached(&self) -> Option<(u64, Token)> {
-        match self.control {
-            Control::Attached { session, token } => Some((session, token)),
-            Control::None | Control::Fenced(_) => None,
-        }
-    }
-
-    /// What was counted.
-    #[must_use]
-    pub fn counters(&self) -> &Counters {
-        &self.counters
-    }
-
-    /// How much is open.
-    #[must_use]
-    pub fn lengths(&self) -> Lengths {
-        Lengths {
-            urgent: self.queue.len(Lane::Urgent),
-            takeovers: self.queue.len(Lane::Takeover),
-            commands: self.queue.len(Lane::Command),
-            pulls: self.queue.len(Lane::Pull),
-            held: self.queue.held(),
-            in_flight: self.flight.active(),
-            parked: self.flight.parked(),
-            events_waiting: self.events.waiting(),
-        }
-    }
-
-    /// The last event number handed up, and the last one acknowledged to the server.
-    #[must_use]
-    pub fn event_numbers(&self) -> (Option<u64>, u64) {
-        (self.events.heard(), self.events.acknowledged())
-    }
-}
-
 impl Session {
     fn enqueue(&mut self, ticket: Ticket, request: Request) {
         if let Request::Attach(token) = &request {
@@ -419,57 +339,6 @@ impl Session {
             if let Err(Waiting { ticket, question, .. }) = self.queue.push(waiting, &self.settings) {
                 self.fail(ticket, question, full("the queue to this server is full"));
             }
-        }
-    }
-
-    fn fail_request(&mut self, ticket: Ticket, request: Request, error: &RequestError) {
-        for question in Question::from_request(request, &self.settings) {
-            self.fail(ticket, question, error.clone());
-        }
-    }
-
-    fn fail_all_control(&mut self, error: &RequestError) {
-        self.fail_all(Question::needs_token, error);
-        for (ticket, request) in self.queue.drain_held(request_needs_token) {
-            self.fail_request(ticket, request, error);
-        }
-    }
-
-    /// A newer token has attached to the server: everything that needs control is refused.
-    pub(super) fn fenced(&mut self, failure: Failure) {
-        let error = RequestError::Refused(failure.clone());
-        self.control = Control::Fenced(failure);
-        self.fail_all_control(&error);
-        self.out.retain(|packet| !needs_control(&packet.message));
-    }
-
-    /// Gives the link up: everything open is answered, then the owner hears of it.
-    pub(super) fn close(&mut self, reason: String) {
-        if matches!(self.phase, Phase::Down | Phase::Closing(_)) {
-            return;
-        }
-        self.fail_all(|_| true, &RequestError::LinkLost);
-        for (ticket, request) in self.queue.drain_held(|_| true) {
-            self.fail_request(ticket, request, &RequestError::LinkLost);
-        }
-        self.out.clear();
-        self.events.link_down();
-        self.control = Control::None;
-        self.asked = None;
-        self.heard.push_back(Heard::Down { reason: reason.clone() });
-        self.phase = Phase::Closing(reason);
-    }
-
-    /// Counts and reports a breach; too many close the link.
-    pub(super) fn misbehaved(&mut self, kind: Misbehaviour, reason: String) {
-        *self.counters.misbehaviours.entry(kind).or_default() += 1;
-        self.heard.push_back(Heard::Misbehaved { reason: format!("{}: {reason}", kind.name()) });
-        if self.now.since(self.breaches_since) >= self.settings.misbehaviours_window {
-            (self.breaches, self.breaches_since) = (0, self.now);
-        }
-        self.breaches += 1;
-        if self.breaches >= self.settings.misbehaviours_max {
-            self.close(format!("{} breaches of the protocol in a short time", self.breaches));
         }
     }
 
@@ -501,15 +370,4 @@ impl Session {
 
 fn full(detail: &str) -> RequestError {
     RequestError::Refused(Failure::new(ErrorCode::RETRY, detail))
-}
-
-fn request_needs_token(request: &Request) -> bool {
-    !matches!(request, Request::Inventory)
-}
-
-fn needs_control(message: &Message) -> bool {
-    matches!(
-        message,
-        Message::Attach(_) | Message::Takeover(_) | Message::Pull(_) | Message::Command(_) | Message::Adopt(_)
-    )
 }

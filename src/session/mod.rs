@@ -9,7 +9,7 @@
 //! Calling order: any input method, then drain [`Session::poll_packet`] and [`Session::poll_heard`],
 //! then arm a timer for [`Session::next_wake`].
 //!
-//! - [`Session`] (`conversation`) – inputs, outputs, getters.
+//! - [`Session`] – inputs and outputs (`conversation`), getters (`view`), every kind of end (`closing`).
 //! - `handshake` – hello, welcome, identity; `keepalive` – idle probes and the dead-peer limit.
 //! - `queue` – what waits for its turn, for the store or for control; `exchange` – what is in flight:
 //!   windows, retries, deadlines; `routing` – which answer belongs to what.
@@ -17,6 +17,7 @@
 //!   answer of each is.
 //! - `events` – order, repeats and acknowledgement.
 
+mod closing;
 mod conversation;
 mod counters;
 mod events;
@@ -33,11 +34,13 @@ mod routing;
 mod samples;
 mod settings;
 mod takeover;
+mod view;
 
-pub use conversation::{Lengths, Session, WakeReason};
+pub use conversation::{Session, WakeReason};
 pub use counters::{Counters, Misbehaviour};
 pub use handshake::Identity;
 pub use settings::Settings;
+pub use view::Lengths;
 
 use remeet_protocol::message::{
     Adopt, AdoptAnswer, Attached, Command, CommandAnswer, Event, EventGap, Failure, InventoryEntry, TakeoverClaim,

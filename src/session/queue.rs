@@ -107,20 +107,20 @@ impl Queue {
         drained
     }
 
-    /// Holds a request until the store has settled `after`. `Err`: no room.
+    /// Holds a request until the store has settled `after`; gives it back if there is no room.
     pub(super) fn hold(
         &mut self,
         after: PersistId,
         ticket: Ticket,
         request: Request,
         settings: &Settings,
-    ) -> Result<(), (Ticket, Request)> {
+    ) -> Option<Request> {
         if self.held_count >= settings.held_max {
-            return Err((ticket, request));
+            return Some(request);
         }
         self.held_count += 1;
         self.held.entry(after).or_default().push((ticket, request));
-        Ok(())
+        None
     }
 
     /// Whether `id` has been stored (`Some(true)`) or dropped, if that is remembered.
@@ -225,9 +225,9 @@ mod tests {
     fn a_dropped_store_stays_dropped() {
         let settings = Settings::default();
         let mut queue = Queue::default();
-        queue.hold(PersistId(1), Ticket(1), Request::Inventory, &settings).unwrap();
+        assert_eq!(queue.hold(PersistId(1), Ticket(1), Request::Inventory, &settings), None);
         assert_eq!(queue.settle(PersistId(1), false, &settings).len(), 1);
-        queue.hold(PersistId(1), Ticket(2), Request::Inventory, &settings).unwrap();
+        assert_eq!(queue.hold(PersistId(1), Ticket(2), Request::Inventory, &settings), None);
         assert_eq!(queue.settle(PersistId(1), true, &settings), vec![]);
         assert_eq!(queue.settled(PersistId(1)), Some(false));
     }

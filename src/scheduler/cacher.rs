@@ -1,0 +1,168 @@
+//! Cache tasks, in order and in pipelines. The cache never stops anything: a failure is told to the core,
+//! which leaves the leg's cached status behind until the next comparison.
+
+use crate::recovery::{CacheTask, Input};
+use crate::store::{Cache, CacheError, CacheOutcome, CacheWrite, CachedHead, Store};
+use remeet_protocol::{DomainId, Epoch, LegId};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// Tasks of a pipeline (parts.md trap 15 measured 1,000).
+const PIPELINE: usize = 1_000;
+/// Legs that a refill holds in memory at a time: some 10 MB.
+const REFILL: usize = 500;
+
+/// What came of a run of tasks.
+#[derive(Debug)]
+pub(super) struct Done {
+    /// For the core.
+    pub inputs: Vec<Input>,
+    /// Whether the cache answered; `None` if it was not asked.
+    pub health: Option<Result<(), String>>,
+}
+
+/// The queue to the cache: one run of tasks at a time.
+pub(super) struct Cacher {
+    store: Arc<dyn Store>,
+    cache: Arc<dyn Cache>,
+    done: mpsc::UnboundedSender<Done>,
+    queue: VecDeque<CacheTask>,
+    busy: bool,
+}
+
+impl Cacher {
+    /// One message is under way at a time.
+    pub(super) fn new(store: Arc<dyn Store>, cache: Arc<dyn Cache>) -> (Self, mpsc::UnboundedReceiver<Done>) {
+        let (done, results) = mpsc::unbounded_channel();
+        (Self { store, cache, done, queue: VecDeque::new(), busy: false }, results)
+    }
+
+    pub(super) fn push(&mut self, task: CacheTask) {
+        self.queue.push_back(task);
+    }
+
+    /// Tasks that are queued or being done.
+    pub(super) fn waiting(&self) -> usize {
+        self.queue.len() + usize::from(self.busy)
+    }
+
+    pub(super) fn ended(&mut self) {
+        self.busy = false;
+    }
+
+    /// Begins the next run: tasks of one kind from the queue's head, so that order is kept.
+    pub(super) fn begin(&mut self, epoch: Epoch) {
+        if self.busy || self.queue.is_empty() {
+            return;
+        }
+        let kind = self.queue.front().map(std::mem::discriminant);
+        let same = self.queue.iter().take(PIPELINE).take_while(|task| Some(std::mem::discriminant(*task)) == kind);
+        let count = same.count();
+        let tasks: Vec<CacheTask> = self.queue.drain(..count).collect();
+        self.busy = true;
+        let worker = Worker { store: Arc::clone(&self.store), cache: Arc::clone(&self.cache), epoch };
+        let done = self.done.clone();
+        tokio::spawn(async move {
+            let _ = done.send(worker.carry_out(tasks).await);
+        });
+    }
+}
+
+struct Worker {
+    store: Arc<dyn Store>,
+    cache: Arc<dyn Cache>,
+    epoch: Epoch,
+}
+
+impl Worker {
+    async fn carry_out(&self, tasks: Vec<CacheTask>) -> Done {
+        let (mut writes, mut heads, mut keys, mut mirror) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut forget: Vec<(DomainId, LegId)> = Vec::new();
+        for task in tasks {
+            match task {
+                CacheTask::Write(write) => writes.push(write),
+                CacheTask::Refill(head) => heads.push(head),
+                CacheTask::PutKey(key) => keys.push(*key),
+                CacheTask::MirrorKey(leg) => mirror.push(leg),
+                CacheTask::Forget(domain, leg) => forget.push((domain, leg)),
+            }
+        }
+        let mut done = Done { inputs: Vec::new(), health: None };
+        if !writes.is_empty() {
+            let legs = writes.iter().map(|write| write.head.leg).collect();
+            let result = self.cache.write(&writes).await;
+            done.note(&result);
+            done.inputs.push(Input::Cached(legs, result.map_err(|error| error.to_string())));
+        }
+        for heads in heads.chunks(REFILL) {
+            let legs = heads.iter().map(|head| head.leg).collect();
+            let result = self.refill(heads, &mut done).await;
+            done.inputs.push(Input::Cached(legs, result));
+        }
+        if !mirror.is_empty() {
+            match self.store.legs(&mirror).await {
+                Ok(found) => keys.extend(found.found.into_iter().filter_map(|found| found.key)),
+                Err(error) => tracing::warn!("keys to mirror: {error}"),
+            }
+        }
+        if !keys.is_empty() {
+            let result = self.cache.put_keys(self.epoch, &keys).await;
+            done.note(&result);
+        }
+        if !forget.is_empty() {
+            let result = self.cache.forget(self.epoch, &forget).await;
+            done.note(&result);
+        }
+        done
+    }
+
+    /// Key and content of legs, from the store, whole.
+    async fn refill(&self, heads: &[CachedHead], done: &mut Done) -> Result<Vec<CacheOutcome>, String> {
+        let legs: Vec<LegId> = heads.iter().map(|head| head.leg).collect();
+        let found = self.store.legs(&legs).await.map_err(|error| error.to_string())?;
+        let keys: Vec<_> = found.found.into_iter().filter_map(|found| found.key).collect();
+        let mut contents: BTreeMap<LegId, _> = self
+            .store
+            .contents(&legs)
+            .await
+            .map_err(|error| error.to_string())?
+            .into_iter()
+            .map(|content| (content.leg, content))
+            .collect();
+        let result = self.cache.put_keys(self.epoch, &keys).await;
+        done.note(&result);
+        result.map_err(|error| error.to_string())?;
+        let mut places = Vec::new();
+        let mut writes = Vec::new();
+        for (place, head) in heads.iter().enumerate() {
+            if let Some(content) = contents.remove(&head.leg) {
+                places.push(place);
+                writes.push(CacheWrite {
+                    head: head.clone(),
+                    base: None,
+                    mark: content.mark,
+                    changes: content.changes,
+                });
+            }
+        }
+        let result = self.cache.write(&writes).await;
+        done.note(&result);
+        let outcomes = result.map_err(|error| error.to_string())?;
+        // A leg that is not stored (any more) has nothing to cache.
+        let mut all = vec![CacheOutcome::Lost; heads.len()];
+        for (place, outcome) in places.into_iter().zip(outcomes) {
+            all[place] = outcome;
+        }
+        Ok(all)
+    }
+}
+
+impl Done {
+    fn note<T>(&mut self, result: &Result<T, CacheError>) {
+        self.health = Some(match result {
+            Ok(_) => Ok(()),
+            Err(error) => Err(error.to_string()),
+        });
+    }
+}

@@ -1,0 +1,588 @@
+//! The one task that owns the core and the sessions. It moves values and decides nothing.
+//!
+//! Each turn: take everything that has come (bounded), feed it to the cores, carry out what they answer
+//! until they have nothing more to say, begin batches, then wait for the next thing or the next timer.
+
+use super::cacher::{self, Cacher};
+use super::clock::Clock;
+use super::handle::{Handle, Request, Shared, Troubled};
+use super::reader::Readers;
+use super::status::Telling;
+use super::writer::{self, Writers};
+use super::{RunError, status};
+use crate::config::Config;
+use crate::link::{self, LinkEvent, LinkHandle, LinkOptions, SendError};
+use crate::ops::{Heartbeat, ServiceManager};
+use crate::recovery::{Command, Core, Input, Output, Waiter};
+use crate::session::{self, PersistId, Session};
+use crate::store::{Cache, Outcome, Store, StoreError};
+use remeet_protocol::message::ClientAnswer;
+use remeet_protocol::{Epoch, ErrorCode, Holder, Packet, ServerId, Token};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+/// Things taken in one turn before outputs are carried out: enough to batch, few enough that a flood
+/// from one side does not keep the others waiting.
+const TURN: usize = 512;
+/// Requests from above that wait for the driver: more wait in their senders.
+const REQUESTS: usize = 1_024;
+/// Link events that wait for the driver: a full queue stops reading from the sockets.
+const LINK_EVENTS: usize = 256;
+/// Events that wait for the slowest subscriber; then it gets a reset.
+const PUBLISHED: usize = 16_384;
+/// Units on their way to the store beyond which client commands are answered `retry`: several seconds of
+/// a loaded store's work.
+const WRITES_WAITING_MAX: usize = 50_000;
+/// At the end, what is on its way to the store gets this long.
+const DRAIN: Duration = Duration::from_secs(5);
+/// The longest wait without a turn: the watchdog is fed by turns.
+const IDLE: Duration = Duration::from_millis(500);
+
+/// The driver.
+pub(super) struct Driver {
+    pub(super) config: Arc<Config>,
+    pub(super) clock: Clock,
+    pub(super) core: Core,
+    pub(super) holder: Holder,
+    pub(super) peers: BTreeMap<ServerId, Peer>,
+    pub(super) writers: Writers,
+    pub(super) cacher: Cacher,
+    pub(super) shared: Arc<Shared>,
+    pub(super) telling: Telling,
+    store: Arc<dyn Store>,
+    readers: Readers,
+    written: mpsc::UnboundedReceiver<writer::Done>,
+    reads: mpsc::UnboundedReceiver<Input>,
+    cached: mpsc::UnboundedReceiver<cacher::Done>,
+    requests: mpsc::Receiver<Request>,
+    link_events: mpsc::Receiver<(ServerId, LinkEvent)>,
+    links: mpsc::Sender<(ServerId, LinkEvent)>,
+    published: broadcast::Sender<Arc<crate::recovery::Published>>,
+    waiters: BTreeMap<Waiter, oneshot::Sender<ClientAnswer>>,
+    last_waiter: u64,
+    /// Which session awaits a persist.
+    awaited: BTreeMap<PersistId, ServerId>,
+    fenced: Option<String>,
+    service: ServiceManager,
+    heartbeat: Heartbeat,
+}
+
+/// One server: its session and its link.
+pub(super) struct Peer {
+    pub session: Session,
+    pub link: Option<LinkHandle>,
+    /// Packets that the link's queue had no room for.
+    backlog: Vec<Packet>,
+    pub link_since_ms: u64,
+}
+
+impl Driver {
+    pub(super) fn new(
+        config: Arc<Config>,
+        clock: Clock,
+        store: Arc<dyn Store>,
+        cache: Arc<dyn Cache>,
+        service: ServiceManager,
+        heartbeat: Heartbeat,
+        clients: SocketAddr,
+    ) -> (Self, Handle) {
+        let holder = Holder(uuid::Uuid::new_v4());
+        let mut seed = [0; 32];
+        seed[..16].copy_from_slice(uuid::Uuid::new_v4().as_bytes());
+        seed[16..].copy_from_slice(uuid::Uuid::new_v4().as_bytes());
+        let servers: Vec<_> = config.servers.iter().map(|server| (server.id, server.domain)).collect();
+        let settings = crate::recovery::Settings {
+            pulls_in_flight: usize::try_from(config.recovery.pulls_in_flight).unwrap_or(usize::MAX),
+            reconcile_every: config.recovery.reconcile_interval,
+            waiting_deadline: config.clients.command_deadline,
+            waiting_per_leg: usize::try_from(config.clients.commands_waiting_max).unwrap_or(usize::MAX),
+            ..crate::recovery::Settings::default()
+        };
+        let core = Core::new(settings, &servers, seed);
+        let (writers, written) = Writers::new(Arc::clone(&store));
+        let (readers, reads) = Readers::new(Arc::clone(&store), Arc::clone(&cache));
+        let (cacher, cached) = Cacher::new(Arc::clone(&store), Arc::clone(&cache));
+        let (sender, requests) = mpsc::channel(REQUESTS);
+        let (links, link_events) = mpsc::channel(LINK_EVENTS);
+        let (published, _) = broadcast::channel(PUBLISHED);
+        let shared = Arc::new(Shared::default());
+        let handle = Handle {
+            requests: sender,
+            published: published.clone(),
+            store: Arc::clone(&store),
+            cache,
+            shared: Arc::clone(&shared),
+        };
+        let peers = config.servers.iter().map(|server| (server.id, Peer::new(&config, server, holder))).collect();
+        let telling = Telling::new(clock.wall_ms(), clients);
+        let driver = Self {
+            config,
+            clock,
+            core,
+            holder,
+            peers,
+            writers,
+            cacher,
+            shared,
+            telling,
+            store,
+            readers,
+            written,
+            reads,
+            cached,
+            requests,
+            link_events,
+            links,
+            published,
+            waiters: BTreeMap::new(),
+            last_waiter: 0,
+            awaited: BTreeMap::new(),
+            fenced: None,
+            service,
+            heartbeat,
+        };
+        (driver, handle)
+    }
+
+    /// Runs until `stop`, or until another term fences this process.
+    pub(super) async fn run(mut self, stop: CancellationToken) -> Result<(), RunError> {
+        self.dial();
+        let mut term = begin_term(Arc::clone(&self.store), self.config.scheduler.node.clone(), self.holder, stop.clone());
+        let mut term_open = true;
+        loop {
+            self.pump();
+            if let Some(reason) = self.fenced.take() {
+                return Err(RunError::Fenced(reason));
+            }
+            self.tell_service();
+            let wake = self.next_wake();
+            tokio::select! {
+                () = stop.cancelled() => break,
+                progress = term.recv(), if term_open => match progress {
+                    Some(progress) => self.term(progress),
+                    None => term_open = false,
+                },
+                Some(event) = self.link_events.recv() => self.take_link_events(event),
+                Some(done) = self.written.recv() => self.take_written(done),
+                Some(input) = self.reads.recv() => self.feed(input),
+                Some(done) = self.cached.recv() => self.take_cached(done),
+                Some(request) = self.requests.recv() => self.take_requests(request),
+                () = tokio::time::sleep_until(wake) => self.wake(),
+            }
+            self.heartbeat.beat();
+        }
+        self.drain().await;
+        Ok(())
+    }
+
+    fn dial(&mut self) {
+        for server in &self.config.servers {
+            let Some(peer) = self.peers.get_mut(&server.id) else { continue };
+            let options = LinkOptions {
+                connect_timeout: self.config.link.connect_deadline,
+                redial_max: self.config.link.reconnect_max,
+                redial_min: self.config.link.reconnect_first,
+                ..LinkOptions::new(server.id, server.address)
+            };
+            match link::spawn(options, self.links.clone()) {
+                Ok(link) => peer.link = Some(link),
+                // The configuration's check refuses such addresses; this is said for whoever bypasses it.
+                Err(error) => tracing::error!(server = server.id.0, "this server is never dialled: {error}"),
+            }
+        }
+    }
+
+    // ---- what comes ----
+
+    fn feed(&mut self, input: Input) {
+        self.core.handle(self.clock.now(), self.clock.wall_ms(), input);
+    }
+
+    fn term(&mut self, progress: TermProgress) {
+        match progress {
+            TermProgress::Waiting(reason) => self.telling.store_failed(self.clock.wall_ms(), reason),
+            TermProgress::Began(token) => {
+                tracing::info!(epoch = token.epoch.0, holder = %token.holder, "a term began");
+                self.telling.store_answered(self.clock.wall_ms());
+                self.telling.term_since_ms = Some(self.clock.wall_ms());
+                self.shared.epoch.store(token.epoch.0, Ordering::Relaxed);
+                self.feed(Input::TermBegan(token));
+            }
+        }
+    }
+
+    fn take_link_events(&mut self, first: (ServerId, LinkEvent)) {
+        let mut next = Some(first);
+        let mut left = TURN;
+        while let Some((server, event)) = next {
+            self.take_link_event(server, event);
+            left = left.saturating_sub(64);
+            next = if left == 0 { None } else { self.link_events.try_recv().ok() };
+        }
+    }
+
+    fn take_link_event(&mut self, server: ServerId, event: LinkEvent) {
+        let now = self.clock.now();
+        let wall = self.clock.wall_ms();
+        let Some(peer) = self.peers.get_mut(&server) else { return };
+        match event {
+            LinkEvent::Connected => {
+                peer.backlog.clear();
+                peer.link_since_ms = wall;
+                peer.session.connected(now);
+            }
+            LinkEvent::Packets(packets) => {
+                for packet in packets {
+                    peer.session.packet(now, packet);
+                }
+            }
+            LinkEvent::Broken(reason) => peer.session.broken(now, &reason),
+            LinkEvent::Disconnected(reason) => {
+                peer.backlog.clear();
+                if peer.session.is_up() {
+                    peer.link_since_ms = wall;
+                }
+                peer.session.disconnected(now, &reason);
+            }
+        }
+    }
+
+    fn take_written(&mut self, done: writer::Done) {
+        match self.writers.end(done) {
+            Ok(inputs) => {
+                self.telling.store_answered(self.clock.wall_ms());
+                for input in inputs {
+                    if let Input::Written(id, outcome) = &input {
+                        self.release(*id, *outcome);
+                    }
+                    self.feed(input);
+                }
+            }
+            Err(error @ StoreError::Fenced { .. }) => self.fenced = Some(error.to_string()),
+            Err(error) => {
+                tracing::warn!("{error}; what waits is kept and tried again");
+                self.telling.store_failed(self.clock.wall_ms(), error.to_string());
+            }
+        }
+    }
+
+    /// Persist, then send: the session releases what awaited this.
+    fn release(&mut self, id: PersistId, outcome: Outcome) {
+        let Some(peer) = self.awaited.remove(&id).and_then(|server| self.peers.get_mut(&server)) else { return };
+        match outcome {
+            Outcome::Applied { .. } => peer.session.stored(self.clock.now(), id),
+            Outcome::Lost { .. } => peer.session.dropped(id),
+        }
+    }
+
+    fn take_cached(&mut self, done: cacher::Done) {
+        self.cacher.ended();
+        let wall = self.clock.wall_ms();
+        match done.health {
+            Some(Ok(())) => {
+                if self.telling.cache_answered(wall) {
+                    // It was away: everything cached is compared again.
+                    self.feed(Input::Reconcile);
+                }
+            }
+            Some(Err(reason)) => {
+                tracing::warn!("{reason}; the cache is brought up to date when it answers");
+                self.telling.cache_failed(wall, reason);
+            }
+            None => {}
+        }
+        for input in done.inputs {
+            self.feed(input);
+        }
+    }
+
+    fn take_requests(&mut self, first: Request) {
+        let mut next = Some(first);
+        let mut left = TURN;
+        while let Some(request) = next {
+            self.take_request(request);
+            left -= 1;
+            next = if left == 0 { None } else { self.requests.try_recv().ok() };
+        }
+    }
+
+    fn take_request(&mut self, request: Request) {
+        match request {
+            Request::Command { rights, command, answer } => {
+                if self.writers.waiting() > WRITES_WAITING_MAX {
+                    let busy = ClientAnswer {
+                        instance: command.instance,
+                        number: command.number,
+                        code: ErrorCode::RETRY,
+                        retry_after_ms: 1_000,
+                        detail: remeet_protocol::wire::Text::cut("the store is behind: send it again"),
+                        meeting: command.meeting,
+                    };
+                    // Who left does not wait for an answer.
+                    let _ = answer.send(busy);
+                    return;
+                }
+                self.telling.count("client_commands");
+                self.last_waiter += 1;
+                let waiter = Waiter(self.last_waiter);
+                self.waiters.insert(waiter, answer);
+                self.feed(Input::Command(Command { waiter, rights, command }));
+            }
+            Request::Derive { rows, answer } => {
+                let states = rows.iter().map(|rows| self.core.derive(rows)).collect();
+                let _ = answer.send(states);
+            }
+            Request::Status(answer) => {
+                let _ = answer.send(Box::new(status::report(self)));
+            }
+            Request::Troubled(answer) => {
+                let _ = answer.send(self.troubled());
+            }
+            Request::Reconcile => self.feed(Input::Reconcile),
+            Request::Count(name) => self.telling.count(name),
+        }
+    }
+
+    fn troubled(&self) -> Vec<Troubled> {
+        let mut troubled: Vec<Troubled> = self
+            .core
+            .orphans()
+            .map(|(server, handle, leg)| Troubled { leg, server, reason: "orphan".to_owned(), handle: Some(handle) })
+            .collect();
+        troubled.extend(self.core.pending().into_iter().map(|(server, leg, reason)| Troubled {
+            leg,
+            server,
+            reason,
+            handle: None,
+        }));
+        troubled
+    }
+
+    fn wake(&mut self) {
+        let now = self.clock.now();
+        for peer in self.peers.values_mut() {
+            if peer.session.next_wake().is_some_and(|(at, _)| at <= now) {
+                peer.session.wake(now);
+            }
+        }
+        if self.core.next_wake().is_some_and(|at| at <= now) {
+            self.feed(Input::Wake);
+        }
+    }
+
+    fn next_wake(&self) -> tokio::time::Instant {
+        let sessions = self.peers.values().filter_map(|peer| peer.session.next_wake().map(|(at, _)| at));
+        let idle = self.clock.now() + IDLE;
+        self.clock.instant(sessions.chain(self.core.next_wake()).min().map_or(idle, |at| at.min(idle)))
+    }
+
+    // ---- what follows ----
+
+    /// Carries out outputs until nobody has anything more to say.
+    fn pump(&mut self) {
+        loop {
+            let mut quiet = true;
+            while let Some(output) = self.core.poll() {
+                quiet = false;
+                self.carry_out(output);
+            }
+            let mut heard = Vec::new();
+            for (server, peer) in &mut self.peers {
+                while let Some(said) = peer.session.poll_heard() {
+                    heard.push((*server, said));
+                }
+            }
+            for (server, said) in heard {
+                quiet = false;
+                self.feed(Input::Heard(server, said));
+            }
+            if quiet {
+                break;
+            }
+        }
+        for peer in self.peers.values_mut() {
+            peer.send();
+        }
+        if let Some(token) = self.core.token() {
+            self.writers.begin(token);
+            self.cacher.begin(token.epoch);
+        }
+        self.waiters_left();
+    }
+
+    fn carry_out(&mut self, output: Output) {
+        match output {
+            Output::Persist { id, lane, unit } => self.writers.push(lane, id, unit),
+            Output::Ask { server, ticket, request, after } => {
+                if let Some(id) = after {
+                    self.awaited.insert(id, server);
+                }
+                if let Some(peer) = self.peers.get_mut(&server) {
+                    peer.session.ask(self.clock.now(), ticket, request, after);
+                }
+            }
+            Output::Acknowledge { server, number } => {
+                if let Some(peer) = self.peers.get_mut(&server) {
+                    peer.session.acknowledge(number);
+                }
+            }
+            Output::Read { id, read } => self.readers.begin(id, read),
+            Output::Cache(task) => self.cacher.push(task),
+            Output::Answer(waiter, answer) => {
+                if let Some(client) = self.waiters.remove(&waiter) {
+                    // A client that left gets the kept answer when it asks again.
+                    let _ = client.send(answer);
+                }
+            }
+            // Nobody subscribed is no error.
+            Output::Publish(published) => drop(self.published.send(Arc::new(published))),
+            Output::Alarm(alarm) => {
+                tracing::error!(
+                    kind = ?alarm.kind,
+                    server = alarm.server.map(|server| server.0),
+                    leg = alarm.leg.map(tracing::field::display),
+                    "{}",
+                    alarm.text
+                );
+                self.telling.alarm(self.clock.wall_ms(), &alarm);
+            }
+        }
+    }
+
+    /// Clients that left are not waited for: their commands run on.
+    fn waiters_left(&mut self) {
+        if self.waiters.len() > REQUESTS {
+            self.waiters.retain(|_, answer| !answer.is_closed());
+        }
+    }
+
+    fn tell_service(&mut self) {
+        let phase = status::phase(self);
+        let wall = self.clock.wall_ms();
+        if let Some(text) = self.telling.phase(wall, phase, || status::headline(self.core.server_views(), phase)) {
+            tracing::info!("{text}");
+            self.service.status(&text);
+        }
+    }
+
+    /// The end: servers are told, and what is on its way to the store is awaited.
+    async fn drain(&mut self) {
+        self.telling.stopping(self.clock.wall_ms());
+        let deadline = tokio::time::sleep(DRAIN);
+        tokio::pin!(deadline);
+        self.requests.close();
+        while self.writers.waiting() > 0 {
+            tokio::select! {
+                () = &mut deadline => {
+                    tracing::warn!(waiting = self.writers.waiting(), "ended before everything was stored: the next start finishes it");
+                    break;
+                }
+                Some(done) = self.written.recv() => {
+                    self.take_written(done);
+                    self.pump();
+                    if self.fenced.is_some() {
+                        break;
+                    }
+                }
+            }
+            self.heartbeat.beat();
+        }
+        self.pump();
+        let now = self.clock.now();
+        let mut links = Vec::new();
+        for peer in self.peers.values_mut() {
+            peer.session.farewell(now, "the scheduler stops");
+            peer.send();
+            links.extend(peer.link.take());
+        }
+        for link in links {
+            link.close().await;
+        }
+    }
+}
+
+impl Peer {
+    fn new(config: &Config, server: &crate::config::Server, holder: Holder) -> Self {
+        let identity = session::Identity {
+            domain: config.scheduler.domain,
+            name: config.scheduler.name.clone(),
+            holder,
+            server: server.id,
+        };
+        let settings = session::Settings {
+            seed: u64::from(server.id.0) ^ holder.0.as_u64_pair().0,
+            answer_timeout: config.link.request_deadline,
+            keep_alive: config.link.keep_alive,
+            ..session::Settings::default()
+        };
+        Self { session: Session::new(identity, settings), link: None, backlog: Vec::new(), link_since_ms: 0 }
+    }
+
+    /// Hands the session's packets to the link, all in one batch.
+    fn send(&mut self) {
+        while let Some(packet) = self.session.poll_packet() {
+            self.backlog.push(packet);
+        }
+        if self.backlog.is_empty() && self.session.wants_close().is_none() {
+            return;
+        }
+        let Some(link) = &self.link else { return };
+        match link.try_send(std::mem::take(&mut self.backlog)) {
+            Ok(()) | Err(SendError::Closed) => {}
+            // The server reads too slowly; the link cuts it if that lasts.
+            Err(SendError::Full(packets)) => self.backlog = packets,
+        }
+        if let Some(reason) = self.session.wants_close() {
+            link.close_link(reason, self.session.redial_after().unwrap_or_default());
+        }
+    }
+}
+
+/// How the beginning of a term goes.
+enum TermProgress {
+    /// The database does not answer: it is asked again.
+    Waiting(String),
+    Began(Token),
+}
+
+/// Brings the schema up to date and begins a term; asks for as long as it takes. The database is the one
+/// source of recovery keys after a restart: while it is down nothing is taken over (design §6).
+fn begin_term(
+    store: Arc<dyn Store>,
+    node: String,
+    holder: Holder,
+    stop: CancellationToken,
+) -> mpsc::Receiver<TermProgress> {
+    let (progress, receiver) = mpsc::channel(4);
+    tokio::spawn(async move {
+        let mut pause = Duration::from_millis(100);
+        loop {
+            let began = async {
+                store.migrate().await?;
+                store.begin_term(&node, holder, Epoch(0)).await
+            };
+            let Some(began) = stop.run_until_cancelled(began).await else { return };
+            match began {
+                Ok(token) => {
+                    // The receiver is gone only when the driver is.
+                    let _ = progress.send(TermProgress::Began(token)).await;
+                    return;
+                }
+                Err(error) => {
+                    tracing::warn!("no term yet: {error}; asked again in {pause:?}");
+                    let _ = progress.send(TermProgress::Waiting(error.to_string())).await;
+                }
+            }
+            if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+                return;
+            }
+            pause = (pause * 2).min(Duration::from_secs(2));
+        }
+    });
+    receiver
+}

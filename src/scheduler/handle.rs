@@ -1,0 +1,165 @@
+//! What everything above the scheduler may ask of it.
+
+use crate::model::StoredLeg;
+use crate::ops::status::Status;
+use crate::recovery::{Published, Rights};
+use crate::store::{Cache, Store};
+use remeet_protocol::message::{ClientAnswer, ClientCommand, MeetingState};
+use remeet_protocol::{Epoch, LegId, ServerId};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+/// The scheduler's public handle. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    pub(super) requests: mpsc::Sender<Request>,
+    pub(super) published: broadcast::Sender<Arc<Published>>,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) cache: Arc<dyn Cache>,
+    pub(super) shared: Arc<Shared>,
+}
+
+/// Numbers that others read and write without asking the driver.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    pub epoch: AtomicU64,
+    pub clients: AtomicU64,
+    pub subscribers: AtomicU64,
+}
+
+/// The scheduler has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the scheduler has ended")]
+pub struct Gone;
+
+/// What is asked of the driver's task.
+pub(super) enum Request {
+    Command { rights: Rights, command: ClientCommand, answer: oneshot::Sender<ClientAnswer> },
+    Derive { rows: Vec<Vec<StoredLeg>>, answer: oneshot::Sender<Vec<(MeetingState, bool)>> },
+    Status(oneshot::Sender<Box<Status>>),
+    Troubled(oneshot::Sender<Vec<Troubled>>),
+    Reconcile,
+    Count(&'static str),
+}
+
+/// A leg in trouble, for the operator.
+#[derive(Debug, Clone, serde::Serialize)]
+pub(super) struct Troubled {
+    pub leg: LegId,
+    pub server: ServerId,
+    pub reason: String,
+    /// The server's name of an orphan: what `adopt` wants.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub handle: Option<remeet_protocol::Handle>,
+}
+
+impl Handle {
+    /// Carries out a client's command; answered once its result is stored.
+    ///
+    /// # Errors
+    /// The scheduler has ended; the command may or may not run: ask the next one, with the same id.
+    pub async fn command(&self, rights: Rights, command: ClientCommand) -> Result<ClientAnswer, Gone> {
+        let (answer, result) = oneshot::channel();
+        self.requests.send(Request::Command { rights, command, answer }).await.map_err(|_| Gone)?;
+        result.await.map_err(|_| Gone)
+    }
+
+    /// Meetings' states as clients see them, each from its stored legs; and whether what is stored may be
+    /// behind, because the meeting is being recovered.
+    ///
+    /// # Errors
+    /// The scheduler has ended.
+    pub async fn derive(&self, rows: Vec<Vec<StoredLeg>>) -> Result<Vec<(MeetingState, bool)>, Gone> {
+        let (answer, result) = oneshot::channel();
+        self.requests.send(Request::Derive { rows, answer }).await.map_err(|_| Gone)?;
+        result.await.map_err(|_| Gone)
+    }
+
+    /// Everything that is told to subscribers from now on. A receiver that is too slow loses the oldest
+    /// and is told so.
+    #[must_use]
+    pub fn subscribe(&self) -> broadcast::Receiver<Arc<Published>> {
+        self.published.subscribe()
+    }
+
+    /// How it is.
+    ///
+    /// # Errors
+    /// The scheduler has ended.
+    pub async fn status(&self) -> Result<Box<Status>, Gone> {
+        let (answer, result) = oneshot::channel();
+        self.requests.send(Request::Status(answer)).await.map_err(|_| Gone)?;
+        result.await.map_err(|_| Gone)
+    }
+
+    /// Compares everything with every server, in the background.
+    ///
+    /// # Errors
+    /// The scheduler has ended.
+    pub async fn reconcile(&self) -> Result<(), Gone> {
+        self.requests.send(Request::Reconcile).await.map_err(|_| Gone)
+    }
+
+    /// Counts something that happened above.
+    pub fn count(&self, name: &'static str) {
+        // A full queue costs a count, never an answer.
+        let _ = self.requests.try_send(Request::Count(name));
+    }
+
+    /// The current term; 0 while there is none.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        Epoch(self.shared.epoch.load(Ordering::Relaxed))
+    }
+
+    /// The store, for reads.
+    #[must_use]
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// The cache, for reads.
+    #[must_use]
+    pub fn cache(&self) -> &Arc<dyn Cache> {
+        &self.cache
+    }
+
+    /// A client connected; the guard says when it leaves.
+    #[must_use]
+    pub fn client_connected(&self) -> Presence {
+        Presence::new(Arc::clone(&self.shared), |shared| &shared.clients)
+    }
+
+    /// A client subscribed; the guard says when it stops.
+    #[must_use]
+    pub fn client_subscribed(&self) -> Presence {
+        Presence::new(Arc::clone(&self.shared), |shared| &shared.subscribers)
+    }
+
+    pub(super) async fn troubled(&self) -> Result<Vec<Troubled>, Gone> {
+        let (answer, result) = oneshot::channel();
+        self.requests.send(Request::Troubled(answer)).await.map_err(|_| Gone)?;
+        result.await.map_err(|_| Gone)
+    }
+}
+
+/// Counts somebody as present until it is dropped.
+#[derive(Debug)]
+pub struct Presence {
+    shared: Arc<Shared>,
+    counter: fn(&Shared) -> &AtomicU64,
+}
+
+impl Presence {
+    fn new(shared: Arc<Shared>, counter: fn(&Shared) -> &AtomicU64) -> Self {
+        counter(&shared).fetch_add(1, Ordering::Relaxed);
+        Self { shared, counter }
+    }
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        (self.counter)(&self.shared).fetch_sub(1, Ordering::Relaxed);
+    }
+}

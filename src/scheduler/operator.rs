@@ -1,0 +1,99 @@
+//! What the operator's local socket may ask of the scheduler.
+
+use super::handle::{Gone, Handle};
+use crate::model::CommandId;
+use crate::ops::operator::{Operator, OperatorAnswer, OperatorError, OperatorErrorKind, OperatorRequest};
+use crate::recovery::Rights;
+use futures_util::future::BoxFuture;
+use futures_util::stream;
+use remeet_protocol::message::{ClientCommand, ClientOp};
+use remeet_protocol::{LegId, MeetingId};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+/// The most legs of a dump: far beyond what the embedded cache holds.
+const DUMP_MAX: usize = 1_000_000;
+
+impl Operator for Handle {
+    fn handle(&self, request: OperatorRequest) -> BoxFuture<'_, Result<OperatorAnswer, OperatorError>> {
+        Box::pin(async move {
+            match request {
+                OperatorRequest::Status => {
+                    let status = self.status().await?;
+                    Ok(OperatorAnswer::One(json_of(&*status)?))
+                }
+                // One server's turn costs no more than all of them: a round is one inventory.
+                OperatorRequest::Recover { server: _ } => {
+                    self.reconcile().await?;
+                    Ok(OperatorAnswer::Done)
+                }
+                OperatorRequest::DumpCache => self.dump_cache().await,
+                OperatorRequest::ForgetKeys { legs } => self.forget_keys(&legs).await,
+                OperatorRequest::Troubled => {
+                    let troubled = self.troubled().await?;
+                    let items: Result<Vec<Value>, OperatorError> = troubled.iter().map(json_of).collect();
+                    Ok(OperatorAnswer::Many(Box::pin(stream::iter(items?))))
+                }
+                // A quarantined leg is pulled again, whole, by the next comparison.
+                OperatorRequest::LiftQuarantine { leg: _ } => {
+                    self.reconcile().await?;
+                    Ok(OperatorAnswer::Done)
+                }
+                OperatorRequest::Mark { meeting, first } => self.mark(meeting, first).await,
+            }
+        })
+    }
+}
+
+impl Handle {
+    async fn dump_cache(&self) -> Result<OperatorAnswer, OperatorError> {
+        let dump = self.cache().dump(DUMP_MAX).await.map_err(unavailable)?;
+        let mut items = Vec::with_capacity(dump.legs.len() + dump.keys.len());
+        for leg in &dump.legs {
+            items.push(json!({ "leg": { "head": leg.head, "mark": leg.mark, "changes": leg.changes } }));
+        }
+        for key in &dump.keys {
+            // Secrets are compared by their hash, never shown.
+            let hash = Sha256::digest(key.secret.expose());
+            let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+            items.push(json!({ "key": {
+                "leg": key.leg, "generation": key.generation, "epoch": key.epoch, "secret_sha256": hash,
+            } }));
+        }
+        Ok(OperatorAnswer::Many(Box::pin(stream::iter(items))))
+    }
+
+    async fn forget_keys(&self, legs: &[LegId]) -> Result<OperatorAnswer, OperatorError> {
+        let found = self.store().legs(legs).await.map_err(unavailable)?;
+        let named: Vec<_> = found.found.iter().map(|found| (found.row.domain, found.row.leg)).collect();
+        self.cache().forget_keys(&named).await.map_err(unavailable)?;
+        Ok(OperatorAnswer::One(json!({ "forgotten": named.len() })))
+    }
+
+    async fn mark(&self, meeting: MeetingId, first: bool) -> Result<OperatorAnswer, OperatorError> {
+        // Each request at the socket is a command of its own.
+        let id = CommandId { instance: uuid::Uuid::new_v4().as_u64_pair().0, number: 1 };
+        let command =
+            ClientCommand { instance: id.instance, number: id.number, meeting, op: ClientOp::Mark(first) };
+        let answer = self.command(Rights { control: true, operator: true }, command).await?;
+        if answer.code.is_ok() {
+            return Ok(OperatorAnswer::Done);
+        }
+        let text = format!("meeting {meeting}: {}: {}", answer.code, answer.detail);
+        Err(OperatorError::new(OperatorErrorKind::NotFound, text))
+    }
+}
+
+impl From<Gone> for OperatorError {
+    fn from(gone: Gone) -> Self {
+        OperatorError::new(OperatorErrorKind::WrongState, gone.to_string())
+    }
+}
+
+fn unavailable(error: impl std::fmt::Display) -> OperatorError {
+    OperatorError::new(OperatorErrorKind::Unavailable, error.to_string())
+}
+
+fn json_of(value: &impl serde::Serialize) -> Result<Value, OperatorError> {
+    serde_json::to_value(value).map_err(unavailable)
+}

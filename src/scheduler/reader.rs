@@ -1,0 +1,95 @@
+//! Bulk reads for the core.
+
+use crate::model::LegContent;
+use crate::recovery::{Input, Read, ReadId, ReadResult, StoredDigest};
+use crate::store::{Cache, Store, StoreError};
+use remeet_protocol::LegId;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Semaphore, mpsc};
+
+/// Reads at a time: more would only queue in the pool.
+const READS_MAX: usize = 4;
+/// Attempts of a read while the store is down, with pauses of half a second: the core then plans anew.
+const ATTEMPTS: u32 = 6;
+const PAUSE: Duration = Duration::from_millis(500);
+/// Legs whose content is held in memory at a time while it is counted: some 10 MB.
+const CONTENTS: usize = 1_000;
+
+/// Carries out reads.
+#[derive(Clone)]
+pub(super) struct Readers {
+    store: Arc<dyn Store>,
+    cache: Arc<dyn Cache>,
+    results: mpsc::UnboundedSender<Input>,
+    places: Arc<Semaphore>,
+}
+
+impl Readers {
+    /// The core has a bounded number of reads open (a few a server), and so has the channel.
+    pub(super) fn new(store: Arc<dyn Store>, cache: Arc<dyn Cache>) -> (Self, mpsc::UnboundedReceiver<Input>) {
+        let (results, inputs) = mpsc::unbounded_channel();
+        (Self { store, cache, results, places: Arc::new(Semaphore::new(READS_MAX)) }, inputs)
+    }
+
+    /// Begins a read; its result comes as an input.
+    pub(super) fn begin(&self, id: ReadId, read: Read) {
+        let this = self.clone();
+        tokio::spawn(async move {
+            let _place = this.places.acquire().await;
+            let result = this.repeat(&read).await;
+            let _ = this.results.send(Input::Read(id, result));
+        });
+    }
+
+    async fn repeat(&self, read: &Read) -> Result<ReadResult, String> {
+        let mut attempt = 1;
+        loop {
+            match self.once(read).await {
+                Ok(result) => return Ok(result),
+                // A cache that fails is a miss, at once.
+                Err(Failed::Cache(reason)) => return Err(reason),
+                Err(Failed::Store(StoreError::Unavailable { .. })) if attempt < ATTEMPTS => {
+                    attempt += 1;
+                    tokio::time::sleep(PAUSE).await;
+                }
+                Err(Failed::Store(error)) => return Err(error.to_string()),
+            }
+        }
+    }
+
+    async fn once(&self, read: &Read) -> Result<ReadResult, Failed> {
+        Ok(match read {
+            Read::LookUp { server, legs } => ReadResult::LookUp(self.store.look_up(*server, legs).await?),
+            Read::Legs(legs) => ReadResult::LookUp(self.store.legs(legs).await?),
+            Read::Digests(legs) => ReadResult::Digests(self.digests(legs).await?),
+            Read::Instance(instance) => ReadResult::Instance(self.store.instance(*instance).await?),
+            Read::CachedKeys(legs) => {
+                ReadResult::CachedKeys(self.cache.keys(legs).await.map_err(|error| Failed::Cache(error.to_string()))?)
+            }
+            Read::Stamps(legs) => {
+                ReadResult::Stamps(self.cache.stamps(legs).await.map_err(|error| Failed::Cache(error.to_string()))?)
+            }
+        })
+    }
+
+    async fn digests(&self, legs: &[LegId]) -> Result<Vec<StoredDigest>, StoreError> {
+        let mut digests = Vec::with_capacity(legs.len());
+        for legs in legs.chunks(CONTENTS) {
+            let contents = self.store.contents(legs).await?;
+            digests.extend(contents.iter().map(|content: &LegContent| StoredDigest::count(content)));
+        }
+        Ok(digests)
+    }
+}
+
+enum Failed {
+    Store(StoreError),
+    Cache(String),
+}
+
+impl From<StoreError> for Failed {
+    fn from(error: StoreError) -> Self {
+        Failed::Store(error)
+    }
+}

@@ -1,0 +1,318 @@
+//! What the operator is shown: the core's views, the sessions' counters and the queues in one report.
+
+use super::driver::{Driver, Peer};
+use crate::ops::status::{
+    Alarms, ClientsStatus, Completeness, LegCounts, LinkState, Phase, Queues, RoundReport, ServerStatus, SinkHealth,
+    Status, Term, Trigger,
+};
+use crate::recovery::{self, Alarm, ServerView};
+use remeet_protocol::ServerId;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+
+/// What the driver notes down for the report.
+#[derive(Debug)]
+pub(super) struct Telling {
+    started_at_ms: u64,
+    clients: SocketAddr,
+    pub term_since_ms: Option<u64>,
+    phase: (Phase, u64),
+    text: String,
+    alarms: Alarms,
+    store: Sink,
+    cache: Sink,
+    counters: BTreeMap<String, u64>,
+}
+
+#[derive(Debug)]
+struct Sink {
+    healthy: bool,
+    since_ms: u64,
+    last_error: Option<String>,
+}
+
+impl Telling {
+    pub(super) fn new(wall_ms: u64, clients: SocketAddr) -> Self {
+        let sink = || Sink { healthy: true, since_ms: wall_ms, last_error: None };
+        Self {
+            started_at_ms: wall_ms,
+            clients,
+            term_since_ms: None,
+            phase: (Phase::Starting, wall_ms),
+            text: String::new(),
+            alarms: Alarms::default(),
+            store: sink(),
+            cache: sink(),
+            counters: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn count(&mut self, name: &str) {
+        match self.counters.get_mut(name) {
+            Some(count) => *count += 1,
+            None => {
+                self.counters.insert(name.to_owned(), 1);
+            }
+        }
+    }
+
+    pub(super) fn alarm(&mut self, wall_ms: u64, alarm: &Alarm) {
+        let kind = serde_json::to_value(alarm.kind).ok();
+        let kind = kind.as_ref().and_then(|kind| kind.as_str()).unwrap_or("alarm");
+        let mut text = String::new();
+        if let Some(server) = alarm.server {
+            text.push_str(&format!("server {server}: "));
+        }
+        if let Some(leg) = alarm.leg {
+            text.push_str(&format!("leg {leg}: "));
+        }
+        text.push_str(&alarm.text);
+        self.alarms.raise(wall_ms, kind, &text);
+        self.count(&format!("alarms_{kind}"));
+    }
+
+    pub(super) fn store_failed(&mut self, wall_ms: u64, reason: String) {
+        self.store.fail(wall_ms, reason);
+        self.count("store_failures");
+    }
+
+    pub(super) fn store_answered(&mut self, wall_ms: u64) {
+        self.store.answer(wall_ms);
+    }
+
+    pub(super) fn cache_failed(&mut self, wall_ms: u64, reason: String) {
+        self.cache.fail(wall_ms, reason);
+        self.count("cache_failures");
+    }
+
+    /// Whether it was away before.
+    pub(super) fn cache_answered(&mut self, wall_ms: u64) -> bool {
+        self.cache.answer(wall_ms)
+    }
+
+    /// Notes the phase; the text for `STATUS=` if it changed.
+    pub(super) fn phase(&mut self, wall_ms: u64, phase: Phase, text: impl FnOnce() -> String) -> Option<String> {
+        // While it recovers the numbers move: told at most four times a second.
+        let due = phase != self.phase.0 || (phase == Phase::Recovering && wall_ms >= self.phase.1 + 250);
+        if !due {
+            return None;
+        }
+        self.phase = (phase, wall_ms);
+        let text = text();
+        if text == self.text {
+            return None;
+        }
+        self.text.clone_from(&text);
+        Some(text)
+    }
+
+    pub(super) fn stopping(&mut self, wall_ms: u64) {
+        self.phase = (Phase::Stopping, wall_ms);
+    }
+}
+
+impl Sink {
+    fn fail(&mut self, wall_ms: u64, reason: String) {
+        if std::mem::replace(&mut self.healthy, false) {
+            self.since_ms = wall_ms;
+        }
+        self.last_error = Some(reason);
+    }
+
+    fn answer(&mut self, wall_ms: u64) -> bool {
+        let was_away = !std::mem::replace(&mut self.healthy, true);
+        if was_away {
+            self.since_ms = wall_ms;
+        }
+        was_away
+    }
+
+    fn health(&self, what: String, waiting: usize) -> SinkHealth {
+        SinkHealth {
+            what,
+            healthy: self.healthy,
+            since_ms: self.since_ms,
+            waiting: waiting as u64,
+            last_error: self.last_error.clone(),
+        }
+    }
+}
+
+pub(super) fn phase(driver: &Driver) -> Phase {
+    let telling = &driver.telling;
+    if telling.phase.0 == Phase::Stopping {
+        Phase::Stopping
+    } else if driver.core.token().is_none() {
+        if telling.store.healthy { Phase::Starting } else { Phase::WaitingForDatabase }
+    } else if driver.core.is_steady() && telling.store.healthy {
+        Phase::Steady
+    } else if telling.store.healthy {
+        Phase::Recovering
+    } else {
+        Phase::WaitingForDatabase
+    }
+}
+
+/// One line for `STATUS=`.
+pub(super) fn headline(views: Vec<ServerView>, phase: Phase) -> String {
+    let (legs, ours): (u64, u64) =
+        views.iter().fold((0, 0), |(legs, ours), view| (legs + view.legs, ours + view.in_meeting));
+    let down = views.iter().filter(|view| !view.up).count();
+    let mut text = format!("{}: {ours} of {legs} meetings in control", phase.name());
+    if down > 0 {
+        text.push_str(&format!(", {down} of {} servers unreachable", views.len()));
+    }
+    text
+}
+
+pub(super) fn report(driver: &Driver) -> Status {
+    let config = &driver.config;
+    let telling = &driver.telling;
+    let views: BTreeMap<ServerId, ServerView> =
+        driver.core.server_views().into_iter().map(|view| (view.id, view)).collect();
+    let servers: Vec<ServerStatus> = config
+        .servers
+        .iter()
+        .filter_map(|server| Some(server_status(server, driver.peers.get(&server.id)?, views.get(&server.id)?)))
+        .collect();
+    let mut totals = LegCounts::default();
+    for server in &servers {
+        totals.add(&server.legs);
+    }
+    let token = driver.core.token();
+    let phase = phase(driver);
+    let mut counters = telling.counters.clone();
+    for peer in driver.peers.values() {
+        let counted = peer.session.counters();
+        for (name, value) in [
+            ("packets_in", counted.packets_in),
+            ("packets_out", counted.packets_out),
+            ("requests_repeated", counted.retries),
+            ("requests_unanswered", counted.unanswered),
+            ("unknown_types", counted.unknown_types),
+            ("events_repeated", counted.repeated_events),
+        ] {
+            *counters.entry(name.to_owned()).or_default() += value;
+        }
+    }
+    counters.insert("persists_open".to_owned(), driver.core.persists_open() as u64);
+    Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        name: config.scheduler.name.clone(),
+        domain: config.scheduler.domain,
+        node: config.scheduler.node.clone(),
+        at_ms: driver.clock.wall_ms(),
+        started_at_ms: telling.started_at_ms,
+        phase,
+        phase_since_ms: telling.phase.1,
+        term: token.map(|token| Term {
+            epoch: token.epoch,
+            holder: token.holder,
+            since_ms: telling.term_since_ms.unwrap_or_default(),
+        }),
+        servers,
+        totals,
+        rounds: rounds(driver, &views),
+        store: telling.store.health(config.store.url.shown(), driver.writers.waiting()),
+        cache: telling.cache.health(config.cache.url.shown(), driver.cacher.waiting()),
+        clients: ClientsStatus {
+            listen: telling.clients,
+            connected: driver.shared.clients.load(Ordering::Relaxed),
+            subscribed: driver.shared.subscribers.load(Ordering::Relaxed),
+        },
+        alarms: telling.alarms.clone(),
+        counters,
+    }
+}
+
+fn server_status(server: &crate::config::Server, peer: &Peer, view: &ServerView) -> ServerStatus {
+    let lengths = peer.session.lengths();
+    ServerStatus {
+        id: server.id,
+        name: server.name.clone(),
+        address: server.address,
+        link: match (view.up, view.attached) {
+            (true, true) => LinkState::Attached,
+            (true, false) => LinkState::Up,
+            (false, _) if peer.link.is_some() && peer.link_since_ms == 0 => LinkState::Dialling,
+            (false, _) => LinkState::Down,
+        },
+        link_since_ms: peer.link_since_ms,
+        boot: view.boot.or_else(|| peer.session.boot()),
+        table_revision: view.table_revision,
+        legs: LegCounts {
+            live: view.legs + view.orphans,
+            in_meeting: view.in_meeting,
+            recovering: view.recovering,
+            orphans: view.orphans,
+            pending: view.pending.values().sum(),
+            quarantined: view.quarantined,
+        },
+        queues: Queues {
+            takeovers: lengths.takeovers as u64,
+            commands: (lengths.commands + lengths.held) as u64,
+            pulls: lengths.pulls as u64,
+            events: lengths.events_waiting as u64,
+        },
+        misbehaviour: peer
+            .session
+            .counters()
+            .misbehaviours
+            .iter()
+            .map(|(kind, count)| (kind.name().to_owned(), *count))
+            .collect(),
+        last_error: view.trouble.clone(),
+    }
+}
+
+fn rounds(driver: &Driver, views: &BTreeMap<ServerId, ServerView>) -> Vec<RoundReport> {
+    let epoch = driver.core.token().map(|token| token.epoch).unwrap_or_default();
+    let triggers = [
+        (recovery::Trigger::Restart, Trigger::Restart),
+        (recovery::Trigger::LinkRestored, Trigger::LinkRestored),
+        (recovery::Trigger::Reconcile, Trigger::Reconcile),
+    ];
+    let mut rounds = Vec::new();
+    for (trigger, shown) in triggers {
+        let servers: Vec<ServerId> =
+            views.values().filter(|view| view.reports.contains_key(&trigger)).map(|view| view.id).collect();
+        if servers.is_empty() {
+            continue;
+        }
+        let report = driver.core.report(trigger);
+        let running = views.values().any(|view| view.round.is_some());
+        let percent = |known: u64| {
+            if report.terminals == 0 { 100.0 } else { known as f64 * 100.0 / report.terminals as f64 }
+        };
+        rounds.push(RoundReport {
+            trigger: shown,
+            began_at_ms: report.began_at_ms,
+            ended_at_ms: (!running).then_some(report.ended_at_ms),
+            epoch,
+            servers,
+            meetings_live: report.live,
+            recovered: report.recovered,
+            orphans: report.orphans,
+            vanished: report.vanished,
+            ended: report.ended,
+            pending: report.pending_total(),
+            pending_by_reason: report.pending.clone(),
+            keys_from_database: report.keys_from_database,
+            keys_from_cache: report.keys_from_cache,
+            in_control_ms: (report.in_control_at_ms > 0).then_some(report.in_control_ms),
+            backfilled_ms: (report.backfilled_at_ms > 0).then_some(report.backfilled_ms),
+            in_control_at_ms: (report.in_control_at_ms > 0).then_some(report.in_control_at_ms),
+            backfilled_at_ms: (report.backfilled_at_ms > 0).then_some(report.backfilled_at_ms),
+            completeness: Completeness {
+                meeting: 100.0,
+                business: percent(report.known[0]),
+                decode: percent(report.known[1]),
+                extra: percent(report.known[2]),
+            },
+            missing: Vec::new(),
+        });
+    }
+    rounds
+}
