@@ -4,7 +4,7 @@ use super::error::{ConfigError, Problem};
 use super::{Config, Environment, SecretUrl, check, environment, secret};
 use serde::Deserialize;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use toml::Table;
 
 /// Secrets that the service manager hands over in files.
@@ -63,12 +63,7 @@ pub fn load(path: &Path, environment: &Environment) -> Result<Config, ConfigErro
 /// # Errors
 /// Every problem found, each with its place and its remedy.
 pub fn parse(text: &str, environment: &Environment, credentials: &Credentials) -> Result<Config, ConfigError> {
-    // Once as it stands, so that what is wrong in the file is told with its line.
-    toml::from_str::<Config>(text).map_err(|error| in_file(text, &error))?;
-    let mut table: Table = toml::from_str(text).map_err(|error| in_file(text, &error))?;
-    environment::apply(&mut table, environment).map_err(ConfigError::Wrong)?;
-    let mut config = Config::deserialize(table).map_err(|error| in_file(text, &error))?;
-
+    let mut config = read(text, environment)?;
     let not_in_environment = |variable: &str| !environment.contains_key(variable);
     if let Some(url) = credentials.store_url.as_ref().filter(|_| not_in_environment("REMEET_STORE__URL")) {
         config.store.url = url.clone();
@@ -86,6 +81,25 @@ pub fn parse(text: &str, environment: &Environment, credentials: &Credentials) -
     }
     check::check(&config)?;
     Ok(config)
+}
+
+/// The operator's socket alone, for who may not read the rest: credentials are not touched, and what
+/// is missing elsewhere is no error.
+///
+/// # Errors
+/// The file cannot be read, or a setting in it has a wrong name or type.
+pub fn operator_socket(path: &Path, environment: &Environment) -> Result<PathBuf, ConfigError> {
+    let text = fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+    read(&text, environment).map(|config| config.operator.socket)
+}
+
+/// The settings of the file with the environment's on top, not checked yet.
+fn read(text: &str, environment: &Environment) -> Result<Config, ConfigError> {
+    // Once as it stands, so that what is wrong in the file is told with its line.
+    toml::from_str::<Config>(text).map_err(|error| in_file(text, &error))?;
+    let mut table: Table = toml::from_str(text).map_err(|error| in_file(text, &error))?;
+    environment::apply(&mut table, environment).map_err(ConfigError::Wrong)?;
+    Config::deserialize(table).map_err(|error| in_file(text, &error))
 }
 
 /// Under this name [`load`] hands the machine's name to [`parse`]; shells set it, but do not export it.

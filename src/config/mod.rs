@@ -22,7 +22,7 @@ mod units;
 
 pub use environment::{Environment, process_environment};
 pub use error::{ConfigError, Problem};
-pub use load::{Credentials, load, parse};
+pub use load::{Credentials, load, operator_socket, parse};
 pub use secret::{CacheAddress, SecretUrl, StoreAddress};
 
 use remeet_protocol::{DomainId, ServerId};

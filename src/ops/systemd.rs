@@ -134,18 +134,17 @@ pub fn watchdog_interval() -> Option<Duration> {
 }
 
 /// Feeds the watchdog three times an `interval`, but only while `heartbeat` advances; a scheduler that
-/// stands still is restarted by the service manager, and its meetings are taken over again.
+/// stands still is restarted by the service manager, and its meetings are taken over again. After `stop`
+/// it is fed in any case: the end of a stopping process is bounded by its own deadline. Runs until it is
+/// dropped.
 pub async fn feed_watchdog(service: ServiceManager, interval: Duration, heartbeat: Heartbeat, stop: CancellationToken) {
     let mut seen = None;
     let mut ticks = tokio::time::interval(interval / 3);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = ticks.tick() => {}
-        }
+        ticks.tick().await;
         let count = heartbeat.count();
-        if seen == Some(count) {
+        if seen == Some(count) && !stop.is_cancelled() {
             tracing::warn!(count, "the scheduler's loop has not moved: the watchdog is not fed");
         } else {
             seen = Some(count);
