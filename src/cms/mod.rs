@@ -1,3 +1,14 @@
-//! Meeting clients' control messages.
+//! Meeting clients' control messages (SPEC K-1 to K-12): from packets to the scheduler's
+//! [`Handle`](crate::scheduler::Handle) and back.
+//!
+//! - [`listen`], [`Door`] – the port for clients; one task a connection.
+//! - `connection` – one client: handshake, identity and rights, requests, subscription.
+//! - `views` – what a client is shown of meetings: state, records, lists, snapshots.
+//! - [`client`] – the other side: the meeting-client library.
 
 pub mod client;
+mod connection;
+mod door;
+mod views;
+
+pub use door::{Door, listen};

@@ -91,6 +91,11 @@ impl Core {
         if self.legs.contains_key(&leg) {
             return self.run(leg, waiting);
         }
+        self.read_for(leg, waiting);
+    }
+
+    /// Reads the leg that a command waits for.
+    fn read_for(&mut self, leg: LegId, waiting: Waiting) {
         if self.waiting >= self.settings.waiting_total {
             return self.refuse(&waiting, ErrorCode::RETRY, "too many commands wait for recovery");
         }
@@ -141,6 +146,12 @@ impl Core {
         let Some(known) = self.legs.get(&leg) else { return };
         let attached = self.servers.get(&known.row.server).is_some_and(|server| server.attached.is_some());
         match (&waiting.command.op, known.row.state) {
+            (ClientOp::Create(create), _) => {
+                let create = create.clone();
+                self.create_again(leg, &waiting, &create);
+            }
+            // Ending what has ended is done (SPEC K-6).
+            (ClientOp::End, StoredState::Ended) => self.refuse(&waiting, ErrorCode::OK, "it had ended"),
             (_, StoredState::Ended) => self.refuse(&waiting, ErrorCode::ENDED, "the meeting has ended"),
             (ClientOp::Mark(first), _) => {
                 let first = *first;
@@ -148,7 +159,8 @@ impl Core {
             }
             (ClientOp::Start, StoredState::Created) if attached => self.start(leg, &waiting),
             (ClientOp::Start, StoredState::Created) => self.wait(leg, waiting),
-            (ClientOp::Start, _) => self.refuse(&waiting, ErrorCode::WRONG_STATE, "the meeting has been started"),
+            // Starting what has started is done (SPEC K-6); one under way is waited for.
+            (ClientOp::Start, StoredState::InMeeting) => self.refuse(&waiting, ErrorCode::OK, "it had started"),
             (ClientOp::End, StoredState::Created) => self.end_created(leg, &waiting),
             (_, StoredState::Created) => {
                 self.refuse(&waiting, ErrorCode::WRONG_STATE, "the meeting is not started: start it first");
@@ -205,8 +217,14 @@ impl Core {
         self.unplaced.retain(|_, queue| !queue.is_empty());
         for waiting in late {
             self.waiting = self.waiting.saturating_sub(1);
-            let detail = "the meeting is not recovered yet (its server may be unreachable)";
-            self.refuse(&waiting, ErrorCode::RETRY, detail);
+            let leg = first_leg(&waiting.command);
+            let server = self.legs.get(&leg).and_then(|known| self.servers.get(&known.row.server));
+            if server.is_some_and(|server| !server.up) {
+                let detail = "the meeting's server does not answer; the meeting goes on";
+                self.refuse(&waiting, ErrorCode::UNREACHABLE, detail);
+            } else {
+                self.refuse(&waiting, ErrorCode::RETRY, "the meeting is not recovered yet");
+            }
         }
     }
 
@@ -214,7 +232,7 @@ impl Core {
     /// command may be sent again; what is final is kept, so that a repeat gets the same.
     pub(super) fn refuse(&mut self, waiting: &Waiting, code: ErrorCode, detail: &str) {
         let command = &waiting.command;
-        if matches!(code, ErrorCode::RETRY | ErrorCode::UNAVAILABLE) {
+        if matches!(code, ErrorCode::RETRY | ErrorCode::UNAVAILABLE | ErrorCode::UNREACHABLE) {
             for waiter in self.instances.dropped(command) {
                 self.answer_now(waiter, command, code, detail);
             }
@@ -258,8 +276,8 @@ impl Core {
             let detail = "no such server in the configuration: name another, or 0 to let the scheduler choose";
             return self.refuse(waiting, ErrorCode::UNKNOWN_IDENTITY, detail);
         };
-        if self.legs.contains_key(&leg) || self.unplaced.contains_key(&leg) {
-            return self.refuse(waiting, ErrorCode::EXISTS, "a meeting of this id exists");
+        if self.legs.contains_key(&leg) {
+            return self.create_again(leg, waiting, &create);
         }
         let key = self.new_key(leg, server, &create);
         let row = new_row(&key, StoredState::Created);
@@ -311,16 +329,31 @@ impl Core {
         self.flush_waiting(leg);
     }
 
-    pub(super) fn create_lost(&mut self, leg: LegId, answer: ClientAnswer) {
+    /// The id exists (SPEC K-5): with the same content that is a success, else not.
+    fn create_again(&mut self, leg: LegId, waiting: &Waiting, create: &Create) {
+        let Some(row) = self.legs.get(&leg).map(|known| &known.row) else { return };
+        let same = row.number == create.number && row.title == create.title;
+        match (row.state, same) {
+            (StoredState::Ended, _) => self.refuse(waiting, ErrorCode::ENDED, "a meeting of this id has ended"),
+            (_, true) => self.refuse(waiting, ErrorCode::OK, "it exists with the same content"),
+            (_, false) => self.refuse(waiting, ErrorCode::EXISTS, "a meeting of this id exists with other content"),
+        }
+    }
+
+    /// The store has the id already: its row says what to answer.
+    pub(super) fn create_lost(&mut self, leg: LegId, key: &RecoveryKey, answer: &ClientAnswer) {
         self.forget_leg(leg);
-        let command = ClientCommand {
-            instance: answer.instance,
-            number: answer.number,
+        let op = ClientOp::Create(Create {
             meeting: leg.meeting,
-            op: ClientOp::Start,
-        };
-        let waiting = Waiting { rights: Rights::default(), command, deadline: self.now };
-        self.refuse(&waiting, ErrorCode::EXISTS, "a meeting of this id exists");
+            server: key.server,
+            number: key.number.clone(),
+            title: key.title.clone(),
+            creator: key.creator.clone(),
+            creator_name: key.creator_name.clone(),
+        });
+        let command = ClientCommand { instance: answer.instance, number: answer.number, meeting: leg.meeting, op };
+        let deadline = self.now + self.settings.waiting_deadline;
+        self.read_for(leg, Waiting { rights: Rights::default(), command, deadline });
     }
 
     fn start(&mut self, leg: LegId, waiting: &Waiting) {

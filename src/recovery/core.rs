@@ -13,7 +13,6 @@ use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
 use remeet_protocol::message::{ClientAnswer, Event, EventKind, MeetingState};
 use remeet_protocol::record::Mark;
-use remeet_protocol::wire::Text;
 use remeet_protocol::{BootId, Change, DomainId, ErrorCode, Handle, LegId, MeetingId, ServerId, Token};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -168,6 +167,7 @@ impl Core {
             Heard::Gap(gap) => {
                 let text = format!("the server lost its events {} to {}: everything is compared", gap.first, gap.last);
                 tracing::warn!(server = server.0, "{text}");
+                self.gap(server, gap.last);
                 self.want_round(server, Trigger::Reconcile);
             }
             Heard::Misbehaved { reason } => {
@@ -205,7 +205,7 @@ impl Core {
     /// A compare-and-set was lost: the row is not what the plan saw. Read it again, then plan again.
     fn lost(&mut self, after: After, version: u64) {
         let leg = match after {
-            After::Created { leg, answer, .. } => return self.create_lost(leg, answer),
+            After::Created { leg, key, answer } => return self.create_lost(leg, &key, &answer),
             After::Answered { answer, .. } => return self.answer_stored(None, answer),
             After::Event { server, event, .. } => {
                 // Nothing of it is stored, so it is not acknowledged: it is held until the row is read.
@@ -457,14 +457,7 @@ impl Core {
         code: ErrorCode,
         detail: &str,
     ) {
-        let answer = ClientAnswer {
-            instance: command.instance,
-            number: command.number,
-            code,
-            retry_after_ms: if code == ErrorCode::RETRY || code == ErrorCode::UNAVAILABLE { 500 } else { 0 },
-            detail: Text::cut(detail),
-            meeting: command.meeting,
-        };
+        let answer = super::instances::answer(command, code, detail, command.meeting);
         self.put(Output::Answer(waiter, answer));
     }
 
@@ -526,6 +519,15 @@ impl Core {
             server.legs.remove(&leg);
             server.pending.remove(&leg);
         }
+    }
+}
+
+/// What a client that may ask again is told to wait.
+pub(super) fn retry_after_ms(code: ErrorCode) -> u32 {
+    match code {
+        ErrorCode::RETRY | ErrorCode::UNAVAILABLE => 500,
+        ErrorCode::UNREACHABLE => 2_000,
+        _ => 0,
     }
 }
 

@@ -50,6 +50,23 @@ impl Core {
         }
     }
 
+    /// Events up to `last` are lost. Acknowledging them would forget tombstones that nobody compared
+    /// (SPEC E-6): it waits for the end of a round.
+    pub(super) fn gap(&mut self, server: ServerId, last: u64) {
+        self.set_taken(server, last, Taken::Held);
+        if let Some(known) = self.servers.get_mut(&server) {
+            known.gaps.push(last);
+        }
+    }
+
+    /// A round has compared everything: gaps that were there before it are closed.
+    pub(super) fn close_gaps(&mut self, server: ServerId, gaps: Vec<u64>) {
+        for last in gaps {
+            self.set_taken(server, last, Taken::Stored);
+        }
+        self.acknowledge(server);
+    }
+
     /// The leg is ours: what was held is stored now.
     pub(super) fn take_held(&mut self, server: ServerId, leg: LegId) {
         let Some(known) = self.legs.get_mut(&leg) else { return };

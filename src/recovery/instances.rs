@@ -170,7 +170,7 @@ pub(super) fn answer(command: &ClientCommand, code: ErrorCode, detail: &str, mee
         instance: command.instance,
         number: command.number,
         code,
-        retry_after_ms: if code == ErrorCode::RETRY || code == ErrorCode::UNAVAILABLE { 500 } else { 0 },
+        retry_after_ms: super::core::retry_after_ms(code),
         detail: Text::cut(detail),
         meeting,
     }

@@ -35,7 +35,9 @@ mod takeover;
 
 pub use alarm::{Alarm, AlarmKind};
 pub use core::Core;
-pub use exchange::{CacheTask, Command, Input, Output, Published, Read, ReadId, ReadResult, Rights, StoredDigest, Waiter};
+pub use exchange::{
+    CacheTask, Command, Input, Output, Published, Read, ReadId, ReadResult, Rights, StoredDigest, Waiter,
+};
 pub use report::{RoundReport, Trigger};
 pub use server::ServerView;
 pub use settings::Settings;

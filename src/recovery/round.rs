@@ -49,6 +49,8 @@ pub(super) struct Round {
     /// Legs whose content needed no transfer: only their cached status is compared.
     pub unchanged: Vec<LegId>,
     pub fates: BTreeMap<LegId, Fate>,
+    /// Gaps in the server's events that this round closes.
+    pub gaps: Vec<u64>,
     pub report: RoundReport,
 }
 
@@ -90,6 +92,7 @@ impl Core {
             // Event numbers begin anew with a boot id; what was held belongs to a life that is over.
             known.unacknowledged.clear();
             known.strangers.clear();
+            known.gaps.clear();
             for leg in &known.legs {
                 if let Some(leg) = self.legs.get_mut(leg) {
                     leg.held.clear();
@@ -108,7 +111,9 @@ impl Core {
         known.up = false;
         known.attached = None;
         known.trouble = Some(reason);
-        known.round = None;
+        if let Some(round) = known.round.take() {
+            known.gaps.extend(round.gaps);
+        }
         known.again = None;
         known.retry_at = None;
         known.pulls.clear();
@@ -135,7 +140,9 @@ impl Core {
             return;
         }
         known.retry_at = None;
+        let gaps = std::mem::take(&mut known.gaps);
         known.round = Some(Round {
+            gaps,
             trigger: if known.first_pass_done { trigger } else { Trigger::Restart },
             begun: now,
             deadline,
@@ -451,6 +458,7 @@ impl Core {
         tracing::warn!(server = server.0, "the round is begun anew in {:?}: {reason}", self.settings.round_retry);
         known.trouble = Some(reason.to_owned());
         known.retry_at = known.up.then_some((retry, round.trigger));
+        known.gaps.extend(round.gaps);
         let mut legs: BTreeSet<LegId> = round.claims;
         legs.extend(round.backfill);
         for leg in legs {
@@ -505,12 +513,14 @@ impl Core {
             "round ended"
         );
         known.reports.insert(round.trigger, round.report);
+        let gaps = round.gaps;
         let again = known.again.take();
         // What time can mend is tried again soon; the rest waits for the operator or the next reconcile.
         let mendable = known.pending.values().any(|reason| matches!(*reason, "busy" | "unreachable" | "refused"));
         if mendable {
             known.retry_at = Some((now + self.settings.round_retry, Trigger::Reconcile));
         }
+        self.close_gaps(server, gaps);
         self.forget_ended(server);
         if let Some(trigger) = again {
             self.want_round(server, trigger);

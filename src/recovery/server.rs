@@ -34,6 +34,8 @@ pub(super) struct Server {
     pub pending: BTreeMap<LegId, &'static str>,
     /// Events heard and not acknowledged, by number; bounded by the server's window.
     pub unacknowledged: BTreeMap<u64, Taken>,
+    /// Last numbers of gaps that no round has closed; a gap a connection at most.
+    pub gaps: Vec<u64>,
     /// Events of legs that are not in memory, while a round's look-up may bring them.
     pub strangers: Vec<Event>,
     /// The boot id of the last connection: event numbers belong to it.
@@ -100,6 +102,7 @@ impl Server {
             orphans: BTreeMap::new(),
             pending: BTreeMap::new(),
             unacknowledged: BTreeMap::new(),
+            gaps: Vec::new(),
             strangers: Vec::new(),
             last_boot: None,
             pulls: VecDeque::new(),

@@ -117,6 +117,7 @@ impl Driver {
             store: Arc::clone(&store),
             cache,
             shared: Arc::clone(&shared),
+            holder,
         };
         let peers = config.servers.iter().map(|server| (server.id, Peer::new(&config, server, holder))).collect();
         let telling = Telling::new(clock.wall_ms(), clients);
@@ -152,7 +153,8 @@ impl Driver {
     /// Runs until `stop`, or until another term fences this process.
     pub(super) async fn run(mut self, stop: CancellationToken) -> Result<(), RunError> {
         self.dial();
-        let mut term = begin_term(Arc::clone(&self.store), self.config.scheduler.node.clone(), self.holder, stop.clone());
+        let mut term =
+            begin_term(Arc::clone(&self.store), self.config.scheduler.node.clone(), self.holder, stop.clone());
         let mut term_open = true;
         loop {
             self.pump();

@@ -5,7 +5,7 @@ use crate::ops::status::Status;
 use crate::recovery::{Published, Rights};
 use crate::store::{Cache, Store};
 use remeet_protocol::message::{ClientAnswer, ClientCommand, MeetingState};
-use remeet_protocol::{Epoch, LegId, ServerId};
+use remeet_protocol::{Epoch, Holder, LegId, ServerId};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -18,6 +18,7 @@ pub struct Handle {
     pub(super) store: Arc<dyn Store>,
     pub(super) cache: Arc<dyn Cache>,
     pub(super) shared: Arc<Shared>,
+    pub(super) holder: Holder,
 }
 
 /// Numbers that others read and write without asking the driver.
@@ -111,6 +112,12 @@ impl Handle {
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         Epoch(self.shared.epoch.load(Ordering::Relaxed))
+    }
+
+    /// This process's life.
+    #[must_use]
+    pub fn holder(&self) -> Holder {
+        self.holder
     }
 
     /// The store, for reads.

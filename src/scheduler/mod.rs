@@ -27,7 +27,7 @@ mod status;
 mod writer;
 
 pub use clock::Clock;
-pub use handle::{Gone, Handle};
+pub use handle::{Gone, Handle, Presence};
 
 use crate::config::{CacheAddress, Config, StoreAddress};
 use crate::ops::Seam;

@@ -73,8 +73,7 @@ impl Handle {
     async fn mark(&self, meeting: MeetingId, first: bool) -> Result<OperatorAnswer, OperatorError> {
         // Each request at the socket is a command of its own.
         let id = CommandId { instance: uuid::Uuid::new_v4().as_u64_pair().0, number: 1 };
-        let command =
-            ClientCommand { instance: id.instance, number: id.number, meeting, op: ClientOp::Mark(first) };
+        let command = ClientCommand { instance: id.instance, number: id.number, meeting, op: ClientOp::Mark(first) };
         let answer = self.command(Rights { control: true, operator: true }, command).await?;
         if answer.code.is_ok() {
             return Ok(OperatorAnswer::Done);

@@ -5,10 +5,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use crate::cache_records::{DOMAIN, boot, changed, content, delta, head, key, keys_of, leg, mark, name, whole};
+use crate::cache_records::{DOMAIN, boot, changed, content, delta, head, key, keys_of, leg, mark, name, random, whole};
 use crate::servers::redis_url;
-use rand::{Rng, SeedableRng as _};
-use rand_chacha::ChaCha8Rng;
+use rand::Rng;
 use remeet::store::CacheOutcome::{Applied, Lost, Stale};
 use remeet::store::memory::MemoryCache;
 use remeet::store::{Cache, CacheOutcome, CacheWrite, open_cache};
@@ -63,12 +62,6 @@ contract! {
 }
 
 type TestCache = Arc<dyn Cache>;
-
-fn random(test: &str) -> ChaCha8Rng {
-    let seed = std::env::var("REMEET_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(20_261_121);
-    println!("{test}: REMEET_TEST_SEED={seed}");
-    ChaCha8Rng::seed_from_u64(seed)
-}
 
 async fn write(cache: &TestCache, write: CacheWrite) -> CacheOutcome {
     cache.write(&[write]).await.unwrap()[0]

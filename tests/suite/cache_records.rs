@@ -2,7 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use rand::Rng;
+use rand::{Rng, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
 use remeet::model::RecoveryKey;
 use remeet::store::{CacheWrite, CachedHead};
 use remeet_protocol::message::MeetingState;
@@ -14,6 +15,13 @@ use remeet_protocol::wire::{Blob, Text};
 use remeet_protocol::{BootId, Change, DomainId, Epoch, Handle, LegId, MeetingId, Record, RecordKey, Secret, ServerId};
 
 pub(crate) const DOMAIN: DomainId = DomainId(7);
+
+/// The random source of a test; it says how to get the same again.
+pub(crate) fn random(test: &str) -> ChaCha8Rng {
+    let seed = std::env::var("REMEET_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(20_261_121);
+    println!("{test}: REMEET_TEST_SEED={seed}");
+    ChaCha8Rng::seed_from_u64(seed)
+}
 
 /// The leg number `n` of a test.
 pub(crate) fn leg(n: u32) -> LegId {

@@ -5,9 +5,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use crate::cache_records::{changed, content, delta, key, name, whole};
+use crate::cache_records::{changed, content, delta, key, name, random, whole};
 use crate::servers::redis_url;
-use rand::SeedableRng as _;
 use remeet::store::memory::MemoryCache;
 use remeet::store::{Cache, CacheOutcome, open_cache};
 use remeet_protocol::Epoch;
@@ -28,7 +27,7 @@ async fn ten_thousand_legs_memory() {
 }
 
 async fn measure(which: &str, cache: Arc<dyn Cache>) {
-    let random = &mut rand_chacha::ChaCha8Rng::seed_from_u64(1);
+    let random = &mut random(which);
     let shapes: Vec<_> = (0..50)
         .map(|_| {
             let before = content(random, 10, 1);

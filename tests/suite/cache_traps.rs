@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use crate::cache_proxy::Proxy;
-use crate::cache_records::{delta, key, mark, name, whole};
+use crate::cache_records::{content, delta, key, mark, name, random, whole};
 use crate::servers::{PrivateRedis, redis_url};
 use remeet::store::CacheOutcome::{Applied, Stale};
 use remeet::store::redis::{RedisCache, RedisLimits};
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 /// Short enough for a test, long enough for a machine that compiles beside it.
 const LIMITS: RedisLimits = RedisLimits {
-    answer: Duration::from_millis(400),
+    answer: Duration::from_secs(1),
     call: Duration::from_secs(5),
     timeouts: 2,
     rest: Duration::from_millis(100),
@@ -204,7 +204,7 @@ async fn trap_readonly_fails_writes_only_and_is_no_time_out() {
 async fn trap_oom_leaves_what_stands_whole() {
     let Some(redis) = PrivateRedis::start() else { return };
     let cache = cache(&redis.url());
-    let records = crate::cache_records::content(&mut rand::rng(), 4, 2);
+    let records = content(&mut random("trap_oom"), 4, 2);
     assert_eq!(cache.write(&[whole(1, 1, 10, &records)]).await.unwrap(), [Applied]);
     assert_eq!(redis.ask("CONFIG SET maxmemory-policy noeviction"), "+OK");
     assert_eq!(redis.ask("CONFIG SET maxmemory 1"), "+OK");
@@ -221,10 +221,21 @@ async fn trap_oom_leaves_what_stands_whole() {
     assert_eq!(cache.write(&[delta(1, 1, 10, &records, 11, &records[..2])]).await.unwrap(), [Applied]);
 }
 
+/// The library's manager keeps for ever the refusal of a connection that was made but not admitted.
+#[tokio::test]
+async fn trap_a_refused_password_is_tried_anew_at_the_next_call_and_never_shown() {
+    let Some(redis) = PrivateRedis::start() else { return };
+    let cache = cache(&redis.url().replace("redis://", "redis://:hunter2@"));
+    let error = cache.put_keys(Epoch(1), &[key(1, 1)]).await.unwrap_err();
+    assert!(!error.to_string().contains("hunter2"), "{error}");
+    assert_eq!(redis.ask("CONFIG SET requirepass hunter2"), "+OK");
+    cache.put_keys(Epoch(1), &[key(1, 1)]).await.unwrap();
+}
+
 #[tokio::test]
 async fn trap_loading_is_a_miss_until_the_data_set_is_loaded() {
     let Some(mut redis) = PrivateRedis::start_with(&["--save", "3600 1"]) else { return };
-    let cache = cache(&redis.url());
+    let cache = cache(&redis.url_of(1));
     cache.put_keys(Epoch(1), &(0..3_000).map(|n| key(n, 1)).collect::<Vec<_>>()).await.unwrap();
     assert_eq!(redis.ask("SAVE"), "+OK");
     redis.kill();
@@ -304,7 +315,7 @@ async fn foreign_names_are_neither_dumped_nor_touched() {
 async fn an_independent_reader_finds_the_documented_layout() {
     let Some(url) = redis_url() else { return };
     let cache = cache(&url);
-    let records = crate::cache_records::content(&mut rand::rng(), 2, 1);
+    let records = content(&mut random("an_independent_reader"), 2, 1);
     cache.put_keys(Epoch(4), &[key(1, 6)]).await.unwrap();
     cache.write(&[whole(1, 4, 10, &records)]).await.unwrap();
     let meeting = "00000000-0000-0000-0000-000000000001";

@@ -105,7 +105,12 @@ impl PrivateRedis {
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("redis://{}/0", self.address())
+        self.url_of(0)
+    }
+
+    /// Of one of its 16 databases.
+    pub(crate) fn url_of(&self, database: u8) -> String {
+        format!("redis://{}/{database}", self.address())
     }
 
     /// Asks a command that is answered in one line.

@@ -35,6 +35,11 @@ pub enum OperatorRequest {
     },
     /// Everything in the cache, a leg an item; recovery keys without their secrets.
     DumpCache,
+    /// Forgets recovery keys in the cache: a drill, so that they come from the database.
+    ForgetKeys {
+        /// The legs.
+        legs: Vec<LegId>,
+    },
     /// Meetings that are not well: pending, orphan, conflict, quarantined; a leg an item.
     Troubled,
     /// Tries a quarantined leg's back-fill again.

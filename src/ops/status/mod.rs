@@ -263,6 +263,10 @@ pub struct RoundReport {
     pub in_control_ms: Option<u64>,
     /// From the trigger to the last back-fill write.
     pub backfilled_ms: Option<u64>,
+    /// When the last leg was accepted.
+    pub in_control_at_ms: Option<u64>,
+    /// When the last back-fill was written.
+    pub backfilled_at_ms: Option<u64>,
     /// How complete the back-fill is.
     pub completeness: Completeness,
     /// What is missing, by name; at most [`MISSING_MAX`].

@@ -7,12 +7,14 @@
 //! - It does not repeat the command on which it noticed a break. Every command of this cache may be sent
 //!   twice, so it is repeated once.
 //! - A Redis that is down at start must not stop the scheduler: the first call connects.
+//! - It keeps for ever the refusal of a server that lets it connect but not in (password, database): the
+//!   manager is replaced then too.
 //! - A silent Redis would cost every call its full deadline: after a second replacement in a row, calls
 //!   fail at once for a while.
 
 use crate::store::CacheError;
 use ::redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use ::redis::{Client, Pipeline, Value};
+use ::redis::{Client, Pipeline, ServerError, Value};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
@@ -23,7 +25,8 @@ pub struct RedisLimits {
     /// For one pipeline, connecting included. Default 1 s: a pipeline takes some milliseconds, and
     /// recovery, which has 3 s to be in control, asks the database instead.
     pub answer: Duration,
-    /// For a whole call of many pipelines. Default 5 s: a refill of 10,000 legs takes about one.
+    /// For a whole call, and a tenth of [`answer`](Self::answer) more for each of its pipelines, which is
+    /// about twice what one takes. Default 5 s, thus 6 s for the keys of 10,000 legs.
     pub call: Duration,
     /// Consecutive time-outs after which the connection is replaced. Default 2: one may be a pause of
     /// the server, and waiting for more only costs time.
@@ -72,9 +75,10 @@ impl Connection {
         Ok(Self { client, limits, life: Mutex::default() })
     }
 
-    /// When a call that begins now must be over.
-    pub(super) fn call_deadline(&self) -> Instant {
-        Instant::now() + self.limits.call
+    /// When a call of `pipelines` pipelines that begins now must be over.
+    pub(super) fn call_deadline(&self, pipelines: usize) -> Instant {
+        let pipelines = u32::try_from(pipelines).unwrap_or(u32::MAX);
+        Instant::now() + self.limits.call + (self.limits.answer / 10).saturating_mul(pipelines.min(10_000))
     }
 
     /// Sends `pipeline` and gives its answers, one a command. Errors that are about one name only
@@ -110,7 +114,13 @@ impl Connection {
                 }
                 // Broken since it was last used: the manager connects anew, the command is ours to repeat.
                 Ok(Err(error)) if error.is_io_error() && !broke_before => broke_before = true,
-                Ok(Err(error)) => return Err(fail(error.to_string())),
+                Ok(Err(error)) => {
+                    // Connected but not admitted (password, database): the manager would keep the refusal.
+                    if !error.is_io_error() {
+                        self.give_up(number);
+                    }
+                    return Err(fail(error.to_string()));
+                }
             }
         }
     }
@@ -155,12 +165,17 @@ impl Connection {
             return;
         }
         tracing::warn!(timeouts = life.timeouts, "the cache is silent: its connection is replaced");
-        life.manager = None;
-        life.number += 1;
-        life.timeouts = 0;
+        life.give_up();
         life.replaced = life.replaced.saturating_add(1);
         if let Some(doublings) = life.replaced.checked_sub(2) {
             life.resting_until = Some(Instant::now() + self.limits.rest * (1 << doublings.min(4)));
+        }
+    }
+
+    fn give_up(&self, number: u64) {
+        let mut life = self.life();
+        if life.number == number {
+            life.give_up();
         }
     }
 
@@ -169,10 +184,24 @@ impl Connection {
     }
 }
 
+impl Life {
+    /// The next call makes another manager; this one's connection closes when its last user is done.
+    fn give_up(&mut self) {
+        self.manager = None;
+        self.number += 1;
+        self.timeouts = 0;
+    }
+}
+
 /// The text of an error that concerns the whole server: LOADING, READONLY, OOM, NOAUTH and the like.
 fn general_error(value: &Value) -> Option<String> {
     match value {
-        Value::ServerError(error) if !matches!(error.code(), "WRONGTYPE" | "NOSCRIPT") => Some(error.to_string()),
+        Value::ServerError(error) if !matches!(error.code(), "WRONGTYPE" | "NOSCRIPT") => Some(server_text(error)),
         _ => None,
     }
+}
+
+/// What the server said, with its code as it sent it: the words that its operator looks up.
+pub(super) fn server_text(error: &ServerError) -> String {
+    format!("{} {}", error.code(), error.details().unwrap_or_default())
 }

@@ -41,7 +41,7 @@
 //!
 //! # Which write wins
 //!
-//! A write is decided and made by one script on the server ([`scripts`]): lower (epoch, generation) and
+//! A write is decided and made by one script on the server (`scripts.rs`): lower (epoch, generation) and
 //! lower (epoch, revision) lose there, whenever the write lands and whatever was sent in between. A write
 //! whose time-out has passed may thus still land, and only if nothing higher stands. Content that is the
 //! same already is not written again; an older epoch is then raised by itself.
@@ -49,7 +49,7 @@
 //! # When Redis fails
 //!
 //! Whatever fails (down, silent, LOADING, READONLY, OOM) is a [`CacheError`], within [`RedisLimits`]: see
-//! [`connection`]. A name that holds what cannot be read is a miss for its leg only, and is logged.
+//! `connection.rs`. A name that holds what cannot be read is a miss for its leg only, and is logged.
 
 mod connection;
 mod layout;
@@ -113,7 +113,7 @@ impl RedisCache {
         script: Option<&Script>,
         build: impl Fn(&mut Pipeline, &T) + Sync,
     ) -> Result<Vec<Value>, CacheError> {
-        let until = self.connection.call_deadline();
+        let until = self.connection.call_deadline(chunks.len());
         let build = &build;
         let answers: Vec<Vec<Value>> = stream::iter(chunks)
             .map(|range| async move {
@@ -257,7 +257,7 @@ impl Cache for RedisCache {
 
     fn dump(&self, max: usize) -> BoxFuture<'_, Result<CacheDump, CacheError>> {
         Box::pin(async move {
-            let until = self.connection.call_deadline();
+            let until = self.connection.call_deadline(max.div_ceil(CHUNK_COMMANDS));
             let legs = self.scan(Kind::Leg, max, until).await?;
             let keys = self.scan(Kind::Key, max, until).await?;
             Ok(CacheDump { legs: self.contents(&legs).await?, keys: self.keys(&keys).await? })

@@ -1,6 +1,7 @@
 //! Redis' answers, read. What cannot be read is a miss for its leg, never a fault of the others.
 
 use super::Name;
+use super::connection::server_text;
 use super::layout::{RecordValue, field, is_record, state_from_name};
 use super::scripts::{APPLIED, LOST, STALE};
 use crate::store::{CacheError, CacheOutcome, CacheStamp, CachedHead, CachedKey, CachedLeg};
@@ -15,7 +16,7 @@ pub(super) fn outcomes(doing: &'static str, values: &[Value]) -> Result<Vec<Cach
         Value::Int(APPLIED) => Ok(CacheOutcome::Applied),
         Value::Int(STALE) => Ok(CacheOutcome::Stale),
         Value::Int(LOST) => Ok(CacheOutcome::Lost),
-        Value::ServerError(error) => Err(CacheError { doing, reason: error.to_string() }),
+        Value::ServerError(error) => Err(CacheError { doing, reason: server_text(error) }),
         other => Err(CacheError { doing, reason: format!("an answer that no script gives: {other:?}") }),
     };
     values.iter().map(outcome).collect()

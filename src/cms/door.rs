@@ -1,0 +1,88 @@
+//! The port for meeting clients: accepts, and gives each connection a task of its own.
+
+use super::connection::Connection;
+use crate::config::Config;
+use crate::link::{self, ClientLinkEvent, ConnectionId, LinkError, ListenOptions, Listener};
+use crate::scheduler::Handle;
+use remeet_protocol::{Address, Incoming};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Events of connections that wait to be handed to their tasks.
+const EVENTS: usize = 256;
+/// Batches of packets that wait for one connection's task; a client that floods waits in its socket, and
+/// so do the others for a moment: the task takes each batch as soon as it has room for its commands.
+const BATCHES: usize = 16;
+
+/// The open port.
+pub struct Door {
+    listener: Listener,
+    events: mpsc::Receiver<ClientLinkEvent>,
+}
+
+/// Opens the port of `[clients]`.
+///
+/// # Errors
+/// The address is not loopback, or cannot be bound.
+pub async fn listen(config: &Config) -> Result<Door, LinkError> {
+    let (sender, events) = mpsc::channel(EVENTS);
+    let source = Address::scheduler(config.scheduler.domain);
+    let options = ListenOptions {
+        connections_max: usize::try_from(config.clients.connections_max).unwrap_or(usize::MAX),
+        ..ListenOptions::new(config.clients.listen, source)
+    };
+    Ok(Door { listener: link::listen(options, sender).await?, events })
+}
+
+impl Door {
+    /// Where clients are let in.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.listener.address
+    }
+
+    /// Serves clients until `stop`; then tells each of them to come back.
+    pub async fn serve(mut self, config: Arc<Config>, handle: Handle, stop: CancellationToken) {
+        let tasks = TaskTracker::new();
+        let mut inboxes: HashMap<ConnectionId, mpsc::Sender<Vec<Incoming>>> = HashMap::new();
+        loop {
+            let event = tokio::select! {
+                () = stop.cancelled() => break,
+                event = self.events.recv() => event,
+            };
+            match event {
+                None => break,
+                Some(ClientLinkEvent::Connected { connection, peer, outbox, close }) => {
+                    let (inbox, packets) = mpsc::channel(BATCHES);
+                    inboxes.insert(connection, inbox);
+                    let client =
+                        Connection::new(peer, outbox, close, Arc::clone(&config), handle.clone(), stop.clone());
+                    tasks.spawn(client.run(packets));
+                }
+                Some(ClientLinkEvent::Packets(connection, packets)) => {
+                    // A task that has ended takes no more.
+                    if let Some(inbox) = inboxes.get(&connection)
+                        && inbox.send(packets).await.is_err()
+                    {
+                        inboxes.remove(&connection);
+                    }
+                }
+                Some(ClientLinkEvent::Closed { connection, reason, broken }) => {
+                    if broken {
+                        handle.count("client_streams_broken");
+                        tracing::warn!("a client sent bytes that are no packets: {reason}");
+                    }
+                    inboxes.remove(&connection);
+                }
+            }
+        }
+        drop(inboxes);
+        tasks.close();
+        tasks.wait().await;
+        self.listener.close().await;
+    }
+}
