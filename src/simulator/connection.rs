@@ -6,11 +6,13 @@
 
 use super::core::ConnectionId;
 use super::faults::{self, Faults};
-use super::server::Shared;
+use super::shared::Shared;
 use bytes::BytesMut;
 use futures_util::StreamExt;
-use remeet_protocol::packet::Packet;
-use remeet_protocol::{CodecError, PacketCodec};
+use remeet_protocol::message::Goodbye;
+use remeet_protocol::packet::{Header, Packet};
+use remeet_protocol::wire::Text;
+use remeet_protocol::{Address, CodecError, ErrorCode, PacketCodec, ServerId};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
@@ -60,7 +62,7 @@ pub(super) async fn serve(shared: Arc<Shared>, stream: TcpStream, id: Connection
     tokio::select! {
         () = cut.cancelled() => {}
         () = receive(&shared, id, read, &queue, faults.clone()) => {}
-        () = send(&shared, write, waiting, faults) => {}
+        () = send(&shared, id, write, waiting, faults) => {}
     }
     shared.disconnected(id);
 }
@@ -74,7 +76,7 @@ async fn receive(
 ) {
     let mut packets = FramedRead::with_capacity(read, PacketCodec::stream(), BUFFER_BYTES).ready_chunks(BATCH);
     let handshake_ends = Instant::now() + HANDSHAKE;
-    let silence = shared.silence();
+    let silence = shared.keep_alive() * 3;
     let mut welcome = false;
     loop {
         if faults.wait_for(|faults| !faults.hang).await.is_err() {
@@ -100,6 +102,7 @@ async fn receive(
 
 async fn send(
     shared: &Shared,
+    id: ConnectionId,
     mut write: OwnedWriteHalf,
     mut waiting: mpsc::Receiver<Outgoing>,
     mut faults: watch::Receiver<Faults>,
@@ -107,8 +110,13 @@ async fn send(
     let mut batch = Vec::with_capacity(256);
     let mut bytes = BytesMut::with_capacity(2 * BUFFER_BYTES);
     loop {
-        if waiting.recv_many(&mut batch, 256).await == 0 {
-            return;
+        match timeout(shared.keep_alive(), waiting.recv_many(&mut batch, 256)).await {
+            Ok(0) => return,
+            Ok(_) => {}
+            Err(_) => {
+                shared.step(|core| core.keep_alive(id));
+                continue;
+            }
         }
         let Ok(misbehaviour) = faults.wait_for(|faults| !faults.hang).await.map(|faults| faults.misbehaviour) else {
             return;
@@ -163,6 +171,21 @@ async fn flush(shared: &Shared, write: &mut OwnedWriteHalf, bytes: &mut BytesMut
             shared.slow_reader();
             false
         }
+    }
+}
+
+/// One connection too many: tells the peer to come later (SPEC H-8).
+pub(super) async fn turn_away(mut stream: TcpStream, server: ServerId) {
+    let goodbye = Goodbye { code: ErrorCode::BUSY, detail: Text::cut("too many connections"), retry_after_ms: 1000 };
+    let packet = Packet {
+        destination: Address::default(),
+        source: Address::server(server),
+        header: Header::default(),
+        message: goodbye.into(),
+    };
+    let mut bytes = BytesMut::new();
+    if packet.write(&mut bytes).is_ok() {
+        let _ = timeout(HANDSHAKE, stream.write_all(&bytes)).await;
     }
 }
 

@@ -10,7 +10,7 @@
 
 use super::core::script::Script;
 use super::core::{ActError, Misbehaviour};
-use super::server::{Shared, now_ms};
+use super::shared::{Shared, now_ms};
 use futures_util::{SinkExt, StreamExt};
 use remeet_protocol::{LegId, MeetingId};
 use serde::{Deserialize, Serialize};

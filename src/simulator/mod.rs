@@ -11,7 +11,8 @@
 //!
 //! - [`core`] – the server itself: pure, with time and randomness as arguments.
 //! - [`options`] – the command line of `remeet simulate`.
-//! - [`server`] – the driver: sockets, restarts, state file; [`run`] and [`Simulator::spawn`].
+//! - [`server`] – the driver: starts, accepts, stops; [`run`] and [`Simulator::spawn`]. `shared` – what its
+//!   tasks share; steps of the core, restarts.
 //! - `connection` – one task for each socket.
 //! - [`control`] – the control socket: truth as JSON, faults, changes; [`client`] – its Rust client.
 //! - [`persistence`] – the state file.
@@ -24,6 +25,7 @@ mod faults;
 pub mod options;
 pub mod persistence;
 pub mod server;
+mod shared;
 
 pub use self::client::ControlClient;
 pub use self::control::{Request, RestartMode};

@@ -1,32 +1,22 @@
-//! The driver of a simulated server: listener, steps of the core, restarts, state file.
-//!
-//! A step locks the state, gives the core its input, writes the journal, hands the outputs to the
-//! connections' queues and unlocks; the lock is never held over an await, and the order of packets on
-//! each connection is the core's. The journal is written inside the step: to the page cache, which takes
-//! microseconds; only an attach waits for the disk. That blocks the runtime for so long, which a
-//! simulated server may do, and it makes *persist, then send* plain to see.
+//! The driver of a simulated server: starts it, accepts connections, lets it live, stops it.
 
 use super::client::ControlError;
-use super::connection::{self, Link, Outgoing};
-use super::control::{self, Request, RestartMode};
-use super::core::{ConnectionId, Core, Output, RestoreError, Settings};
+use super::connection;
+use super::control::{self, Request};
+use super::core::{Core, RestoreError, Settings};
 use super::faults::Faults;
 use super::persistence::{StateError, StateFile};
+use super::shared::{Shared, new_boot, now_ms};
 use super::{Dump, Options, Stats};
-use remeet_protocol::wire::{Text, TextTooLong};
-use remeet_protocol::{BootId, CodecError, DomainId, ServerId};
+use remeet_protocol::wire::{Text, TextRefused};
+use remeet_protocol::{DomainId, ServerId};
 use serde_json::{Value, json};
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 /// Connections at once: schedulers, standbys, and room for dead ones that have not timed out yet.
 const CONNECTIONS_MAX: usize = 64;
@@ -49,7 +39,7 @@ pub enum Error {
     },
     /// The name is too long.
     #[error("the server's name: {0}")]
-    Name(#[from] TextTooLong),
+    Name(#[from] TextRefused),
     /// The state file failed.
     #[error(transparent)]
     State(#[from] StateError),
@@ -123,15 +113,8 @@ impl Simulator {
             misbehaviour: options.misbehave,
             ..Faults::default()
         };
-        let shared = Arc::new(Shared {
-            state: Mutex::new(State { core, links: HashMap::new(), file, failed: None }),
-            faults: watch::Sender::new(faults),
-            next_connection: AtomicU64::new(1),
-            seed,
-            silence: Duration::from_millis(u64::from(options.keep_alive_ms) * 3),
-            stop: CancellationToken::new(),
-            tasks: TaskTracker::new(),
-        });
+        let keep_alive = Duration::from_millis(u64::from(options.keep_alive_ms).max(1));
+        let shared = Arc::new(Shared::new(core, file, faults, keep_alive, seed));
         if let Some(path) = options.control {
             let socket = control::listen(&path).map_err(listen(path.display().to_string()))?;
             shared.tasks.spawn(control::serve(shared.clone(), socket, path));
@@ -157,10 +140,6 @@ fn open_state(options: &Options, settings: Settings, seed: u64) -> Result<(Core,
     };
     file.replace(&restored.snapshot())?;
     Ok((restored, Some(file)))
-}
-
-fn new_boot() -> BootId {
-    BootId::from_bytes(rand::random())
 }
 
 impl Running {
@@ -208,192 +187,6 @@ impl Drop for Running {
     }
 }
 
-/// What the tasks of a server share.
-#[derive(Debug)]
-pub(super) struct Shared {
-    state: Mutex<State>,
-    faults: watch::Sender<Faults>,
-    next_connection: AtomicU64,
-    seed: u64,
-    silence: Duration,
-    pub(super) stop: CancellationToken,
-    pub(super) tasks: TaskTracker,
-}
-
-#[derive(Debug)]
-struct State {
-    core: Core,
-    links: HashMap<ConnectionId, Link>,
-    file: Option<StateFile>,
-    failed: Option<StateError>,
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic inside a step is a fault of the simulator; the other tasks still answer.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// One step of the core: input, journal, outputs.
-    pub(super) fn step<R>(&self, input: impl FnOnce(&mut Core) -> R) -> R {
-        let mut state = self.lock();
-        let result = input(&mut state.core);
-        self.settle(&mut state);
-        result
-    }
-
-    fn settle(&self, state: &mut State) {
-        if let Err(error) = persist(state) {
-            tracing::error!(%error, "the state cannot be kept: the server stops and answers nothing more");
-            state.failed = Some(error);
-            state.core.take_outputs();
-            state.links.clear();
-            self.stop.cancel();
-            return;
-        }
-        let outputs = state.core.take_outputs();
-        if outputs.is_empty() {
-            return;
-        }
-        let latency = self.faults.borrow().latency;
-        let due = (!latency.is_zero()).then(|| Instant::now() + latency);
-        for output in outputs {
-            let (id, outgoing) = match output {
-                Output::Send(id, packet) => (id, Outgoing::Packet(due, packet)),
-                Output::Close(id) => (id, Outgoing::Close),
-            };
-            let Some(link) = state.links.get(&id) else { continue };
-            if link.queue.try_send(outgoing).is_err() {
-                // Its queue is full: it reads too slowly. Events wait in the core, answers are asked again.
-                state.core.stats_mut().slow_readers += 1;
-                if let Some(link) = state.links.remove(&id) {
-                    link.cut.cancel();
-                }
-            }
-        }
-    }
-
-    pub(super) fn connected(&self, id: ConnectionId, link: Link) {
-        let mut state = self.lock();
-        state.links.insert(id, link);
-        state.core.connect(id);
-    }
-
-    pub(super) fn disconnected(&self, id: ConnectionId) {
-        let mut state = self.lock();
-        state.links.remove(&id);
-        state.core.disconnect(id);
-    }
-
-    /// Handles a batch; answers whether the connection is past its handshake.
-    pub(super) fn received(
-        &self,
-        id: ConnectionId,
-        batch: Vec<Result<remeet_protocol::Incoming, CodecError>>,
-    ) -> Result<bool, CodecError> {
-        let now_ms = now_ms();
-        self.step(|core| {
-            for incoming in batch {
-                match incoming? {
-                    Ok(packet) => core.receive(now_ms, id, packet),
-                    Err(rejected) => core.reject(id, &rejected),
-                }
-            }
-            Ok(core.is_welcome(id))
-        })
-    }
-
-    pub(super) fn bad_frame(&self, id: ConnectionId, error: &CodecError) {
-        // A peer that went away in mid-packet is no bad peer.
-        if !matches!(error, CodecError::Io(_)) {
-            self.lock().core.stats_mut().bad_frames += 1;
-            connection::log_bad_frame(id, error);
-        }
-    }
-
-    pub(super) fn too_silent(&self, welcome: bool) {
-        if !welcome {
-            self.lock().core.stats_mut().handshakes_refused += 1;
-        }
-    }
-
-    pub(super) fn slow_reader(&self) {
-        self.lock().core.stats_mut().slow_readers += 1;
-    }
-
-    pub(super) fn silence(&self) -> Duration {
-        self.silence
-    }
-
-    pub(super) fn faults(&self) -> watch::Receiver<Faults> {
-        self.faults.subscribe()
-    }
-
-    pub(super) fn set_faults(&self, change: impl FnOnce(&mut Faults)) {
-        self.faults.send_modify(change);
-    }
-
-    pub(super) fn cut_links(&self) {
-        for (_, link) in self.lock().links.drain() {
-            link.cut.cancel();
-        }
-    }
-
-    pub(super) fn links(&self) -> usize {
-        self.lock().links.len()
-    }
-
-    /// Restarts the server inside its process: every connection ends; with the same boot id the state
-    /// comes back the way it would after the process's end.
-    pub(super) async fn restart(&self, mode: RestartMode, down: Duration) -> Result<BootId, Error> {
-        self.set_faults(|faults| faults.down = true);
-        self.cut_links();
-        tokio::time::sleep(down).await;
-        let result = self.reborn(mode);
-        self.set_faults(|faults| faults.down = false);
-        result
-    }
-
-    fn reborn(&self, mode: RestartMode) -> Result<BootId, Error> {
-        let mut state = self.lock();
-        // Connections that came between the cut and the restart knew the life before.
-        for (_, link) in state.links.drain() {
-            link.cut.cancel();
-        }
-        let mut core = match mode {
-            RestartMode::SameBoot => {
-                let kept = match &state.file {
-                    Some(file) => file.read()?,
-                    None => None,
-                };
-                let kept = kept.unwrap_or_else(|| state.core.snapshot().to_vec());
-                let path = PathBuf::from("the state");
-                Core::restore(state.core.settings.clone(), self.seed, &kept)
-                    .map_err(|source| Error::Restore { path, source })?
-            }
-            RestartMode::NewBoot => state.core.lost_tables(new_boot(), self.seed),
-        };
-        core.inherit(&state.core);
-        if let Some(file) = &mut state.file {
-            file.replace(&core.snapshot())?;
-        }
-        state.core = core;
-        Ok(state.core.boot())
-    }
-}
-
-fn persist(state: &mut State) -> Result<(), StateError> {
-    let (entries, sync) = state.core.take_journal();
-    let Some(file) = &mut state.file else { return Ok(()) };
-    if !entries.is_empty() {
-        file.append(&entries, sync)?;
-    }
-    if file.wants_snapshot() {
-        file.replace(&state.core.snapshot())?;
-    }
-    Ok(())
-}
-
 async fn accept(shared: Arc<Shared>, listener: TcpListener) {
     loop {
         let accepted = tokio::select! {
@@ -412,12 +205,16 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener) {
 }
 
 fn admit(shared: &Arc<Shared>, stream: TcpStream) {
-    let Faults { link_cut, down, .. } = *shared.faults.borrow();
-    if link_cut || down || shared.links() >= CONNECTIONS_MAX {
+    let Faults { link_cut, down, .. } = *shared.faults().borrow();
+    let too_many = shared.links() >= CONNECTIONS_MAX;
+    if link_cut || down || too_many {
         shared.lock().core.stats_mut().connections_refused += 1;
+        if too_many {
+            shared.tasks.spawn(connection::turn_away(stream, shared.server()));
+        }
         return; // Dropping the stream closes it.
     }
-    let id = ConnectionId(shared.next_connection.fetch_add(1, Ordering::Relaxed));
+    let id = shared.next_connection();
     shared.tasks.spawn(connection::serve(shared.clone(), stream, id));
 }
 
@@ -437,10 +234,4 @@ async fn live(shared: Arc<Shared>, rate: f64) {
         owed -= f64::from(changes);
         shared.step(|core| core.live(now_ms(), changes));
     }
-}
-
-/// Milliseconds since 1970 UTC: written into rows, never decided by.
-pub(super) fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

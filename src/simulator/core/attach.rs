@@ -1,75 +1,72 @@
 //! Attach: the fence. The highest token is written down before its attach is answered; from then on
-//! every older one is refused (rule 2, SPEC T-1).
+//! every older one is refused (rule 2, SPEC T-1, T-3).
 
 use super::journal::Entry;
-use super::window::{Place, Window};
+use super::window::Place;
 use super::{Asked, ConnectionId, Core};
-use remeet_protocol::message::{Attach, Attached, CommandAnswer, EventAck, Failure, Message};
-use remeet_protocol::{Address, ErrorCode, Token};
+use rand::{RngCore, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use remeet_protocol::message::{Attach, Attached, EventAck, Failure};
+use remeet_protocol::{Address, BootId, ErrorCode, Token};
+use std::collections::VecDeque;
 
-/// The session that may command: the last attach of the highest token.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Session {
-    pub(super) number: u64,
-    pub(super) connection: ConnectionId,
-    pub(super) token: Token,
-    pub(super) peer: Address,
+/// Tokens whose sessions are remembered, so that they are told `stale token` (SPEC T-5).
+const SESSIONS_MAX: usize = 16;
+
+/// The sessions given out in this life of the process, the current one last.
+#[derive(Debug, Default)]
+pub(super) struct Sessions {
+    given: VecDeque<(u64, Token)>,
+    /// Where events go: the connection whose attach was answered last.
+    pub(super) events_to: Option<(ConnectionId, Address)>,
 }
 
-/// What the window says about a request that wants an effect.
-pub(super) enum Admission {
-    /// Carry it out for this token.
-    Do(Token),
-    /// It was carried out already, with this answer or as something idempotent.
-    Again(Token, Option<Box<CommandAnswer>>),
-    /// It has been answered or refused.
-    Answered,
+impl Sessions {
+    /// The session of the token that attached last.
+    pub(super) fn current(&self) -> Option<(u64, Token)> {
+        self.given.back().copied()
+    }
+
+    fn token(&self, session: u64) -> Option<Token> {
+        self.given.iter().find(|(given, _)| *given == session).map(|(_, token)| *token)
+    }
+
+    fn open(&mut self, session: u64, token: Token) {
+        if self.current() != Some((session, token)) {
+            self.given.push_back((session, token));
+            if self.given.len() > SESSIONS_MAX {
+                self.given.pop_front();
+            }
+        }
+    }
 }
 
 impl Core {
     pub(super) fn attach(&mut self, asked: Asked, attach: &Attach) {
         let token = attach.token;
-        if self.fence.is_some_and(|highest| !highest.admits(&token)) {
+        if !self.fence.unwrap_or_default().admits(&token) {
             self.stats.attaches_refused += 1;
             return self.stale(asked);
         }
-        let repeated = self.session.filter(|session| {
-            let given = self.connections.get(&asked.connection).and_then(|connection| connection.attached);
-            session.connection == asked.connection && given == Some((session.number, token, asked.header.request))
-        });
-        if let Some(session) = repeated {
-            // The same packet again: the same session, or the first answer would name a dead one.
-            self.stats.duplicates_answered += 1;
-            let attached = self.attached(session.number);
-            return self.answer(asked, vec![attached]);
-        }
         if self.fence != Some(token) {
             self.fence = Some(token);
-            self.window = Window::default();
+            self.window = Default::default();
             self.journal.note(&Entry::Attached(token));
         }
         self.stats.attaches += 1;
-        self.sessions_made += 1;
-        // The restarts in the high half: no number comes twice in the life of a boot id.
-        let number = ((u64::from(self.restarts) + 1) << 32) | u64::from(self.sessions_made);
-        self.session = Some(Session { number, connection: asked.connection, token, peer: asked.from });
-        if let Some(connection) = self.connections.get_mut(&asked.connection) {
-            connection.attached = Some((number, token, asked.header.request));
-        }
-        self.held.clear();
+        let session = session_number(self.boot, token, self.seed);
+        self.sessions.open(session, token);
+        self.sessions.events_to = Some((asked.connection, asked.from));
+        self.release();
         self.events.rewind();
-        let attached = self.attached(number);
-        self.answer(asked, vec![attached]);
+        let attached = Attached { session, boot: self.boot, table_revision: self.table.revision };
+        self.answer(asked, vec![attached.into()]);
         self.pump();
     }
 
-    fn attached(&self, session: u64) -> Message {
-        Attached { session, boot: self.boot, table_revision: self.table.revision }.into()
-    }
-
     pub(super) fn acknowledge(&mut self, asked: Asked, ack: &EventAck) {
-        // A notice: one of an older session is dropped without an answer.
-        if self.session_token(asked).is_err() {
+        // A notice: one of an older session, or of what was not sent yet, is ignored (SPEC E-3).
+        if self.session_token(asked).is_err() || !self.events.can_acknowledge(ack.number) {
             return;
         }
         self.journal.note(&Entry::Acknowledged(ack.number));
@@ -77,56 +74,57 @@ impl Core {
         self.pump();
     }
 
-    /// Forgets events, and the tombstones that they announced (rule 9).
+    /// Forgets events, and the tombstones that they announced (rule 9, SPEC E-8).
     pub(super) fn forget_events(&mut self, number: u64) {
         for handle in self.events.acknowledge(number) {
             self.table.purge(handle);
+            self.guesses.forget(handle);
         }
     }
 
-    /// The token of the current session, if the request came by it.
-    pub(super) fn session_token(&self, asked: Asked) -> Result<Token, ErrorCode> {
-        if let Some(session) = &self.session
-            && session.connection == asked.connection
-            && session.number == asked.header.session
-        {
-            return Ok(session.token);
-        }
-        let given = self.connections.get(&asked.connection).and_then(|connection| connection.attached);
-        match given {
-            Some((number, token, _)) if number == asked.header.session && Some(token) != self.fence => {
-                Err(ErrorCode::STALE_TOKEN)
-            }
-            _ => Err(ErrorCode::NOT_ATTACHED),
+    /// The token of the current session, if the request names it (SPEC T-5).
+    fn session_token(&self, asked: Asked) -> Result<Token, ErrorCode> {
+        let session = asked.header.session;
+        match (self.sessions.token(session), self.fence) {
+            (Some(token), Some(highest)) if token == highest => Ok(token),
+            (Some(_), _) => Err(ErrorCode::STALE_TOKEN),
+            (None, _) => Err(ErrorCode::NOT_ATTACHED),
         }
     }
 
-    /// Whether a request that wants an effect may have it; if not, it is answered here.
-    pub(super) fn admit(&mut self, asked: Asked) -> Admission {
-        let token = match self.session_token(asked) {
-            Ok(token) => token,
+    /// The token for which a request in a session is carried out; none if it was refused here.
+    pub(super) fn admit(&mut self, asked: Asked) -> Option<Token> {
+        match self.session_token(asked) {
+            Ok(token) => self.in_window(asked).then_some(token),
             Err(ErrorCode::STALE_TOKEN) => {
                 self.stale(asked);
-                return Admission::Answered;
+                None
             }
             Err(code) => {
                 self.fail(asked, Failure::new(code, code.sentence()));
-                return Admission::Answered;
+                None
             }
-        };
-        match self.window.place(asked.header.request) {
-            Place::New => Admission::Do(token),
-            Place::Seen(kept) => {
-                let kept = kept.map(|kept| Box::new(kept.clone()));
-                self.stats.duplicates_answered += 1;
-                Admission::Again(token, kept)
-            }
+        }
+    }
+
+    /// Counts a query that names the session; it needs none.
+    pub(super) fn admit_reading(&mut self, asked: Asked) -> bool {
+        self.session_token(asked).is_err() || self.in_window(asked)
+    }
+
+    /// Notes the request's id (SPEC T-8). A repeat is carried out again: intents and idempotence see to it
+    /// that it has no second effect.
+    fn in_window(&mut self, asked: Asked) -> bool {
+        match self.window.note(asked.header.request) {
+            Place::New => self.journal.note(&Entry::Seen(asked.header.request)),
+            Place::Seen => self.stats.repeats += 1,
             Place::Below => {
                 self.stats.below_window += 1;
                 self.fail(asked, Failure::new(ErrorCode::BELOW_WINDOW, ErrorCode::BELOW_WINDOW.sentence()));
-                Admission::Answered
+                return false;
             }
         }
+        true
     }
 
     /// Refuses for a newer token, and names it.
@@ -140,14 +138,28 @@ impl Core {
     /// Counts, at the very place where something is done for a token, whether it should not have been
     /// (rules 2 and 3). `on` is who acted on the leg before.
     pub(super) fn count_execution(&mut self, token: Token, on: Token) {
-        let fenced = self.fence.is_some_and(|highest| token.epoch < highest.epoch || !highest.admits(&token));
+        let fenced = self.fence.is_none_or(|highest| token != highest);
         if fenced || token.epoch < on.epoch {
             self.stats.stale_executed += 1;
         }
     }
 
     pub(super) fn busy(&mut self, asked: Asked, retry_after_ms: u32) {
-        let failure = Failure { retry_after_ms, ..Failure::new(ErrorCode::BUSY, "the server is told to be busy") };
+        let failure = Failure { retry_after_ms, ..Failure::new(ErrorCode::BUSY, "the server cannot do it now") };
         self.fail(asked, failure);
     }
+}
+
+/// A number for (boot id, token) that nobody guesses who does not know the seed: the same token gets the
+/// same one as long as the server runs, any other token another.
+fn session_number(boot: BootId, token: Token, seed: u64) -> u64 {
+    let mut key = [0; 32];
+    for (place, byte) in key.iter_mut().zip(boot.bytes().into_iter().chain(token.holder.bytes())) {
+        *place = byte;
+    }
+    // Two words of the key are mixed with what is not an id: epoch and seed.
+    for (place, byte) in key.iter_mut().zip(token.epoch.0.to_be_bytes().into_iter().chain(seed.to_be_bytes())) {
+        *place ^= byte;
+    }
+    ChaCha8Rng::from_seed(key).next_u64().max(1)
 }

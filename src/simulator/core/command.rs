@@ -1,7 +1,6 @@
 //! Commands on legs (SPEC C-1 to C-9): fenced by the session, numbered by intent, executed only for the
 //! token that started the leg or took it over.
 
-use super::attach::Admission;
 use super::journal::Entry;
 use super::leg::LegHead;
 use super::roster::Refusal;
@@ -15,45 +14,42 @@ use remeet_protocol::{ErrorCode, Handle, Token};
 enum Verdict {
     /// Refused before execution: nothing is kept.
     Refused(ErrorCode, &'static str),
-    /// Answered before: the same answer.
+    /// Answered before under the same intent number: the same answer.
     Kept(Box<CommandAnswer>),
-    /// Executed, well or not: the answer is kept with the leg.
+    /// A start of a leg that runs under this key already: nothing changes (SPEC C-4).
+    Started(Handle),
+    /// Executed, or refused by its content: the answer is kept with the leg (SPEC C-6).
     Executed(Handle, Result<(), Refusal>),
 }
 
 impl Core {
-    pub(super) fn command(&mut self, now_ms: u64, asked: Asked, command: Command) {
-        let token = match self.admit(asked) {
-            Admission::Do(token) => token,
-            // An id that was used for another command is the peer's mistake: intents decide then.
-            Admission::Again(_, Some(kept)) if kept.leg == command.leg && kept.intent == command.intent => {
-                return self.answer_kept(asked, *kept);
-            }
-            Admission::Again(token, _) => token,
-            Admission::Answered => return,
-        };
+    pub(super) fn command(&mut self, now_ms: u64, asked: Asked, command: &Command) {
+        let Some(token) = self.admit(asked) else { return };
         if let Some(retry_after_ms) = self.busy_ms {
             self.stats.commands_refused += 1;
             return self.busy(asked, retry_after_ms);
         }
         if self.held.len() >= HELD_MAX {
-            // The peer does not acknowledge events: their answers may not pile up.
+            // The peer does not acknowledge events: the answers that wait for them may not pile up.
             self.stats.commands_refused += 1;
             return self.busy(asked, 100);
         }
         let verdict = match &command.op {
-            Op::Start(start) => self.start(now_ms, token, &command, start),
-            _ => self.on_leg(now_ms, token, &command),
+            Op::Start(start) => self.start(now_ms, token, command, start),
+            _ => self.on_leg(now_ms, token, command),
         };
-        match verdict {
+        let answer = match verdict {
             Verdict::Refused(code, detail) => {
                 self.stats.commands_refused += 1;
-                let answer = self.command_answer(&command, command.handle, Mark::default(), code, detail);
-                self.answer(asked, vec![answer.into()]);
+                self.command_answer(command, code, detail)
             }
             Verdict::Kept(kept) => {
                 self.stats.duplicates_answered += 1;
-                self.answer_kept(asked, *kept);
+                *kept
+            }
+            Verdict::Started(handle) => {
+                self.stats.duplicates_answered += 1;
+                CommandAnswer { handle, ..self.command_answer(command, ErrorCode::OK, "") }
             }
             Verdict::Executed(handle, result) => {
                 self.stats.commands_executed += 1;
@@ -61,73 +57,52 @@ impl Core {
                     Ok(()) => (ErrorCode::OK, String::new()),
                     Err(Refusal { code, detail }) => (code, detail),
                 };
-                let Some(head) = self.table.leg(handle).map(|leg| &leg.head) else { return };
-                let (mark, after) = (head.mark, head.last_event);
-                let answer = self.command_answer(&command, handle, mark, code, &detail);
-                self.journal.note(&Entry::Done(asked.header.request, answer.clone()));
-                self.keep_answer(asked.header.request, answer.clone());
-                self.answer_after(asked, after, answer.into());
+                let answer = CommandAnswer { handle, ..self.command_answer(command, code, &detail) };
+                self.journal.note(&Entry::Done(answer.clone()));
+                self.keep_answer(answer.clone());
+                answer
             }
-        }
+        };
+        let after = self.table.leg(answer.handle).map_or(0, |leg| leg.head.last_event);
+        self.answer_after(asked, after, answer.into());
     }
 
-    fn answer_kept(&mut self, asked: Asked, kept: CommandAnswer) {
-        let after = self.table.leg(kept.handle).map_or(0, |leg| leg.head.last_event);
-        self.answer_after(asked, after, kept.into());
-    }
-
-    /// Keeps a command's answer with its leg and in the window.
-    pub(super) fn keep_answer(&mut self, request: u64, answer: CommandAnswer) {
-        if let Some(leg) = self.table.leg_mut(answer.handle)
-            && answer.intent >= leg.head.intent
-        {
+    /// Keeps a command's answer with its leg.
+    pub(super) fn keep_answer(&mut self, answer: CommandAnswer) {
+        if let Some(leg) = self.table.leg_mut(answer.handle) {
             leg.head.intent = answer.intent;
-            leg.head.kept = Some(answer.clone());
+            leg.head.kept = Some(answer);
         }
-        self.window.note(request, Some(answer));
     }
 
-    fn command_answer(
-        &self,
-        command: &Command,
-        handle: Handle,
-        mark: Mark,
-        code: ErrorCode,
-        detail: &str,
-    ) -> CommandAnswer {
+    /// The answer with the leg's present mark, or 0 where there is no leg.
+    fn command_answer(&self, command: &Command, code: ErrorCode, detail: &str) -> CommandAnswer {
+        let leg = self.table.handle(&command.leg).and_then(|handle| self.table.leg(handle));
         CommandAnswer {
             leg: command.leg,
-            handle,
+            handle: command.handle,
             intent: command.intent,
             code,
             detail: Text::cut(detail),
             boot: self.boot,
             table_revision: self.table.revision,
-            mark,
+            mark: leg.map_or_else(Mark::default, |leg| leg.head.mark),
         }
     }
 
-    /// Start, recognised by the leg's name: started already, the same answer; ended, `ended`.
+    /// Start, recognised by the leg's name (SPEC C-4): started already, the same answer; ended, `ended`.
     fn start(&mut self, now_ms: u64, token: Token, command: &Command, start: &Start) -> Verdict {
         if let Some(leg) = self.table.handle(&command.leg).and_then(|handle| self.table.leg(handle)) {
             if !leg.is_live() {
                 return Verdict::Refused(ErrorCode::ENDED, "the meeting has ended; its tombstone is still here");
             }
             if leg.head.secret != start.secret {
-                return Verdict::Refused(ErrorCode::BAD_KEY, "a leg of this name runs under another secret");
+                return Verdict::Refused(ErrorCode::EXISTS, "a leg of this name runs under another secret");
             }
-            if let Some(kept) = &leg.head.kept
-                && kept.intent == command.intent
-                && leg.head.token == token
-            {
-                return Verdict::Kept(Box::new(kept.clone()));
-            }
-            // The secret in the start proves as much as a takeover does.
-            let (handle, before) = (leg.head.handle, leg.head.token);
-            self.count_execution(token, before);
-            self.journal.note(&Entry::Taken(0, token, vec![handle]));
-            self.give(handle, token);
-            return Verdict::Executed(handle, Ok(()));
+            return match &leg.head.kept {
+                Some(kept) if kept.intent == command.intent => Verdict::Kept(Box::new(kept.clone())),
+                _ => Verdict::Started(leg.head.handle),
+            };
         }
         if command.intent == 0 {
             return Verdict::Refused(ErrorCode::MALFORMED, "intent numbers begin at 1");
@@ -187,7 +162,7 @@ impl Core {
         if !leg.is_live() {
             return Verdict::Refused(ErrorCode::ENDED, ErrorCode::ENDED.sentence());
         }
-        if command.intent <= leg.head.intent {
+        if command.intent <= leg.head.intent || command.intent == 0 {
             return Verdict::Refused(ErrorCode::STALE_INTENT, ErrorCode::STALE_INTENT.sentence());
         }
         self.count_execution(token, before);

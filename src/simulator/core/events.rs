@@ -1,16 +1,26 @@
 //! The bounded queue of events: numbered within the boot id, kept until they are acknowledged, sent
 //! again after each attach.
 //!
-//! When the queue is full, new changes are lost into an [`EventGap`] at its end; what was queued before
-//! stays. Ended events are never lost: each stands for a tombstone, of which there are no more than
-//! legs, so the queue holds at most `max` + 2 × legs items.
+//! When the queue is full, the oldest events that were not sent are replaced by one gap (SPEC E-6). It
+//! remembers the tombstones whose ended events it swallowed, so that they go with its acknowledgement.
 
 use remeet_protocol::Handle;
 use remeet_protocol::message::{EndCause, Event, EventGap, Message};
 use std::collections::VecDeque;
 
-/// The most events and gaps sent and not yet acknowledged (SPEC E-6): what a receiver must buffer.
+/// The most events and gaps sent and not yet acknowledged (SPEC E-4): what a receiver must buffer.
 pub const IN_FLIGHT_MAX: usize = 256;
+
+/// Events that were lost, and the legs whose ended events were among them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gap {
+    /// First number lost.
+    pub first: u64,
+    /// Last number lost.
+    pub last: u64,
+    /// Tombstones to forget with an acknowledgement at or above their event's number.
+    pub tombstones: Vec<(u64, Handle)>,
+}
 
 /// One item of the queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,10 +28,17 @@ pub enum Queued {
     /// An event.
     Event(Box<Event>),
     /// Events that were lost.
-    Gap(EventGap),
+    Gap(Gap),
 }
 
 impl Queued {
+    fn first(&self) -> u64 {
+        match self {
+            Queued::Event(event) => event.number,
+            Queued::Gap(gap) => gap.first,
+        }
+    }
+
     fn last(&self) -> u64 {
         match self {
             Queued::Event(event) => event.number,
@@ -35,15 +52,16 @@ impl Queued {
 pub struct EventQueue {
     items: VecDeque<Queued>,
     sent: usize,
+    sent_highest: u64,
     next: u64,
     max: usize,
 }
 
 impl EventQueue {
-    /// An empty queue whose first event gets the number `next`.
+    /// An empty queue whose first event gets the number `next`. It holds `max` items.
     #[must_use]
     pub fn new(next: u64, max: usize) -> Self {
-        Self { items: VecDeque::new(), sent: 0, next, max }
+        Self { items: VecDeque::new(), sent: 0, sent_highest: 0, next, max: max.max(1) }
     }
 
     /// The number of the next event.
@@ -64,24 +82,20 @@ impl EventQueue {
         self.items.is_empty()
     }
 
-    /// Queues an event that carries [`EventQueue::next_number`]; false if it was lost into a gap.
-    pub fn push(&mut self, event: Event) -> bool {
-        let number = event.number;
-        self.next = number + 1;
-        if self.items.len() < self.max || event.ended != EndCause::None {
-            self.items.push_back(Queued::Event(Box::new(event)));
-            return true;
+    /// Queues an event that carries [`EventQueue::next_number`]. Answers how many events were lost for it.
+    pub fn push(&mut self, event: Event) -> u64 {
+        self.next = event.number + 1;
+        self.items.push_back(Queued::Event(Box::new(event)));
+        if self.items.len() <= self.max {
+            return 0;
         }
-        self.lose(number, number);
-        false
+        // A part at once, so that an overflow costs little a change; at least the gap and one event.
+        self.lose(self.sent, (self.max / 16).max(2))
     }
 
-    fn lose(&mut self, first: u64, last: u64) {
-        let tail_is_unsent = self.sent < self.items.len();
-        match self.items.back_mut() {
-            Some(Queued::Gap(gap)) if tail_is_unsent => gap.last = last,
-            _ => self.items.push_back(Queued::Gap(EventGap { first, last })),
-        }
+    /// Loses every event behind the first `kept` items: what an overflow does. Answers how many.
+    pub fn overflow(&mut self, kept: usize) -> u64 {
+        self.lose(kept.max(self.sent), usize::MAX)
     }
 
     /// Items that this session has been sent.
@@ -90,21 +104,27 @@ impl EventQueue {
         self.sent
     }
 
-    /// Loses every event behind the first `kept` items, ended events excepted: what an overflow does.
-    /// Answers how many were lost.
-    pub fn overflow(&mut self, kept: usize) -> u64 {
-        let unsent = self.items.split_off(kept.max(self.sent).min(self.items.len()));
+    /// Makes one gap of `count` items from `from` on; answers how many events were among them.
+    fn lose(&mut self, from: usize, count: usize) -> u64 {
+        let to = from.saturating_add(count).min(self.items.len());
+        if from >= to {
+            return 0;
+        }
+        let mut gap = Gap { first: self.items[from].first(), last: 0, tombstones: Vec::new() };
         let mut lost = 0;
-        for item in unsent {
+        for item in self.items.drain(from..to) {
+            gap.last = item.last();
             match item {
-                Queued::Event(event) if event.ended != EndCause::None => self.items.push_back(Queued::Event(event)),
                 Queued::Event(event) => {
                     lost += 1;
-                    self.lose(event.number, event.number);
+                    if event.ended != EndCause::None {
+                        gap.tombstones.push((event.number, event.handle));
+                    }
                 }
-                Queued::Gap(gap) => self.lose(gap.first, gap.last),
+                Queued::Gap(older) => gap.tombstones.extend(older.tombstones),
             }
         }
+        self.items.insert(from, Queued::Gap(gap));
         lost
     }
 
@@ -129,10 +149,12 @@ impl EventQueue {
         if self.sent >= IN_FLIGHT_MAX {
             return None;
         }
-        let message = match self.items.get(self.sent)? {
+        let item = self.items.get(self.sent)?;
+        let message = match item {
             Queued::Event(event) => Message::Event((**event).clone()),
-            Queued::Gap(gap) => Message::EventGap(gap.clone()),
+            Queued::Gap(gap) => Message::EventGap(EventGap { first: gap.first, last: gap.last }),
         };
+        self.sent_highest = self.sent_highest.max(item.last());
         self.sent += 1;
         Some(message)
     }
@@ -140,36 +162,44 @@ impl EventQueue {
     /// The last number that this session has been sent, or that was acknowledged.
     #[must_use]
     pub fn sent_upto(&self) -> u64 {
-        match self.items.get(self.sent) {
-            Some(Queued::Event(event)) => event.number - 1,
-            Some(Queued::Gap(gap)) => gap.first - 1,
-            None => self.next - 1,
-        }
+        self.items.get(self.sent).map_or(self.next, Queued::first) - 1
     }
 
-    /// Forgets everything up to `number`; answers the legs whose ended events were among it. A number
-    /// that was never given counts as the last one given.
+    /// Whether an acknowledgement says something new, and of what was sent (SPEC E-3).
+    #[must_use]
+    pub fn can_acknowledge(&self, number: u64) -> bool {
+        number <= self.sent_highest && self.items.front().is_some_and(|item| item.first() <= number)
+    }
+
+    /// Forgets everything up to `number`; answers the legs whose ended events were among it.
     pub fn acknowledge(&mut self, number: u64) -> Vec<Handle> {
-        let number = number.min(self.next - 1);
-        let mut tombstones = Vec::new();
+        let mut forgotten = Vec::new();
         while let Some(item) = self.items.front_mut() {
             match item {
                 Queued::Event(event) if event.number <= number => {
                     if event.ended != EndCause::None {
-                        tombstones.push(event.handle);
+                        forgotten.push(event.handle);
                     }
                 }
-                Queued::Gap(gap) if gap.last <= number => {}
-                Queued::Gap(gap) => {
-                    gap.first = gap.first.max(number + 1);
-                    break;
+                Queued::Gap(gap) if gap.first <= number => {
+                    gap.tombstones.retain(|(at, handle)| {
+                        let forget = *at <= number;
+                        if forget {
+                            forgotten.push(*handle);
+                        }
+                        !forget
+                    });
+                    if gap.last > number {
+                        gap.first = number + 1;
+                        break;
+                    }
                 }
-                Queued::Event(_) => break,
+                _ => break,
             }
             self.items.pop_front();
             self.sent = self.sent.saturating_sub(1);
         }
-        tombstones
+        forgotten
     }
 }
 
@@ -179,19 +209,20 @@ mod tests {
     use remeet_protocol::LegId;
     use remeet_protocol::record::Mark;
 
-    fn event(queue: &EventQueue, ended: EndCause) -> Event {
-        Event {
-            number: queue.next_number(),
+    fn push(queue: &mut EventQueue, ended: EndCause) -> u64 {
+        let number = queue.next_number();
+        queue.push(Event {
+            number,
             leg: LegId { meeting: Default::default(), leg: 0 },
-            handle: Handle(queue.next_number()),
+            handle: Handle(number),
             previous: 0,
             mark: Mark::default(),
             ended,
             changes: Vec::new(),
-        }
+        })
     }
 
-    fn numbers(queue: &mut EventQueue) -> Vec<(u64, u64)> {
+    fn send(queue: &mut EventQueue) -> Vec<(u64, u64)> {
         std::iter::from_fn(|| queue.send())
             .map(|message| match message {
                 Message::Event(event) => (event.number, event.number),
@@ -202,54 +233,49 @@ mod tests {
     }
 
     #[test]
-    fn a_full_queue_loses_the_newest_into_one_gap_but_never_an_ended_event() {
-        let mut queue = EventQueue::new(1, 2);
-        for ended in [EndCause::None, EndCause::None, EndCause::None, EndCause::None, EndCause::ByServer] {
-            queue.push(event(&queue, ended));
+    fn a_full_queue_loses_the_oldest_unsent_into_one_gap_and_keeps_its_bound() {
+        let mut queue = EventQueue::new(1, 4);
+        for _ in 0..2 {
+            push(&mut queue, EndCause::None);
         }
-        queue.push(event(&queue, EndCause::None));
-        assert_eq!(numbers(&mut queue), [(1, 1), (2, 2), (3, 4), (5, 5), (6, 6)]);
-        assert_eq!(queue.sent_upto(), 6);
-        assert_eq!(queue.acknowledge(5), [Handle(5)]);
+        assert_eq!(send(&mut queue), [(1, 1), (2, 2)]);
+        let lost: u64 = (3..=9).map(|_| push(&mut queue, EndCause::ByServer)).sum();
+        assert_eq!(queue.len(), 4);
+        assert_eq!(send(&mut queue), [(3, 8), (9, 9)], "what was sent stays, the newest stays");
+        assert_eq!(lost, 6);
+        assert_eq!(queue.acknowledge(5), [Handle(3), Handle(4), Handle(5)], "tombstones go with their numbers");
         queue.rewind();
-        assert_eq!(numbers(&mut queue), [(6, 6)]);
+        assert_eq!(send(&mut queue), [(6, 8), (9, 9)], "an acknowledgement inside a gap shortens it");
+        assert_eq!(queue.acknowledge(9), [Handle(6), Handle(7), Handle(8), Handle(9)]);
     }
 
     #[test]
     fn at_most_256_are_in_flight_and_an_acknowledgement_lets_more_go() {
         let mut queue = EventQueue::new(1, 10_000);
         for _ in 0..300 {
-            queue.push(event(&queue, EndCause::None));
+            push(&mut queue, EndCause::None);
         }
-        assert_eq!(numbers(&mut queue).len(), IN_FLIGHT_MAX);
+        assert_eq!(send(&mut queue).len(), IN_FLIGHT_MAX);
         assert_eq!(queue.sent_upto(), 256);
         queue.acknowledge(10);
-        assert_eq!(numbers(&mut queue).len(), 10);
-        queue.acknowledge(u64::MAX - 1);
-        assert!(queue.is_empty());
-        assert_eq!(queue.sent_upto(), 300);
+        assert_eq!(send(&mut queue).len(), 10);
+        assert!(!queue.can_acknowledge(267), "not sent yet");
+        assert!(!queue.can_acknowledge(10), "says nothing new");
+        assert!(queue.can_acknowledge(266));
+        queue.acknowledge(266);
+        assert_eq!((queue.len(), queue.sent_upto()), (34, 266));
     }
 
     #[test]
-    fn an_acknowledgement_inside_a_gap_shortens_it() {
-        let mut queue = EventQueue::new(1, 1);
-        for _ in 0..6 {
-            queue.push(event(&queue, EndCause::None));
-        }
-        queue.acknowledge(3);
-        assert_eq!(numbers(&mut queue), [(4, 6)]);
-    }
-
-    #[test]
-    fn an_overflow_keeps_what_was_sent_and_every_ended_event() {
+    fn an_overflow_on_demand_keeps_what_was_sent() {
         let mut queue = EventQueue::new(1, 100);
-        queue.push(event(&queue, EndCause::None));
-        queue.send();
-        for ended in [EndCause::None, EndCause::ByServer, EndCause::None, EndCause::None] {
-            queue.push(event(&queue, ended));
+        push(&mut queue, EndCause::None);
+        send(&mut queue);
+        for _ in 0..4 {
+            push(&mut queue, EndCause::None);
         }
-        assert_eq!(queue.overflow(1), 3);
+        assert_eq!(queue.overflow(0), 4);
         queue.rewind();
-        assert_eq!(numbers(&mut queue), [(1, 1), (2, 2), (3, 3), (4, 5)]);
+        assert_eq!(send(&mut queue), [(1, 1), (2, 5)]);
     }
 }

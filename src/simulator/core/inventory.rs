@@ -3,25 +3,27 @@
 
 use super::{Asked, ConnectionId, Core, Misbehaviour};
 use remeet_protocol::message::{Failure, InventoryEnd, InventoryEntry, InventoryPage, Message, Query};
-use remeet_protocol::packet::BODY_BYTES_MAX;
 use remeet_protocol::wire::pack;
 use remeet_protocol::{ErrorCode, Handle};
 use std::collections::VecDeque;
 
-/// Cuts kept for a connection: one in use, one begun anew, and as many again for repeats in flight.
-const CUTS_A_CONNECTION: usize = 4;
-/// Cuts kept for all connections: bounds memory whatever the number of connections.
+/// Cuts that are kept however long nobody asked for them: one in use, one begun anew, for two schedulers.
+const CUTS_MIN: usize = 4;
+/// Cuts kept at most: bounds memory (each is a table's 90 bytes a leg) whatever the peers ask for.
 const CUTS_MAX: usize = 32;
-/// The most packets that one request may ask for, the end packet not counted (SPEC Q-3).
+/// A cut that was asked for within this time is kept while there is room (SPEC Q-5).
+const KEPT_MS: u64 = 60_000;
+/// The most packets that one request may ask for, the end packet not counted (SPEC Q-2).
 pub(super) const PACKETS_MAX: usize = 256;
-/// Entries that fit one page: body without cut and count, by the entry's 82 bytes and their length.
-const ENTRIES_A_PACKET: usize = (BODY_BYTES_MAX - 8 - 2) / 84;
+/// Entries that fit one page: the list's room without its count, by the entry's 82 bytes and their length.
+const ENTRIES_A_PACKET: usize = (InventoryPage::ENTRIES_ROOM - 2) / 84;
 
 #[derive(Debug)]
 struct Cut {
     number: u64,
     connection: ConnectionId,
     request: u64,
+    asked_ms: u64,
     table_revision: u64,
     entries: Vec<InventoryEntry>,
 }
@@ -34,36 +36,35 @@ pub(super) struct Cuts {
 }
 
 impl Cuts {
-    /// Forgets a connection's cuts.
-    pub(super) fn forget(&mut self, connection: ConnectionId) {
-        self.kept.retain(|cut| cut.connection != connection);
+    /// Cuts of a later life of the process must not get the numbers of an earlier one (SPEC Q-1).
+    pub(super) fn number_from(&mut self, restarts: u32) {
+        self.last = u64::from(restarts) << 32;
     }
 
-    fn add(&mut self, asked: Asked, table_revision: u64, entries: Vec<InventoryEntry>) -> u64 {
-        self.last += 1;
-        let of_connection = |cut: &Cut| cut.connection == asked.connection;
-        if self.kept.iter().filter(|cut| of_connection(cut)).count() >= CUTS_A_CONNECTION
-            && let Some(oldest) = self.kept.iter().position(of_connection)
-        {
-            self.kept.remove(oldest);
-        }
-        if self.kept.len() >= CUTS_MAX {
+    fn add(&mut self, now_ms: u64, asked: Asked, table_revision: u64, entries: Vec<InventoryEntry>) -> u64 {
+        let old = |cut: &Cut| now_ms.saturating_sub(cut.asked_ms) > KEPT_MS;
+        while self.kept.len() >= CUTS_MAX || (self.kept.len() >= CUTS_MIN && self.kept.front().is_some_and(old)) {
             self.kept.pop_front();
         }
+        self.last += 1;
         let (connection, request) = (asked.connection, asked.header.request);
-        self.kept.push_back(Cut { number: self.last, connection, request, table_revision, entries });
-        self.last
+        let (number, asked_ms) = (self.last, now_ms);
+        self.kept.push_back(Cut { number, connection, request, asked_ms, table_revision, entries });
+        number
     }
 }
 
 impl Core {
-    pub(super) fn query(&mut self, asked: Asked, query: &Query) {
+    pub(super) fn query(&mut self, now_ms: u64, asked: Asked, query: &Query) {
+        if !self.admit_reading(asked) {
+            return;
+        }
         self.stats.queries += 1;
-        let number = if query.cut == 0 { self.cut(asked) } else { query.cut };
-        let Some(cut) = self.cuts.kept.iter().find(|cut| cut.number == number && cut.connection == asked.connection)
-        else {
+        let number = if query.cut == 0 { self.cut(now_ms, asked) } else { query.cut };
+        let Some(cut) = self.cuts.kept.iter_mut().find(|cut| cut.number == number) else {
             return self.fail(asked, Failure::new(ErrorCode::CUT_GONE, ErrorCode::CUT_GONE.sentence()));
         };
+        cut.asked_ms = now_ms;
         let from = cut.entries.partition_point(|entry| entry.handle.0 <= query.after);
         let most = usize::from(query.packets_max).clamp(1, PACKETS_MAX) * ENTRIES_A_PACKET;
         let page = &cut.entries[from..cut.entries.len().min(from + most)];
@@ -91,7 +92,7 @@ impl Core {
             }
             _ => {}
         }
-        let mut messages: Vec<Message> = pack(page, BODY_BYTES_MAX - 8)
+        let mut messages: Vec<Message> = pack(page, InventoryPage::ENTRIES_ROOM)
             .into_iter()
             .map(|entries| InventoryPage { cut: number, entries }.into())
             .collect();
@@ -100,13 +101,11 @@ impl Core {
     }
 
     /// Begins a cut; the same request again gets the cut that it got, so that packets of both answers fit.
-    fn cut(&mut self, asked: Asked) -> u64 {
+    fn cut(&mut self, now_ms: u64, asked: Asked) -> u64 {
         let same = |cut: &&Cut| cut.connection == asked.connection && cut.request == asked.header.request;
-        if asked.header.request != 0
-            && let Some(cut) = self.cuts.kept.iter().find(same)
-        {
+        if let Some(cut) = self.cuts.kept.iter().find(same) {
             return cut.number;
         }
-        self.cuts.add(asked, self.table.revision, self.table.inventory())
+        self.cuts.add(now_ms, asked, self.table.revision, self.table.inventory())
     }
 }

@@ -5,10 +5,10 @@
 //! everything that anybody was told survives the end of the process; an attach is also synced to the
 //! disk. An entry that was cut in the writing ends the journal: nobody was answered for it.
 
-use super::events::Queued;
+use super::events::{Gap, Queued};
 use super::leg::LegHead;
 use bytes::{BufMut, Bytes, BytesMut};
-use remeet_protocol::message::{CommandAnswer, Event, EventGap};
+use remeet_protocol::message::{CommandAnswer, Event};
 use remeet_protocol::record::Change;
 use remeet_protocol::wire::{Input, Malformed, Wire};
 use remeet_protocol::{BootId, Handle, LegId, Secret, ServerId, Token};
@@ -24,8 +24,8 @@ pub enum Entry {
     Record(Handle, Change),
     /// Snapshot: an unacknowledged event or gap.
     Queued(Queued),
-    /// Snapshot: a request id in the window.
-    Seen(u64, Option<CommandAnswer>),
+    /// A request id of the attached token was seen (also in snapshots).
+    Seen(u64),
     /// A token attached (also in snapshots).
     Attached(Token),
     /// A leg appeared.
@@ -33,11 +33,11 @@ pub enum Entry {
     /// A leg changed or ended, and an event with the next number says so.
     Changed(Event),
     /// Legs were taken over.
-    Taken(u64, Token, Vec<Handle>),
+    Taken(Token, Vec<Handle>),
     /// A leg was adopted.
-    Adopted(u64, Adoption),
-    /// A command was carried out.
-    Done(u64, CommandAnswer),
+    Adopted(Adoption),
+    /// A command was carried out, or refused by its content.
+    Done(CommandAnswer),
     /// Events were acknowledged.
     Acknowledged(u64),
     /// The removals of every leg were forgotten.
@@ -111,7 +111,7 @@ pub fn append(entry: &Entry, out: &mut BytesMut) {
     let at = out.len();
     out.put_u64(0);
     put(entry, out);
-    // An entry holds at most one packet's content, far below 4 GiB.
+    // An entry holds a packet's content, or a gap with a table's tombstones: far below 4 GiB.
     let length = u32::try_from(out.len() - at - 8).unwrap_or(u32::MAX);
     let crc = crc32fast::hash(&out[at + 8..]);
     out[at..at + 4].copy_from_slice(&length.to_be_bytes());
@@ -160,12 +160,17 @@ fn put(entry: &Entry, out: &mut BytesMut) {
         }
         Entry::Queued(Queued::Gap(gap)) => {
             out.put_u8(5);
-            gap.put(out);
+            gap.first.put(out);
+            gap.last.put(out);
+            out.put_u32(u32::try_from(gap.tombstones.len()).unwrap_or(u32::MAX));
+            gap.tombstones.iter().for_each(|(number, handle)| {
+                number.put(out);
+                handle.put(out);
+            });
         }
-        Entry::Seen(request, kept) => {
+        Entry::Seen(request) => {
             out.put_u8(6);
             request.put(out);
-            kept.put(out);
         }
         Entry::Attached(token) => {
             out.put_u8(7);
@@ -176,24 +181,21 @@ fn put(entry: &Entry, out: &mut BytesMut) {
             out.put_u8(9);
             event.put(out);
         }
-        Entry::Taken(request, token, handles) => {
+        Entry::Taken(token, handles) => {
             out.put_u8(10);
-            request.put(out);
             token.put(out);
             handles.put(out);
         }
-        Entry::Adopted(request, adoption) => {
+        Entry::Adopted(adoption) => {
             out.put_u8(11);
-            request.put(out);
             adoption.handle.put(out);
             adoption.id.put(out);
             adoption.secret.put(out);
             adoption.generation.put(out);
             adoption.token.put(out);
         }
-        Entry::Done(request, answer) => {
+        Entry::Done(answer) => {
             out.put_u8(12);
-            request.put(out);
             answer.put(out);
         }
         Entry::Acknowledged(number) => {
@@ -221,28 +223,32 @@ fn take(input: &mut Input<'_>) -> Result<Entry, Malformed> {
         2 => Entry::Leg(take_head(input)?),
         3 => Entry::Record(Wire::take(input)?, Wire::take(input)?),
         4 => Entry::Queued(Queued::Event(Box::new(Event::take(input)?))),
-        5 => Entry::Queued(Queued::Gap(EventGap::take(input)?)),
-        6 => Entry::Seen(Wire::take(input)?, Wire::take(input)?),
+        5 => Entry::Queued(Queued::Gap(take_gap(input)?)),
+        6 => Entry::Seen(Wire::take(input)?),
         7 => Entry::Attached(Wire::take(input)?),
         8 => Entry::Appeared(take_head(input)?),
         9 => Entry::Changed(Wire::take(input)?),
-        10 => Entry::Taken(Wire::take(input)?, Wire::take(input)?, Wire::take(input)?),
-        11 => Entry::Adopted(
-            Wire::take(input)?,
-            Adoption {
-                handle: Wire::take(input)?,
-                id: Wire::take(input)?,
-                secret: Wire::take(input)?,
-                generation: Wire::take(input)?,
-                token: Wire::take(input)?,
-            },
-        ),
-        12 => Entry::Done(Wire::take(input)?, Wire::take(input)?),
+        10 => Entry::Taken(Wire::take(input)?, Wire::take(input)?),
+        11 => Entry::Adopted(Adoption {
+            handle: Wire::take(input)?,
+            id: Wire::take(input)?,
+            secret: Wire::take(input)?,
+            generation: Wire::take(input)?,
+            token: Wire::take(input)?,
+        }),
+        12 => Entry::Done(Wire::take(input)?),
         13 => Entry::Acknowledged(Wire::take(input)?),
         14 => Entry::RemovalsDropped,
         15 => Entry::Overflowed(Wire::take(input)?),
         kind => return Err(Malformed::Value { field: "journal entry", value: kind.into() }),
     })
+}
+
+fn take_gap(input: &mut Input<'_>) -> Result<Gap, Malformed> {
+    let (first, last) = (Wire::take(input)?, Wire::take(input)?);
+    let count = u32::take(input)?;
+    let tombstone = |_| Ok((u64::take(input)?, Handle::take(input)?));
+    Ok(Gap { first, last, tombstones: (0..count).map(tombstone).collect::<Result<_, Malformed>>()? })
 }
 
 fn put_head(kind: u8, head: &LegHead, out: &mut BytesMut) {

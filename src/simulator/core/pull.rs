@@ -3,7 +3,6 @@
 use super::inventory::PACKETS_MAX;
 use super::{Asked, Core, Misbehaviour};
 use remeet_protocol::message::{Failure, Message, Pull, PullEnd, PullPage};
-use remeet_protocol::packet::BODY_BYTES_MAX;
 use remeet_protocol::record::{Change, Mark};
 use remeet_protocol::wire::Wire;
 use remeet_protocol::{ErrorCode, Handle};
@@ -12,8 +11,6 @@ use std::collections::{BTreeMap, VecDeque};
 /// Marks kept for pulls of several pages: the pulls that may be in the midst at once, over all
 /// connections. A pull whose mark is gone is begun anew.
 const PULLS_MAX: usize = 65_536;
-/// Room for the changes of a page: the body without the leg's name.
-const PAGE_ROOM: usize = BODY_BYTES_MAX - 18;
 
 /// The marks at which pulls began that are not complete. A leg's mark at a revision is a fact, so it
 /// does not matter who asked.
@@ -38,9 +35,8 @@ impl Pulls {
 
 impl Core {
     pub(super) fn pull(&mut self, asked: Asked, pull: &Pull) {
-        // Reading needs no control, but a session that is named must be the current one.
-        if asked.header.session != 0 && self.session_token(asked) == Err(ErrorCode::STALE_TOKEN) {
-            return self.stale(asked);
+        if self.admit(asked).is_none() {
+            return;
         }
         self.stats.pulls += 1;
         match self.pulled(pull) {
@@ -64,8 +60,8 @@ impl Core {
         }
         let begins = pull.upto == 0;
         let (full, after) = if begins {
-            // Without the removals back to the mark only a full answer tells what is gone.
-            let full = pull.since == 0 || pull.since < leg.head.floor;
+            // Without the removals back to the mark only a full answer tells what is gone (SPEC R-3).
+            let full = pull.since == 0 || pull.since < leg.head.floor || pull.since > leg.head.mark.revision;
             (full, if full { 0 } else { pull.since })
         } else {
             (pull.full, pull.after)
@@ -81,10 +77,10 @@ impl Core {
         let most = usize::from(pull.packets_max).clamp(1, PACKETS_MAX);
         let mut end = PullEnd { leg: pull.leg, full, upto, after, page_changes: 0, complete: true };
         let mut pages: Vec<Vec<Change>> = Vec::new();
-        let mut used = PAGE_ROOM;
+        let mut used = PullPage::CHANGES_ROOM;
         for change in leg.changes(after, upto.revision, !full) {
             let size = change.encoded_len() + 2;
-            if used + size > PAGE_ROOM {
+            if used + size > PullPage::CHANGES_ROOM {
                 if pages.len() == most {
                     end.complete = false;
                     break;

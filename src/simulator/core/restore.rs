@@ -61,8 +61,8 @@ impl Core {
         if let Some(token) = self.fence {
             append(&Entry::Attached(token), &mut out);
         }
-        for (request, kept) in self.window.items() {
-            append(&Entry::Seen(request, kept.cloned()), &mut out);
+        for request in self.window.ids() {
+            append(&Entry::Seen(request), &mut out);
         }
         out
     }
@@ -80,6 +80,7 @@ impl Core {
             (Entry::Table(found), None) => {
                 core.boot = found.boot;
                 core.restarts = found.restarts.saturating_add(1);
+                core.cuts.number_from(core.restarts);
                 core.table = Table::restored(core.settings.removals, found.revision, found.next_handle.0);
                 core.events = EventQueue::new(found.next_event, core.settings.event_queue);
                 head = Some(found);
@@ -122,7 +123,9 @@ impl Core {
                 }
             }
             Entry::Queued(item) => self.restore_event(item),
-            Entry::Seen(request, kept) => self.window.note(request, kept),
+            Entry::Seen(request) => {
+                self.window.note(request);
+            }
             Entry::Attached(token) => {
                 if self.fence != Some(token) {
                     self.fence = Some(token);
@@ -131,19 +134,9 @@ impl Core {
             }
             Entry::Appeared(head) => self.table.appear(head),
             Entry::Changed(event) => self.replay_event(event),
-            Entry::Taken(request, token, handles) => {
-                for handle in handles {
-                    self.give(handle, token);
-                }
-                if request != 0 {
-                    self.window.note(request, None);
-                }
-            }
-            Entry::Adopted(request, adoption) => {
-                self.carry_out_adoption(adoption);
-                self.window.note(request, None);
-            }
-            Entry::Done(request, answer) => self.keep_answer(request, answer),
+            Entry::Taken(token, handles) => handles.into_iter().for_each(|handle| self.give(handle, token)),
+            Entry::Adopted(adoption) => self.carry_out_adoption(adoption),
+            Entry::Done(answer) => self.keep_answer(answer),
             Entry::Acknowledged(number) => self.forget_events(number),
             Entry::RemovalsDropped => self.table.legs_mut().for_each(super::leg::Leg::drop_removals),
             Entry::Overflowed(kept) => {
@@ -165,9 +158,9 @@ impl Core {
                 leg.apply(change);
             }
             leg.head.last_event = event.number;
-            if event.ended != EndCause::None {
-                leg.end(event.ended);
-            }
+        }
+        if event.ended != EndCause::None {
+            self.table.end(event.handle, event.ended);
         }
         self.events.push(event);
     }

@@ -11,6 +11,7 @@ use remeet_protocol::record::{
     RecordKey, Resolution, TerminalRow, WindowRow,
 };
 use remeet_protocol::wire::{Blob, Text};
+use std::collections::BTreeMap;
 
 /// The most terminals of a leg: bounds a pull and an inventory entry's count.
 pub(super) const TERMINALS_MAX: u16 = 1000;
@@ -36,7 +37,10 @@ impl Leg {
         let version = self.terminal(&op.number).and_then(|row| row.extra_version).unwrap_or(0).saturating_add(1);
         match self.terminal(&op.number) {
             Some(row) if row.in_meeting => {
-                return refusal(ErrorCode::EXISTS, format!("terminal {} takes part already", op.number));
+                // It takes part already: only what it is called may change (SPEC C-9).
+                let row = row.clone();
+                self.set(Record::Terminal(TerminalRow { home_domain: op.home_domain, name: op.name.clone(), ..row }));
+                return Ok(());
             }
             None if self.terminals >= TERMINALS_MAX => {
                 return refusal(ErrorCode::TOO_MANY, format!("a leg has at most {TERMINALS_MAX} terminals"));
@@ -92,30 +96,25 @@ impl Leg {
         Ok(())
     }
 
-    /// Takes a terminal off the roster: out of its roles, then its windows and entries, then itself.
+    /// Takes a terminal off the roster: its windows, its entries, itself, then its number out of the roles.
     pub(super) fn remove_terminal(&mut self, number: &Number) -> Result<(), Refusal> {
         self.known(number)?;
-        if let Some(row) = self.row().cloned() {
-            self.set(Record::Leg(without(row, number)));
-        }
         let keys: Vec<_> = self.windows(number).chain(self.entries(number)).collect();
         for key in keys {
             self.remove(key);
         }
         self.remove(RecordKey::Terminal(number.clone()));
+        if let Some(row) = self.row().cloned() {
+            self.set(Record::Leg(without(row, number)));
+        }
         Ok(())
     }
 
-    /// Gives a terminal a role; it had at most one, and the role had at most one terminal.
+    /// Gives a terminal a role in place of who had it.
     pub(super) fn set_role(&mut self, op: &SetRole) -> Result<(), Refusal> {
         self.known(&op.number)?;
-        let Some(row) = self.row().cloned() else {
+        let Some(mut row) = self.row().cloned() else {
             return refusal(ErrorCode::INTERNAL, "the leg has no leg row");
-        };
-        let mut row = match op.role {
-            // The chair may also speak.
-            TerminalRole::Chair => row,
-            _ => without_speaking(row, &op.number),
         };
         match op.role {
             TerminalRole::Chair => row.chair = op.number.clone(),
@@ -136,22 +135,19 @@ impl Leg {
         if op.windows.len() > WINDOWS_MAX {
             return refusal(ErrorCode::TOO_MANY, format!("a terminal has at most {WINDOWS_MAX} windows"));
         }
-        let named = |key: &RecordKey| {
-            op.windows.iter().any(|setting| matches!(key, RecordKey::Window(_, window) if *window == setting.window))
-        };
-        for (place, setting) in op.windows.iter().enumerate() {
-            if op.windows[..place].iter().any(|earlier| earlier.window == setting.window) {
-                return refusal(ErrorCode::MALFORMED, format!("window {} is named twice", setting.window));
-            }
-        }
+        // Of two settings of one window the later counts (SPEC C-7).
+        let named: BTreeMap<u8, &WindowSetting> = op.windows.iter().map(|setting| (setting.window, setting)).collect();
         let decode = Decode { display_mode: op.display_mode, output: op.output.clone(), codec: op.codec };
         self.set(Record::Terminal(TerminalRow { decode: Some(decode), ..row }));
-        let gone: Vec<_> = self.windows(&op.number).filter(|key| !named(key)).collect();
+        for setting in named.values() {
+            self.set(Record::Window(window(&op.number, setting, op.codec)));
+        }
+        let gone: Vec<_> = self
+            .windows(&op.number)
+            .filter(|key| matches!(key, RecordKey::Window(_, window) if !named.contains_key(window)))
+            .collect();
         for key in gone {
             self.remove(key);
-        }
-        for setting in &op.windows {
-            self.set(Record::Window(window(&op.number, setting, op.codec)));
         }
         Ok(())
     }
@@ -220,19 +216,11 @@ fn window(terminal: &Number, setting: &WindowSetting, codec: MediaCodec) -> Wind
     }
 }
 
-fn without_speaking(mut row: LegRow, number: &Number) -> LegRow {
-    for role in [&mut row.first_speaker, &mut row.second_speaker] {
+fn without(mut row: LegRow, number: &Number) -> LegRow {
+    for role in [&mut row.chair, &mut row.first_speaker, &mut row.second_speaker] {
         if role == number {
             *role = Number::default();
         }
-    }
-    row
-}
-
-fn without(row: LegRow, number: &Number) -> LegRow {
-    let mut row = without_speaking(row, number);
-    if row.chair == *number {
-        row.chair = Number::default();
     }
     row
 }

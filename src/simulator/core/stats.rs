@@ -46,7 +46,9 @@ pub struct Stats {
     pub stale_executed: u64,
     /// Orphans adopted.
     pub adoptions: u64,
-    /// Requests that had been carried out already and were answered again.
+    /// Requests whose id had come before.
+    pub repeats: u64,
+    /// Commands whose intent, or start, had been carried out before and that were answered again.
     pub duplicates_answered: u64,
     /// Requests refused because their id was below the window.
     pub below_window: u64,

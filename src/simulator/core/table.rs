@@ -1,8 +1,8 @@
-//! The table of legs. Its revision rises only when a leg appears or disappears (a tombstone is purged, an
-//! adopted leg gets another name).
+//! The table of legs. Its revision rises when a leg starts, ends or gets another name, and when a
+//! tombstone is forgotten (SPEC Q-7).
 
 use super::leg::{Leg, LegHead};
-use remeet_protocol::message::{InventoryEntry, LegState};
+use remeet_protocol::message::{EndCause, InventoryEntry, LegState};
 use remeet_protocol::{Handle, LegId};
 use std::collections::{BTreeMap, HashMap};
 
@@ -12,7 +12,7 @@ pub const LEGS_MAX: usize = 65_536;
 /// All legs and tombstones.
 #[derive(Debug, Clone)]
 pub struct Table {
-    /// Rises when a leg appears or disappears.
+    /// Rises as SPEC Q-7 says.
     pub revision: u64,
     next_handle: u64,
     removals_max: usize,
@@ -57,6 +57,16 @@ impl Table {
         self.next_handle = self.next_handle.max(head.handle.0 + 1);
         self.by_id.insert(head.id, head.handle);
         self.legs.insert(head.handle, Leg::new(head, self.removals_max));
+    }
+
+    /// A leg ends: it becomes a tombstone.
+    pub fn end(&mut self, handle: Handle, cause: EndCause) {
+        if let Some(leg) = self.legs.get_mut(&handle)
+            && leg.is_live()
+        {
+            leg.end(cause);
+            self.revision += 1;
+        }
     }
 
     /// A tombstone disappears. A live leg stays.
