@@ -207,7 +207,7 @@ fn state(name: &str) -> MeetingState {
         "partly" => MeetingState::Partly,
         "adopting" => MeetingState::Adopting,
         // No live leg is in a state without a name.
-        _ => MeetingState::Other(0),
+        _ => MeetingState::from(0),
     }
 }
 

@@ -6,7 +6,7 @@ use super::tables::{Cell, Kind, Row, TABLES, Table};
 use futures_util::TryStreamExt;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteRow};
-use sqlx::{AssertSqlSafe, ColumnIndex, ConnectOptions, Connection, Decode, Row as _, Type, query};
+use sqlx::{AssertSqlSafe, ColumnIndex, ConnectOptions, Connection, Decode, Type, query};
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::time::timeout;
