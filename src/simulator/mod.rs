@@ -1,15 +1,37 @@
-//! The simulated autonomous server. Only its entry point stands here until its branch is merged.
+//! The simulated autonomous server: faithful to the protocol, without media. Tests, the demo and the
+//! benches run many of them. It shares only the protocol crate with the daemon, so that an error in the
+//! daemon cannot hide behind the same error here.
+//!
+//! ```text
+//!   scheduler ──TCP──> connection ─┐                       ┌─> state file (snapshot + journal)
+//!   scheduler ──TCP──> connection ─┼─> server: lock, step ─┤
+//!   test, demo ─unix─> control ────┤        │              └─> outputs ──> connections' queues
+//!   --script-rate ───> life ───────┘      core (pure)
+//! ```
+//!
+//! - [`core`] – the server itself: pure, with time and randomness as arguments.
+//! - [`options`] – the command line of `remeet simulate`.
+//! - [`server`] – the driver: starts, accepts, stops; [`run`] and [`Simulator::spawn`]. `shared` – what its
+//!   tasks share; steps of the core, restarts.
+//! - `connection` – one task for each socket.
+//! - [`control`] – the control socket: truth as JSON, faults, changes; [`client`] – its Rust client.
+//! - [`persistence`] – the state file.
 
-use tokio_util::sync::CancellationToken;
+pub mod client;
+mod connection;
+pub mod control;
+pub mod core;
+mod faults;
+pub mod options;
+pub mod persistence;
+pub mod server;
+mod shared;
 
-/// Arguments of `remeet simulate`.
-#[derive(Debug, Clone, clap::Args)]
-pub struct Options {}
-
-/// Runs it until `stop`.
-///
-/// # Errors
-/// It is not part of this build.
-pub async fn run(_options: Options, _stop: CancellationToken) -> Result<(), String> {
-    Err("the simulator is not part of this build".to_owned())
-}
+pub use self::client::ControlClient;
+pub use self::control::{Request, RestartMode};
+pub use self::core::Misbehaviour;
+pub use self::core::dump::{Dump, LegDump, RecordDump};
+pub use self::core::script::{Kind, LegChanged, Script};
+pub use self::core::stats::Stats;
+pub use self::options::Options;
+pub use self::server::{Error, Running, Simulator, run};
