@@ -102,13 +102,17 @@ fn read(text: &str, environment: &Environment) -> Result<Config, ConfigError> {
     Config::deserialize(table).map_err(|error| in_file(text, &error))
 }
 
-/// Under this name [`load`] hands the machine's name to [`parse`]; shells set it, but do not export it.
+/// Under this name [`load`] hands the machine's name to [`parse`]. The unit sets it; shells have it, but
+/// do not export it.
 const HOST_NAME: &str = "HOSTNAME";
 
+/// The kernel's word, or, in a sandbox that hides it, the file that it came from.
 fn host_name() -> Option<String> {
-    let name = fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
-    let name = name.trim();
-    (!name.is_empty()).then(|| name.to_owned())
+    ["/proc/sys/kernel/hostname", "/etc/hostname"].iter().find_map(|file| {
+        let name = fs::read_to_string(file).ok()?;
+        let name = name.trim();
+        (!name.is_empty()).then(|| name.to_owned())
+    })
 }
 
 /// A problem of the file, with its line and without the line's text, which may hold a password.

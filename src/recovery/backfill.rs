@@ -346,29 +346,28 @@ impl Core {
     /// Legs without a transfer: only their cached status is compared, all in one read.
     fn read_stamps(&mut self, server: ServerId) {
         let Some(round) = self.round(server) else { return };
-        let legs = round.unchanged.clone();
+        // Those that have ended meanwhile left memory, and the round's list with that.
+        let legs = std::mem::take(&mut round.unchanged);
+        let named: Vec<_> =
+            legs.iter().filter_map(|leg| self.legs.get(leg).map(|known| (known.row.domain, *leg))).collect();
+        let legs: Vec<LegId> = named.iter().map(|(_, leg)| *leg).collect();
         if legs.is_empty() {
             return;
         }
-        let named = legs.iter().filter_map(|leg| self.legs.get(leg).map(|known| (known.row.domain, *leg))).collect();
         let id = self.read_id();
         self.reads.insert(id, Reading::Stamps(server, legs));
         self.put(Output::Read { id, read: Read::Stamps(named) });
     }
 
     pub(super) fn stamps(&mut self, server: ServerId, legs: Vec<LegId>, stamps: Option<Vec<CacheStamp>>) {
-        if let Some(round) = self.round(server) {
-            round.unchanged.clear();
-        }
         let reachable = stamps.is_some();
         let mut stamps = stamps.into_iter().flatten();
-        // Legs that left memory meanwhile were not asked for.
         for leg in legs {
+            let stamp = stamps.next();
             let Some(known) = self.legs.get_mut(&leg) else {
                 self.content_done(server, leg);
                 continue;
             };
-            let stamp = stamps.next();
             if !reachable {
                 known.cache_behind = true;
                 self.content_done(server, leg);

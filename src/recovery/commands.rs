@@ -390,9 +390,7 @@ impl Core {
         known.unstarted = None;
         let write = StateWrite { leg, expect, state: StoredState::Ended, cause: EndCause::Commanded, accepted: None };
         let unit = Unit { writes: vec![Write::State(write), Write::Answer(row)] };
-        self.persist(lane(leg), unit, After::Answered { leg: None, answer });
-        // Follows in the same lane: the end is told once it is stored.
-        let id = self.persist(lane(leg), Unit { writes: Vec::new() }, After::Closed { leg, kind: EventKind::Ended });
+        let id = self.persist(lane(leg), unit, After::Closed { leg, answer: Some(answer) });
         if let Some(known) = self.legs.get_mut(&leg) {
             known.closing = Some(id);
         }
@@ -526,7 +524,13 @@ impl Core {
                 open.asked = None;
                 if error != RequestError::LinkLost {
                     tracing::warn!(server = server.0, %leg, "{}: {error}", open.intent.op.name());
+                    if let Some(round) = self.round(server)
+                        && round.finishing.remove(&leg)
+                    {
+                        self.pend(server, leg, "unreachable");
+                    }
                     self.want_round(server, Trigger::Reconcile);
+                    self.try_end_round(server);
                 }
             }
         }

@@ -73,7 +73,7 @@ pub(super) enum After {
     /// The last rows of a pull.
     Pulled { leg: LegId, cache: Option<CacheWrite> },
     /// The leg is closed by the plan or by a command's result.
-    Closed { leg: LegId, kind: EventKind },
+    Closed { leg: LegId, answer: Option<ClientAnswer> },
     /// An intent: it may be sent. The command is answered later.
     Intent(LegId, u64),
     /// A new leg; its client is answered.
@@ -194,7 +194,12 @@ impl Core {
             After::Event { server, event, base } => self.event_stored(server, id, *event, base),
             After::Page | After::Noted => {}
             After::Pulled { leg, cache } => self.pull_stored(leg, cache),
-            After::Closed { leg, kind } => self.closed(id, leg, kind),
+            After::Closed { leg, answer } => {
+                if let Some(answer) = answer {
+                    self.answer_stored(None, answer);
+                }
+                self.closed(id, leg);
+            }
             After::Intent(leg, number) => self.intent_stored(leg, number),
             After::Created { leg, key, answer } => self.created(leg, key, answer),
             After::Adopting(leg) => self.mirror_key(leg),

@@ -198,7 +198,7 @@ impl Core {
         if event.ended != EndCause::None {
             let Some(known) = self.legs.get_mut(&leg) else { return };
             known.closing = None;
-            return self.settle_ended(leg, EventKind::Ended);
+            return self.settle_ended(leg);
         }
         self.cache_event(leg, &event, base);
         self.publish(leg, EventKind::Changed, event.changes);

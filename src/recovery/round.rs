@@ -19,7 +19,7 @@ use super::{AlarmKind, Output, Read};
 use crate::model::{Moment, StoredLeg, StoredState};
 use crate::session::{Inventory, Request, RequestError, Ticket};
 use crate::store::LookUp;
-use remeet_protocol::message::{Attached, LegState};
+use remeet_protocol::message::{Attached, EventKind, LegState};
 use remeet_protocol::{BootId, LegId, Secret, ServerId, Token};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -46,6 +46,8 @@ pub(super) struct Round {
     pub backfill: BTreeSet<LegId>,
     /// Legs whose end or start is being finished.
     pub finishing: BTreeSet<LegId>,
+    /// Legs whose acceptance is on its way to the store.
+    pub storing: BTreeSet<LegId>,
     /// Legs whose content needed no transfer: only their cached status is compared.
     pub unchanged: Vec<LegId>,
     pub fates: BTreeMap<LegId, Fate>,
@@ -121,8 +123,11 @@ impl Core {
         // Events that were heard stay: the session hands each up once within a boot id.
         let legs: Vec<LegId> = known.legs.iter().copied().collect();
         for leg in legs {
-            if let Some(known) = self.legs.get_mut(&leg) {
-                known.link_lost();
+            let Some(known) = self.legs.get_mut(&leg) else { continue };
+            let was_ours = known.control == Control::Ours;
+            known.link_lost();
+            if was_ours {
+                self.publish(leg, EventKind::State, Vec::new());
             }
         }
         self.tickets.retain(|_, asked| *asked != Asked::Round(server));
@@ -157,6 +162,7 @@ impl Core {
             claims: BTreeSet::new(),
             backfill: BTreeSet::new(),
             finishing: BTreeSet::new(),
+            storing: BTreeSet::new(),
             unchanged: Vec::new(),
             fates: BTreeMap::new(),
             report: RoundReport { began_at_ms: wall_ms, ..RoundReport::default() },
@@ -452,12 +458,13 @@ impl Core {
 
     /// The round cannot go on: what it awaited is asked anew after a while. Nothing is concluded.
     pub(super) fn fail_round(&mut self, server: ServerId, reason: &str) {
-        let retry = self.now + self.settings.round_retry;
+        let now = self.now;
         let Some(known) = self.servers.get_mut(&server) else { return };
         let Some(round) = known.round.take() else { return };
-        tracing::warn!(server = server.0, "the round is begun anew in {:?}: {reason}", self.settings.round_retry);
+        let pause = known.setback(&self.settings);
+        tracing::warn!(server = server.0, "the round is begun anew in {pause:?}: {reason}");
         known.trouble = Some(reason.to_owned());
-        known.retry_at = known.up.then_some((retry, round.trigger));
+        known.retry_at = known.up.then_some((now + pause, round.trigger));
         known.gaps.extend(round.gaps);
         let mut legs: BTreeSet<LegId> = round.claims;
         legs.extend(round.backfill);
@@ -481,7 +488,7 @@ impl Core {
                 && round.claims.is_empty()
                 && round.backfill.is_empty()
                 && round.finishing.is_empty()
-                && round.unchanged.is_empty()
+                && round.storing.is_empty()
         });
         if !done {
             return;
@@ -516,9 +523,11 @@ impl Core {
         let gaps = round.gaps;
         let again = known.again.take();
         // What time can mend is tried again soon; the rest waits for the operator or the next reconcile.
-        let mendable = known.pending.values().any(|reason| matches!(*reason, "busy" | "unreachable" | "refused"));
-        if mendable {
-            known.retry_at = Some((now + self.settings.round_retry, Trigger::Reconcile));
+        let mendable = |reason: &&str| !matches!(*reason, "conflict" | "bad key" | "no key");
+        if known.pending.values().any(|reason| mendable(&reason)) {
+            known.retry_at = Some((now + known.setback(&self.settings), Trigger::Reconcile));
+        } else {
+            known.setbacks = 0;
         }
         self.close_gaps(server, gaps);
         self.forget_ended(server);

@@ -1,5 +1,6 @@
 //! What the core knows of one server.
 
+use super::Settings;
 use super::report::{RoundReport, Trigger};
 use super::round::Round;
 use crate::model::Moment;
@@ -8,6 +9,7 @@ use remeet_protocol::message::{Event, InventoryEntry};
 use remeet_protocol::{BootId, DomainId, Handle, LegId, ServerId};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::time::Duration;
 
 /// One server.
 #[derive(Debug)]
@@ -24,6 +26,8 @@ pub(super) struct Server {
     pub round: Option<Round>,
     /// Another round was asked for while one ran.
     pub again: Option<Trigger>,
+    /// Rounds in a row that left something undone.
+    pub setbacks: u32,
     /// When a failed round is begun anew.
     pub retry_at: Option<(Moment, Trigger)>,
     /// Legs stored under the server that are in memory.
@@ -97,6 +101,7 @@ impl Server {
             first_pass_done: false,
             round: None,
             again: None,
+            setbacks: 0,
             retry_at: None,
             legs: BTreeSet::new(),
             orphans: BTreeMap::new(),
@@ -111,6 +116,13 @@ impl Server {
             trouble: Some("not connected yet".to_owned()),
             misbehaved: 0,
         }
+    }
+
+    /// Another round left something undone: the pause before the next, twice as long each time.
+    pub(super) fn setback(&mut self, settings: &Settings) -> Duration {
+        let pause = settings.round_retry * 2u32.pow(self.setbacks.min(5));
+        self.setbacks += 1;
+        pause
     }
 
     /// The number up to which every event is stored now, if that moved.

@@ -10,8 +10,8 @@ pub struct Settings {
     pub pulls_in_flight: usize,
     /// A round that has not ended by then is given up and begun anew: twice rule 18's 30 s.
     pub round_deadline: Duration,
-    /// A failed round of a server that is up is begun anew after this: long enough not to load a server
-    /// that refuses, short against rule 18.
+    /// A round that failed or left legs pending is followed by another after this, doubled each time in a
+    /// row up to 32-fold: short against rule 18, and no load on a server that refuses for long.
     pub round_retry: Duration,
     /// Everything is compared with every server this often, events or not: finds what a lost event or a
     /// mistake left behind. Costs one inventory a server.

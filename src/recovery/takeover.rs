@@ -154,6 +154,15 @@ impl Core {
                     self.claim_answered(server, answer.boot, answer.table_revision, &result);
                 }
             }
+            // The link's end follows and ends the round: nothing is concluded from it.
+            Err((legs, RequestError::LinkLost)) => {
+                for leg in legs {
+                    if let Some(known) = self.legs.get_mut(&leg) {
+                        known.control = Control::None;
+                    }
+                }
+                return;
+            }
             Err((legs, error)) => {
                 let reason = match &error {
                     RequestError::Refused(failure) if failure.code == ErrorCode::BUSY => "busy",
@@ -265,6 +274,7 @@ impl Core {
         let content_reset = moved && known.row.mark.revision > 0;
         let stored = matches!(before, StoredState::Starting | StoredState::Adopting | StoredState::InMeeting)
             && (moved || before != StoredState::InMeeting || known.row.epoch != token.epoch);
+        known.row.table_revision = place.table_revision;
         if stored {
             // Rule 4: a compare-and-set on the row that the plan saw.
             let expect = Expect { version: known.row.version, state: before };
@@ -279,7 +289,6 @@ impl Core {
             known.row.epoch = token.epoch;
             known.row.boot = Some(place.boot);
             known.row.handle = Some(place.handle);
-            known.row.table_revision = place.table_revision;
             known.row.version += 1;
             if content_reset {
                 known.row.mark = super::core::NOTHING;
@@ -294,7 +303,11 @@ impl Core {
                 accepted: Some(accepted),
             };
             self.persist(lane(leg), Unit::one(Write::State(write)), After::Accepted(leg));
+            if let Some(round) = self.round(server) {
+                round.storing.insert(leg);
+            }
         }
+        let claimed = self.round(server).is_some_and(|round| round.claims.contains(&leg));
         if let Some(round) = self.round(server).filter(|round| round.claims.contains(&leg)) {
             round.report.in_control_ms = millis(now.since(round.begun));
             round.report.in_control_at_ms = wall_ms;
@@ -308,19 +321,28 @@ impl Core {
             };
             self.claim_done(server, leg, fate);
         }
-        if before == StoredState::Ended {
+        if matches!(before, StoredState::Ended | StoredState::Ending) {
             self.end_zombie(leg);
         }
         self.take_held(server, leg);
+        let behind = self.legs.get(&leg).is_some_and(|known| known.row.mark.revision < mark.revision);
+        if behind && !claimed {
+            // Some of its events came before this and were let go: they are read again.
+            self.want_pull(server, leg, false);
+        }
         self.send_open(leg);
         self.flush_waiting(leg);
     }
 
     pub(super) fn accepted_stored(&mut self, leg: LegId) {
         // The content follows by back-fill; subscribers hear `Refreshed` when it stands.
-        if let Some(known) = self.legs.get_mut(&leg) {
-            known.lost = 0;
+        let Some(known) = self.legs.get_mut(&leg) else { return };
+        known.lost = 0;
+        let server = known.row.server;
+        if let Some(round) = self.round(server) {
+            round.storing.remove(&leg);
         }
+        self.try_end_round(server);
     }
 
     /// Closes a leg: ended is absorbing (rule 9), and its cause is stored.
@@ -336,26 +358,26 @@ impl Core {
         known.control = Control::None;
         known.content = Content::Idle;
         let write = StateWrite { leg, expect, state: StoredState::Ended, cause, accepted: None };
-        let id = self.persist(lane(leg), Unit::one(Write::State(write)), After::Closed { leg, kind: EventKind::Ended });
+        let id = self.persist(lane(leg), Unit::one(Write::State(write)), After::Closed { leg, answer: None });
         if let Some(known) = self.legs.get_mut(&leg) {
             known.closing = Some(id);
         }
     }
 
-    pub(super) fn closed(&mut self, id: PersistId, leg: LegId, kind: EventKind) {
+    pub(super) fn closed(&mut self, id: PersistId, leg: LegId) {
         let Some(known) = self.legs.get_mut(&leg) else { return };
         known.closing = None;
         let server = known.row.server;
         self.persist_stored(server, id);
-        self.settle_ended(leg, kind);
+        self.settle_ended(leg);
     }
 
     /// A leg's end is stored: the cache forgets it, subscribers hear of it, whoever waits is answered.
-    pub(super) fn settle_ended(&mut self, leg: LegId, kind: EventKind) {
+    pub(super) fn settle_ended(&mut self, leg: LegId) {
         let Some(known) = self.legs.get(&leg) else { return };
         let (server, domain) = (known.row.server, known.row.domain);
         self.put(Output::Cache(CacheTask::Forget(domain, leg)));
-        self.publish(leg, kind, Vec::new());
+        self.publish(leg, EventKind::Ended, Vec::new());
         self.end_open_intents(leg);
         self.leg_settled(server, leg);
         let known = self.legs.get(&leg);
@@ -413,7 +435,11 @@ impl Core {
             known.lost = lost;
             known.control = Control::None;
         }
+        if let Some(round) = server.and_then(|server| self.round(server)) {
+            round.storing.remove(&leg);
+        }
         if let Some(server) = server {
+            self.try_end_round(server);
             self.want_round(server, super::Trigger::Reconcile);
         }
     }

@@ -15,11 +15,26 @@
 //!   commit loses, and says what stands (rule 12).
 //! - "Not there" is an `Option` or an absent item, never an error.
 
+mod failing;
+mod fault;
+mod judge;
 pub mod memory;
+mod merge;
+mod open;
 mod open_cache;
+mod postgres;
+mod reads;
+mod records;
 pub mod redis;
+mod rows;
+mod settle;
+mod sqlite;
+mod text;
+mod values;
 mod write;
 
+pub use failing::{Call, FailingStore, Failure};
+pub use open::{StoreOptions, open};
 pub use open_cache::open_cache;
 pub use write::{Accepted, ContentWrite, Expect, NewLeg, Outcome, StateWrite, Unit, Write};
 
@@ -29,6 +44,14 @@ use remeet_protocol::message::MeetingState;
 use remeet_protocol::record::{Mark, RecordKey};
 use remeet_protocol::{BootId, Change, DomainId, Epoch, Handle, Holder, LegId, MeetingId, Secret, ServerId, Token};
 use std::time::Duration;
+
+/// Answers to clients' commands that are kept of an instance (design §3).
+pub const ANSWERS_KEPT: usize = 256;
+
+/// The most legs that one reading statement takes or answers.
+const LEGS_CHUNK: usize = 10_000;
+/// The most legs whose content one transaction reads: at 200 records a leg 400,000 rows, well within the deadline.
+const CONTENTS_CHUNK: usize = 2_000;
 
 /// Why the store did not do what was asked.
 #[derive(Debug, Clone, thiserror::Error)]

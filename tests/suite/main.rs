@@ -1,8 +1,35 @@
-//! The test suite: one binary, a file for each behaviour.
+//! Every test that needs more than one module. One binary, so that it links once.
+
+#![allow(clippy::unwrap_used, missing_docs)]
 
 mod cache_contract;
 mod cache_proxy;
 mod cache_records;
 mod cache_speed;
 mod cache_traps;
+mod cli;
+mod cli_client;
+mod cli_client_reads;
+mod config;
+mod fake_scheduler;
+mod ops_lock;
+mod ops_notify;
+mod ops_operator;
+mod ops_status;
+mod packaging;
 mod servers;
+
+/// A valid configuration of a daemon that lives in `directory` and finds no server.
+fn daemon_config(directory: &std::path::Path) -> std::path::PathBuf {
+    let shown = directory.display();
+    let text = format!(
+        "[scheduler]\ndomain = 1\nname = \"test\"\nnode = \"test\"\nstate_directory = \"{shown}/state\"\n\
+         [store]\nurl = \"sqlite:remeet.db\"\n\
+         [[server]]\nid = 1\nname = \"none\"\naddress = \"127.0.0.1:9\"\n\
+         [clients]\nlisten = \"127.0.0.1:0\"\n\
+         [operator]\nsocket = \"{shown}/operator.sock\"\n"
+    );
+    let path = directory.join("remeet.toml");
+    std::fs::write(&path, text).unwrap();
+    path
+}

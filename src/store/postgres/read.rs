@@ -1,0 +1,241 @@
+//! The reading statements. Each takes a bounded chunk of legs as arrays.
+
+use super::columns::Columns;
+use super::compile::rows;
+use super::session::fault;
+use crate::model::{ClientAnswerRow, Intent};
+use crate::store::BadRow;
+use crate::store::fault::Fault;
+use crate::store::reads::{After, LegRow, OfLeg, Tables};
+use crate::store::records::{Sink, Table, change};
+use crate::store::rows::{
+    ANSWER_COLUMNS, Bad, Cells, INTENT_COLUMNS, KEY_COLUMNS, LEG_COLUMNS, LEG_COLUMNS_COUNT, Reader, client_answer,
+    intent, name_of, recovery_key, stored_leg,
+};
+use remeet_protocol::record::Mark;
+use remeet_protocol::{Change, LegId, MeetingId, ServerId};
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::{AssertSqlSafe, PgConnection, Row};
+use uuid::Uuid;
+
+impl Cells for PgRow {
+    fn int(&self, at: usize) -> Result<i64, Bad> {
+        self.int_or_null(at)?.ok_or_else(|| format!("column {at} is NULL"))
+    }
+    fn int_or_null(&self, at: usize) -> Result<Option<i64>, Bad> {
+        // Unchecked: an integer column of any width reads as 64 bits.
+        self.try_get_unchecked(at).map_err(|error| error.to_string())
+    }
+    fn truth_or_null(&self, at: usize) -> Result<Option<bool>, Bad> {
+        self.try_get(at).map_err(|error| error.to_string())
+    }
+    fn text_or_null(&self, at: usize) -> Result<Option<&str>, Bad> {
+        self.try_get(at).map_err(|error| error.to_string())
+    }
+    fn bytes(&self, at: usize) -> Result<&[u8], Bad> {
+        self.try_get(at).map_err(|error| error.to_string())
+    }
+    fn uuid_or_null(&self, at: usize) -> Result<Option<Uuid>, Bad> {
+        self.try_get(at).map_err(|error| error.to_string())
+    }
+}
+
+/// The rows of a statement with columns as parameters from `$1` on.
+async fn fetch(connection: &mut PgConnection, sql: String, columns: &Columns) -> Result<Vec<PgRow>, Fault> {
+    let mut arguments = PgArguments::default();
+    columns.bind(&mut arguments).map_err(|error| Fault::Broken(error.to_string()))?;
+    sqlx::query_with(AssertSqlSafe(sql), arguments).fetch_all(connection).await.map_err(|error| fault(&error))
+}
+
+fn leg_row(row: &PgRow) -> LegRow {
+    let read = || Ok((stored_leg(row)?, recovery_key(row, LEG_COLUMNS_COUNT)?));
+    read().map_err(|reason: Bad| BadRow { leg: name_of(row), reason })
+}
+
+fn select_legs(from: &str) -> String {
+    format!(
+        "SELECT {LEG_COLUMNS}, {KEY_COLUMNS} FROM {from} \
+         LEFT JOIN recovery_keys k ON k.meeting = l.meeting AND k.leg = l.leg"
+    )
+}
+
+/// The named legs' columns.
+fn leg_columns<'l>(legs: impl IntoIterator<Item = &'l LegId>) -> Columns {
+    rows(legs, |row, leg| row.put_leg(*leg))
+}
+
+fn intent_row(row: &PgRow) -> Result<Intent, BadRow> {
+    intent(row).map_err(|reason| {
+        let leg = Reader::new(row).leg().map_or_else(|_| "?".to_owned(), |leg| leg.to_string());
+        BadRow { leg, reason: format!("intent: {reason}") }
+    })
+}
+
+fn number_columns(numbers: &[(LegId, u64)]) -> Columns {
+    rows(numbers, |row, (leg, number)| {
+        row.put_leg(*leg);
+        row.put_ordered(*number);
+    })
+}
+
+impl Tables for PgConnection {
+    async fn named(&mut self, legs: &[LegId]) -> Result<Vec<LegRow>, Fault> {
+        if legs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let columns = leg_columns(legs);
+        let unnest = columns.unnest(1, "u", &["meeting", "leg"]);
+        let sql = select_legs(&format!("{unnest} JOIN legs l ON l.meeting = u.meeting AND l.leg = u.leg"));
+        Ok(fetch(self, sql, &columns).await?.iter().map(leg_row).collect())
+    }
+
+    async fn live(
+        &mut self,
+        server: Option<ServerId>,
+        after: After,
+        limit: usize,
+    ) -> Result<(Vec<LegRow>, Option<After>), Fault> {
+        let of_server = if server.is_some() { "l.server = $4 AND " } else { "" };
+        let sql = format!(
+            "{} WHERE {of_server}NOT l.ended AND (l.meeting, l.leg) > ($1, $2) ORDER BY l.meeting, l.leg LIMIT $3",
+            select_legs("legs l")
+        );
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let mut query = sqlx::query(AssertSqlSafe(sql)).bind(after.0).bind(after.1).bind(limit);
+        if let Some(server) = server {
+            query = query.bind(i64::from(server.0));
+        }
+        let rows = query.fetch_all(&mut *self).await.map_err(|error| fault(&error))?;
+        // meeting and leg are the second and third of LEG_COLUMNS, and a primary key.
+        let last = rows.last().and_then(|row| Some((row.try_get(1).ok()?, row.try_get(2).ok()?)));
+        Ok((rows.iter().map(leg_row).collect(), last))
+    }
+
+    async fn of_meeting(&mut self, meeting: MeetingId) -> Result<Vec<LegRow>, Fault> {
+        let sql = format!("{} WHERE l.meeting = $1 ORDER BY l.leg", select_legs("legs l"));
+        let rows = sqlx::query(AssertSqlSafe(sql)).bind(meeting.0).fetch_all(&mut *self).await;
+        Ok(rows.map_err(|error| fault(&error))?.iter().map(leg_row).collect())
+    }
+
+    async fn open_intents(&mut self, legs: &[LegId]) -> Result<Vec<Result<Intent, BadRow>>, Fault> {
+        if legs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let columns = leg_columns(legs);
+        let unnest = columns.unnest(1, "u", &["meeting", "leg"]);
+        let sql = format!(
+            "SELECT {INTENT_COLUMNS} FROM {unnest} \
+         JOIN intents i ON i.meeting = u.meeting AND i.leg = u.leg AND i.code IS NULL ORDER BY i.number"
+        );
+        let rows = fetch(self, sql, &columns).await?;
+        Ok(rows.iter().map(intent_row).collect())
+    }
+
+    async fn numbered(&mut self, numbers: &[(LegId, u64)]) -> Result<Vec<(Intent, bool)>, Fault> {
+        if numbers.is_empty() {
+            return Ok(Vec::new());
+        }
+        let columns = number_columns(numbers);
+        let unnest = columns.unnest(1, "u", &["meeting", "leg", "number"]);
+        let sql = format!(
+            "SELECT {INTENT_COLUMNS}, i.code IS NULL FROM {unnest} \
+         JOIN intents i ON i.meeting = u.meeting AND i.leg = u.leg AND i.number = u.number"
+        );
+        let rows = fetch(self, sql, &columns).await?;
+        // One that cannot be read is not the asked one.
+        Ok(rows.iter().filter_map(|row| Some((intent(row).ok()?, row.truth_or_null(7).ok()??))).collect())
+    }
+
+    async fn taken(&mut self, numbers: &[(LegId, u64)]) -> Result<Vec<(LegId, u64)>, Fault> {
+        if numbers.is_empty() {
+            return Ok(Vec::new());
+        }
+        let columns = number_columns(numbers);
+        let unnest = columns.unnest(1, "u", &["meeting", "leg", "number"]);
+        let sql = format!(
+            "SELECT i.meeting, i.leg, i.number FROM {unnest} \
+         JOIN intents i ON i.meeting = u.meeting AND i.leg = u.leg AND i.number = u.number"
+        );
+        let rows = fetch(self, sql, &columns).await?;
+        let named = |row: &PgRow| Some((Reader::new(row).leg().ok()?, u64::try_from(row.int(2).ok()?).ok()?));
+        Ok(rows.iter().filter_map(named).collect())
+    }
+
+    async fn versions(&mut self, legs: &[LegId]) -> Result<Vec<(LegId, u64, u64)>, Fault> {
+        if legs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let columns = leg_columns(legs);
+        let unnest = columns.unnest(1, "u", &["meeting", "leg"]);
+        let sql = format!(
+            "SELECT l.meeting, l.leg, l.version, l.state_version FROM {unnest} \
+         JOIN legs l ON l.meeting = u.meeting AND l.leg = u.leg"
+        );
+        let rows = fetch(self, sql, &columns).await?;
+        Ok(rows
+            .iter()
+            .filter_map(|row| {
+                let leg = Reader::new(row).leg().ok()?;
+                Some((leg, u64::try_from(row.int(2).ok()?).ok()?, u64::try_from(row.int(3).ok()?).ok()?))
+            })
+            .collect())
+    }
+
+    async fn marks(&mut self, legs: &[LegId]) -> Result<Vec<OfLeg<Mark>>, Fault> {
+        let columns = leg_columns(legs);
+        let unnest = columns.unnest(1, "u", &["meeting", "leg"]);
+        let sql = format!(
+            "SELECT l.meeting, l.leg, l.mark_revision, l.mark_count, l.mark_digest FROM {unnest} \
+         JOIN legs l ON l.meeting = u.meeting AND l.leg = u.leg"
+        );
+        let rows = fetch(self, sql, &columns).await?;
+        Ok(rows
+            .iter()
+            .filter_map(|row| {
+                let r = &mut Reader::new(row);
+                Some((r.leg().ok()?, r.mark()))
+            })
+            .collect())
+    }
+
+    async fn records(&mut self, table: Table, legs: &[LegId]) -> Result<Vec<OfLeg<Change>>, Fault> {
+        let columns = leg_columns(legs);
+        let unnest = columns.unnest(1, "u", &["meeting", "leg"]);
+        let sql = format!(
+            "SELECT {} FROM {unnest} JOIN {} x ON x.meeting = u.meeting AND x.leg = u.leg",
+            table.columns(),
+            table.name()
+        );
+        let rows = fetch(self, sql, &columns).await?;
+        Ok(rows.iter().filter_map(|row| change(table, row).ok()).collect())
+    }
+
+    async fn answers(&mut self, instance: u64) -> Result<Vec<ClientAnswerRow>, Fault> {
+        let sql = format!("SELECT {ANSWER_COLUMNS} FROM client_answers a WHERE a.instance = $1 ORDER BY a.number");
+        let rows = sqlx::query(AssertSqlSafe(sql)).bind(instance.cast_signed()).fetch_all(&mut *self).await;
+        let rows = rows.map_err(|error| fault(&error))?;
+        rows.iter()
+            .map(|row| client_answer(row).map_err(|reason| Fault::Broken(format!("an answer of {instance}: {reason}"))))
+            .collect()
+    }
+
+    async fn pruned(&mut self, instance: u64) -> Result<u64, Fault> {
+        let pruned = sqlx::query_scalar::<_, i64>("SELECT pruned FROM client_instances WHERE instance = $1")
+            .bind(instance.cast_signed())
+            .fetch_optional(&mut *self)
+            .await
+            .map_err(|error| fault(&error))?;
+        Ok(pruned.and_then(|pruned| u64::try_from(pruned).ok()).unwrap_or(0))
+    }
+
+    async fn open_of_instance(&mut self, instance: u64) -> Result<Vec<(u64, LegId, u64)>, Fault> {
+        let sql = format!(
+            "SELECT {INTENT_COLUMNS} FROM intents i \
+         WHERE i.instance = $1 AND i.instance IS NOT NULL AND i.code IS NULL ORDER BY i.command_number"
+        );
+        let rows = sqlx::query(AssertSqlSafe(sql)).bind(instance.cast_signed()).fetch_all(&mut *self).await;
+        let rows = rows.map_err(|error| fault(&error))?;
+        let open = rows.iter().filter_map(|row| intent(row).ok());
+        Ok(open.filter_map(|intent| Some((intent.command?.number, intent.leg, intent.number))).collect())
+    }
+}

@@ -1,0 +1,258 @@
+//! What both databases read, put together from a few statements. Each function runs in one transaction.
+
+use super::fault::Fault;
+use super::judge::{Fact, Facts};
+use super::records::Table;
+use super::rows::Bad;
+use super::settle::{Asked, Evidence, Found as Settled};
+use super::{BadRow, Found, Instance, LEGS_CHUNK, LookUp};
+use crate::model::{ClientAnswerRow, Intent, LegContent, RecoveryKey, StoredLeg};
+use remeet_protocol::record::Mark;
+use remeet_protocol::{Change, LegId, MeetingId, ServerId};
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
+use uuid::Uuid;
+
+/// A control row with its key, or why it cannot be read.
+pub(super) type LegRow = Result<(StoredLeg, Option<RecoveryKey>), BadRow>;
+/// Where a page of legs ended.
+pub(super) type After = (Uuid, i32);
+
+/// A value of a leg, or why it cannot be read.
+pub(super) type OfLeg<T> = (LegId, Result<T, Bad>);
+
+/// The reading statements, on a connection in a transaction. Lists of legs have at most [`LEGS_CHUNK`] items.
+pub(super) trait Tables: Send {
+    /// The named legs.
+    fn named(&mut self, legs: &[LegId]) -> impl Future<Output = Result<Vec<LegRow>, Fault>> + Send;
+    /// The legs that are not ended, in ascending order: of one server or of all, behind `after`, at most `limit`;
+    /// and where the page ended.
+    fn live(
+        &mut self,
+        server: Option<ServerId>,
+        after: After,
+        limit: usize,
+    ) -> impl Future<Output = Result<(Vec<LegRow>, Option<After>), Fault>> + Send;
+    /// The legs of a meeting, in ascending order.
+    fn of_meeting(&mut self, meeting: MeetingId) -> impl Future<Output = Result<Vec<LegRow>, Fault>> + Send;
+    /// The legs' open intents, in ascending order of number, or which could not be read.
+    fn open_intents(
+        &mut self,
+        legs: &[LegId],
+    ) -> impl Future<Output = Result<Vec<Result<Intent, BadRow>>, Fault>> + Send;
+    /// Those of the intent numbers that are taken.
+    fn taken(&mut self, numbers: &[(LegId, u64)]) -> impl Future<Output = Result<Vec<(LegId, u64)>, Fault>> + Send;
+    /// Intents by number, each with whether it is open. One that cannot be read is absent.
+    fn numbered(&mut self, numbers: &[(LegId, u64)])
+    -> impl Future<Output = Result<Vec<(Intent, bool)>, Fault>> + Send;
+    /// Leg, version, version of the last state change: whatever else the row holds.
+    fn versions(&mut self, legs: &[LegId]) -> impl Future<Output = Result<Vec<(LegId, u64, u64)>, Fault>> + Send;
+    /// The legs' marks.
+    fn marks(&mut self, legs: &[LegId]) -> impl Future<Output = Result<Vec<OfLeg<Mark>>, Fault>> + Send;
+    /// The legs' records of one table.
+    fn records(
+        &mut self,
+        table: Table,
+        legs: &[LegId],
+    ) -> impl Future<Output = Result<Vec<OfLeg<Change>>, Fault>> + Send;
+    /// An instance's kept answers, in ascending order of number.
+    fn answers(&mut self, instance: u64) -> impl Future<Output = Result<Vec<ClientAnswerRow>, Fault>> + Send;
+    /// Up to which number an instance's answers are pruned.
+    fn pruned(&mut self, instance: u64) -> impl Future<Output = Result<u64, Fault>> + Send;
+    /// An instance's open intents: command number, leg, intent number.
+    fn open_of_instance(&mut self, instance: u64)
+    -> impl Future<Output = Result<Vec<(u64, LegId, u64)>, Fault>> + Send;
+}
+
+/// The named legs, and a server's that are not ended.
+pub(super) async fn look_up(
+    tables: &mut impl Tables,
+    server: Option<ServerId>,
+    legs: &[LegId],
+) -> Result<LookUp, Fault> {
+    let mut rows: Vec<LegRow> = Vec::new();
+    if server.is_some() {
+        let mut after = (Uuid::nil(), -1);
+        loop {
+            let (page, last) = tables.live(server, after, LEGS_CHUNK).await?;
+            let whole = page.len() < LEGS_CHUNK;
+            rows.extend(page);
+            match last {
+                Some(last) if !whole => after = last,
+                _ => break,
+            }
+        }
+    }
+    for legs in legs.chunks(LEGS_CHUNK) {
+        rows.extend(tables.named(legs).await?);
+    }
+    let mut look_up = LookUp::default();
+    let mut spoilt: HashSet<String> = HashSet::new();
+    let mut places: HashMap<LegId, usize> = HashMap::with_capacity(rows.len());
+    for row in rows {
+        match row {
+            Ok((row, key)) => {
+                if let Entry::Vacant(place) = places.entry(row.leg) {
+                    place.insert(look_up.found.len());
+                    look_up.found.push(Found { row, key, open: Vec::new() });
+                }
+            }
+            Err(bad) if spoilt.insert(bad.leg.clone()) => look_up.bad.push(bad),
+            Err(_) => {}
+        }
+    }
+    let found: Vec<LegId> = look_up.found.iter().map(|found| found.row.leg).collect();
+    spoilt.clear();
+    for legs in found.chunks(LEGS_CHUNK) {
+        for intent in tables.open_intents(legs).await? {
+            match intent {
+                Ok(intent) => {
+                    if let Some(place) = places.get(&intent.leg) {
+                        look_up.found[*place].open.push(intent);
+                    }
+                }
+                Err(bad) if spoilt.insert(bad.leg.clone()) => look_up.bad.push(bad),
+                Err(_) => {}
+            }
+        }
+    }
+    // A leg with an intent that cannot be read cannot be commanded in order.
+    if !spoilt.is_empty() {
+        look_up.found.retain(|found| !spoilt.contains(&found.row.leg.to_string()));
+    }
+    Ok(look_up)
+}
+
+/// Marks and records.
+pub(super) async fn contents(tables: &mut impl Tables, legs: &[LegId]) -> Result<Vec<LegContent>, Fault> {
+    let mut contents: Vec<LegContent> = Vec::with_capacity(legs.len());
+    let mut places: HashMap<LegId, usize> = HashMap::with_capacity(legs.len());
+    for (leg, mark) in tables.marks(legs).await? {
+        places.insert(leg, contents.len());
+        let mark = mark.unwrap_or_else(|reason| unreadable(leg, &reason));
+        contents.push(LegContent { leg, mark, changes: Vec::new() });
+    }
+    for table in Table::ALL {
+        for (leg, change) in tables.records(table, legs).await? {
+            let Some(content) = places.get(&leg).map(|place| &mut contents[*place]) else { continue };
+            match change {
+                Ok(change) => content.changes.push(change),
+                Err(reason) => content.mark = unreadable(leg, &reason),
+            }
+        }
+    }
+    Ok(contents)
+}
+
+/// The mark of a leg with a row that cannot be read: zero, so that everything is pulled anew and replaced.
+fn unreadable(leg: LegId, reason: &str) -> Mark {
+    tracing::error!(%leg, reason, "a stored row cannot be read: the leg's content counts as not stored");
+    Mark::default()
+}
+
+/// Control rows that could be read; the others are named in the log.
+fn readable(rows: Vec<LegRow>) -> Vec<StoredLeg> {
+    let read = |row: LegRow| match row {
+        Ok((row, _)) => Some(row),
+        Err(BadRow { leg, reason }) => {
+            tracing::error!(leg, reason, "a control row cannot be read and is left out");
+            None
+        }
+    };
+    rows.into_iter().filter_map(read).collect()
+}
+
+/// The legs of a meeting.
+pub(super) async fn meeting(tables: &mut impl Tables, meeting: MeetingId) -> Result<Vec<StoredLeg>, Fault> {
+    Ok(readable(tables.of_meeting(meeting).await?))
+}
+
+/// A page of legs that are not ended. A meeting is cut only if it alone has more legs than fit.
+pub(super) async fn live_legs(tables: &mut impl Tables, after: MeetingId, max: u16) -> Result<Vec<StoredLeg>, Fault> {
+    let max = usize::from(max);
+    // Behind every leg of that meeting.
+    let mut after = (after.0, i32::MAX);
+    loop {
+        let (page, last) = tables.live(None, after, max + 1).await?;
+        let whole = page.len() <= max;
+        let mut legs = readable(page);
+        if !whole && let Some(last) = legs.last().map(|leg| leg.leg.meeting) {
+            let before = legs.iter().take_while(|leg| leg.leg.meeting != last).count();
+            legs.truncate(if before > 0 { before } else { max });
+        }
+        match last {
+            // A page of unreadable rows only is not the end.
+            Some(last) if legs.is_empty() && !whole => after = last,
+            _ => return Ok(legs),
+        }
+    }
+}
+
+/// What is kept of a client's instance.
+pub(super) async fn instance(tables: &mut impl Tables, instance: u64) -> Result<Instance, Fault> {
+    Ok(Instance {
+        answers: tables.answers(instance).await?,
+        pruned: tables.pruned(instance).await?,
+        open: tables.open_of_instance(instance).await?,
+    })
+}
+
+/// What decides about units.
+pub(super) async fn facts(tables: &mut impl Tables, asked: &Asked) -> Result<Facts, Fault> {
+    let mut facts = Facts::new();
+    for legs in asked.legs.chunks(LEGS_CHUNK) {
+        for (leg, version, _) in tables.versions(legs).await? {
+            facts.insert(leg, Fact { version, state: None, key: None, taken: HashSet::new() });
+        }
+        for (row, key) in tables.named(legs).await?.into_iter().flatten() {
+            if let Some(fact) = facts.get_mut(&row.leg) {
+                fact.state = Some(row.state);
+                fact.key = key.map(|key| (key.generation, *key.secret.expose()));
+            }
+        }
+    }
+    for numbers in asked.intents.chunks(LEGS_CHUNK) {
+        for (leg, number) in tables.taken(numbers).await? {
+            if let Some(fact) = facts.get_mut(&leg) {
+                fact.taken.insert(number);
+            }
+        }
+    }
+    Ok(facts)
+}
+
+/// What tells after an unknown commit what stands. The versions have been raised in the same transaction.
+pub(super) async fn evidence(tables: &mut impl Tables, asked: &Asked) -> Result<Settled, Fault> {
+    let mut found = Settled::default();
+    for (leg, version, state_version) in tables.versions(&asked.legs).await? {
+        let evidence =
+            Evidence { row: None, key: None, version, state_version, intents: Vec::new(), content: Vec::new() };
+        found.legs.insert(leg, evidence);
+    }
+    for (row, key) in tables.named(&asked.legs).await?.into_iter().flatten() {
+        if let Some(leg) = found.legs.get_mut(&row.leg) {
+            (leg.row, leg.key) = (Some(row), key);
+        }
+    }
+    for numbers in asked.intents.chunks(LEGS_CHUNK) {
+        for (intent, open) in tables.numbered(numbers).await? {
+            if let Some(leg) = found.legs.get_mut(&intent.leg) {
+                leg.intents.push((intent, open));
+            }
+        }
+    }
+    if !asked.contents.is_empty() {
+        for table in Table::ALL {
+            for (leg, change) in tables.records(table, &asked.contents).await? {
+                if let (Some(leg), Ok(change)) = (found.legs.get_mut(&leg), change) {
+                    leg.content.push(change);
+                }
+            }
+        }
+    }
+    for instance in &asked.instances {
+        found.answers.extend(tables.answers(*instance).await?.into_iter().map(|answer| answer.command));
+        found.pruned.insert(*instance, tables.pruned(*instance).await?);
+    }
+    Ok(found)
+}

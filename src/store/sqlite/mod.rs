@@ -1,0 +1,277 @@
+//! The store on SQLite: one file, nothing to install. WAL, one writing connection, a few reading ones.
+//!
+//! The promises are kept more simply than on Postgres: every writing transaction takes the write lock at once
+//! (`BEGIN IMMEDIATE`) and checks the term under it, so no other term can begin before it ends.
+
+mod arguments;
+mod read;
+mod session;
+mod statements;
+mod write;
+
+use super::fault::Fault;
+use super::open::malformed;
+use super::reads;
+use super::records::Sink;
+use super::settle::{Asked, Found, settle};
+use super::text::stored;
+use super::{CONTENTS_CHUNK, Instance, LookUp, Outcome, Store, StoreError, StoreOptions, Unit};
+use crate::model::{LegContent, StoredLeg};
+use arguments::{Parameters, execute};
+use futures_util::future::BoxFuture;
+use remeet_protocol::{Epoch, Holder, LegId, MeetingId, ServerId, Token};
+use session::{Kind, Sessions, fault};
+use sqlx::SqliteConnection;
+use sqlx::migrate::{MigrateError, Migrator};
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use write::check_term;
+
+/// How long a migration may take.
+const MIGRATE_SPAN: Duration = Duration::from_secs(60);
+
+/// The store on SQLite.
+#[derive(Debug)]
+pub(super) struct SqliteStore {
+    sessions: Arc<Sessions>,
+}
+
+impl SqliteStore {
+    /// `path` is what stands behind `sqlite:`.
+    pub(super) fn open(path: &str, options: &StoreOptions) -> Result<Self, StoreError> {
+        let path = path.strip_prefix("//").unwrap_or(path);
+        if path.is_empty() || path.contains('\0') {
+            return Err(malformed("no path: write sqlite:PATH"));
+        }
+        if path == ":memory:" || path.contains('?') {
+            return Err(malformed(
+                "a plain path of a file is needed: readers and the writer have their own connections",
+            ));
+        }
+        Ok(Self { sessions: Arc::new(Sessions::new(&PathBuf::from(path), options.clone())) })
+    }
+
+    /// Reads in one snapshot.
+    async fn read<T, F>(&self, doing: &'static str, body: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: for<'s> FnOnce(&'s mut SqliteConnection) -> BoxFuture<'s, Result<T, Fault>> + Send + 'static,
+    {
+        match self.sessions.transaction(Kind::Read, body).await {
+            // A read commits nothing.
+            Err(Fault::CommitUnknown(reason)) => Err(StoreError::Unavailable { doing, reason }),
+            done => done.map_err(|fault| fault.told(doing, Token::default())),
+        }
+    }
+
+    async fn look(&self, server: Option<ServerId>, legs: &[LegId]) -> Result<LookUp, StoreError> {
+        let legs = legs.to_vec();
+        self.read("looking legs up", move |connection| {
+            Box::pin(async move { reads::look_up(connection, server, &legs).await })
+        })
+        .await
+    }
+
+    async fn write<T, F>(&self, doing: &'static str, token: Token, body: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: for<'s> FnOnce(&'s mut SqliteConnection) -> BoxFuture<'s, Result<T, Fault>> + Send + 'static,
+    {
+        self.sessions.transaction(Kind::Write, body).await.map_err(|fault| fault.told(doing, token))
+    }
+
+    async fn settle_units(&self, token: Token, units: &[Unit]) -> Result<Vec<Outcome>, StoreError> {
+        let asked = Asked::of(units);
+        let mut found = Found::default();
+        let mut chunks: Vec<&[LegId]> = asked.legs.chunks(CONTENTS_CHUNK).collect();
+        if chunks.is_empty() {
+            chunks.push(&[]);
+        }
+        for (at, legs) in chunks.into_iter().enumerate() {
+            let part = asked.part(legs, at == 0);
+            let look = self.write("settling an unknown commit", token, move |connection| {
+                Box::pin(async move { settle_part(connection, token, &part).await })
+            });
+            found.extend(look.await?);
+        }
+        Ok(settle(units, &found))
+    }
+}
+
+/// Raises the legs' versions, then looks at everything that tells what stands.
+async fn settle_part(connection: &mut SqliteConnection, token: Token, asked: &Asked) -> Result<Found, Fault> {
+    check_term(connection, token).await?;
+    for leg in &asked.legs {
+        execute(connection, &statements::RAISE, Parameters::of(|p| p.put_leg(*leg))).await?;
+    }
+    reads::evidence(connection, asked).await
+}
+
+async fn bring_up_to_date(connection: &mut SqliteConnection) -> Result<(), Fault> {
+    // The release before meets migrations that it does not know: additive ones.
+    let migrator = Migrator { ignore_missing: true, ..sqlx::migrate!("migrations/sqlite") };
+    migrator.run_direct(None, connection, false).await.map_err(|error| match &error {
+        MigrateError::Execute(cause) | MigrateError::ExecuteMigration(cause, _) => match fault(cause) {
+            Fault::Down(reason) | Fault::Slow(reason) => Fault::Down(reason),
+            _ => Fault::Broken(error.to_string()),
+        },
+        other => Fault::Broken(format!("{other}: the schema is not one that this version can bring up to date")),
+    })
+}
+
+async fn begin(connection: &mut SqliteConnection, node: &str, holder: Holder, above: i64) -> Result<Token, Fault> {
+    let epoch = sqlx::query_scalar::<_, i64>(
+        "INSERT INTO term AS t (only_row, epoch, holder, node) VALUES (1, ?1 + 1, ?2, ?3) ON CONFLICT (only_row) \
+         DO UPDATE SET epoch = max(t.epoch, ?1) + 1, holder = excluded.holder, node = excluded.node, \
+         began_at = CURRENT_TIMESTAMP RETURNING epoch",
+    )
+    .bind(above)
+    .bind(holder.to_string())
+    .bind(stored(node))
+    .fetch_one(connection)
+    .await
+    .map_err(|error| fault(&error))?;
+    Ok(Token { epoch: Epoch(epoch.cast_unsigned()), holder })
+}
+
+async fn standing(connection: &mut SqliteConnection) -> Result<Option<Token>, Fault> {
+    let row = sqlx::query_as::<_, (i64, String)>("SELECT epoch, holder FROM term").fetch_optional(connection).await;
+    let Some((epoch, holder)) = row.map_err(|error| fault(&error))? else { return Ok(None) };
+    let holder = holder.parse().map_err(|error| Fault::Broken(format!("the term's holder {holder:?}: {error}")))?;
+    Ok(Some(Token { epoch: Epoch(epoch.cast_unsigned()), holder }))
+}
+
+async fn prune(connection: &mut SqliteConnection, token: Token, older_ms: i64, kept: u32) -> Result<u64, Fault> {
+    check_term(connection, token).await?;
+    let before = "CAST(unixepoch('subsec') * 1000 AS INTEGER) - ?1";
+    // The instance's row outlives its answers, so that their numbers stay too old; it goes only with the instance.
+    let statements = [
+        (
+            format!(
+                "UPDATE client_instances SET pruned = max(pruned, COALESCE((SELECT max(number) FROM client_answers a \
+                 WHERE a.instance = client_instances.instance AND a.at_ms < {before}), 0))"
+            ),
+            older_ms,
+        ),
+        (
+            "DELETE FROM client_answers WHERE ?1 IS NOT NULL AND EXISTS (SELECT 1 FROM client_instances i \
+             WHERE i.instance = client_answers.instance AND number <= i.pruned)"
+                .to_owned(),
+            older_ms,
+        ),
+        (
+            "DELETE FROM client_answers WHERE instance IN (SELECT instance FROM client_instances \
+             ORDER BY last_at_ms DESC, instance LIMIT -1 OFFSET ?1)"
+                .to_owned(),
+            i64::from(kept),
+        ),
+        (
+            "DELETE FROM client_instances WHERE instance IN (SELECT instance FROM client_instances \
+             ORDER BY last_at_ms DESC, instance LIMIT -1 OFFSET ?1)"
+                .to_owned(),
+            i64::from(kept),
+        ),
+    ];
+    let mut deleted = 0;
+    for (sql, parameter) in statements {
+        let of_answers = sql.starts_with("DELETE FROM client_answers");
+        let parameters = Parameters::of(|p| p.put(super::records::Value::Big(Some(parameter))));
+        let rows = execute(connection, &sql.into(), parameters).await?;
+        deleted += if of_answers { rows } else { 0 };
+    }
+    Ok(deleted)
+}
+
+impl Store for SqliteStore {
+    fn migrate(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async {
+            let run = self.sessions.alone(MIGRATE_SPAN, |connection| Box::pin(bring_up_to_date(connection)));
+            run.await.map_err(|fault| fault.told("migrating the database", Token::default()))
+        })
+    }
+
+    fn begin_term<'a>(
+        &'a self,
+        node: &'a str,
+        holder: Holder,
+        epoch_above: Epoch,
+    ) -> BoxFuture<'a, Result<Token, StoreError>> {
+        let (doing, node) = ("beginning a term", node.to_owned());
+        Box::pin(async move {
+            let Ok(above) = i64::try_from(epoch_above.0) else {
+                return Err(StoreError::Broken { doing, reason: format!("no epoch can follow {epoch_above}") });
+            };
+            self.write(doing, Token::default(), move |connection| {
+                Box::pin(async move { begin(connection, &node, holder, above).await })
+            })
+            .await
+        })
+    }
+
+    fn term(&self) -> BoxFuture<'_, Result<Option<Token>, StoreError>> {
+        Box::pin(self.read("reading the term", |connection| Box::pin(standing(connection))))
+    }
+
+    fn look_up<'a>(&'a self, server: ServerId, legs: &'a [LegId]) -> BoxFuture<'a, Result<LookUp, StoreError>> {
+        Box::pin(self.look(Some(server), legs))
+    }
+
+    fn legs<'a>(&'a self, legs: &'a [LegId]) -> BoxFuture<'a, Result<LookUp, StoreError>> {
+        Box::pin(self.look(None, legs))
+    }
+
+    fn meeting(&self, meeting: MeetingId) -> BoxFuture<'_, Result<Vec<StoredLeg>, StoreError>> {
+        Box::pin(self.read("reading a meeting", move |connection| Box::pin(reads::meeting(connection, meeting))))
+    }
+
+    fn live_legs(&self, after: MeetingId, max: u16) -> BoxFuture<'_, Result<Vec<StoredLeg>, StoreError>> {
+        Box::pin(self.read("listing live legs", move |connection| Box::pin(reads::live_legs(connection, after, max))))
+    }
+
+    fn contents<'a>(&'a self, legs: &'a [LegId]) -> BoxFuture<'a, Result<Vec<LegContent>, StoreError>> {
+        Box::pin(async move {
+            let mut asked: HashSet<LegId> = HashSet::with_capacity(legs.len());
+            let legs: Vec<LegId> = legs.iter().copied().filter(|leg| asked.insert(*leg)).collect();
+            let mut all = Vec::with_capacity(legs.len());
+            for legs in legs.chunks(CONTENTS_CHUNK) {
+                let legs = legs.to_vec();
+                let contents = self.read("reading contents", move |connection| {
+                    Box::pin(async move { reads::contents(connection, &legs).await })
+                });
+                all.extend(contents.await?);
+            }
+            Ok(all)
+        })
+    }
+
+    fn instance(&self, instance: u64) -> BoxFuture<'_, Result<Instance, StoreError>> {
+        let doing = "reading a client's instance";
+        Box::pin(self.read(doing, move |connection| Box::pin(reads::instance(connection, instance))))
+    }
+
+    fn write<'a>(&'a self, token: Token, units: &'a [Unit]) -> BoxFuture<'a, Result<Vec<Outcome>, StoreError>> {
+        Box::pin(self.write_units(token, units))
+    }
+
+    fn settle<'a>(&'a self, token: Token, units: &'a [Unit]) -> BoxFuture<'a, Result<Vec<Outcome>, StoreError>> {
+        Box::pin(self.settle_units(token, units))
+    }
+
+    fn prune_answers(
+        &self,
+        token: Token,
+        older_than: Duration,
+        instances_max: u32,
+    ) -> BoxFuture<'_, Result<u64, StoreError>> {
+        let older_ms = i64::try_from(older_than.as_millis()).unwrap_or(i64::MAX);
+        Box::pin(self.write("pruning clients' answers", token, move |connection| {
+            Box::pin(prune(connection, token, older_ms, instances_max))
+        }))
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.sessions.close())
+    }
+}
