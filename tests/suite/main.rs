@@ -12,12 +12,23 @@ mod cli_client;
 mod cli_client_reads;
 mod config;
 mod fake_scheduler;
+mod link;
+mod link_clients;
+mod link_packets;
 mod ops_lock;
 mod ops_notify;
 mod ops_operator;
 mod ops_status;
 mod packaging;
 mod servers;
+mod session;
+mod session_answers;
+mod session_any;
+mod session_network;
+mod session_notices;
+mod session_server;
+mod session_takeover;
+mod session_talk;
 mod simulator_client;
 mod simulator_commands;
 mod simulator_faults;
@@ -39,16 +50,3 @@ fn daemon_config(directory: &std::path::Path) -> std::path::PathBuf {
     std::fs::write(&path, text).unwrap();
     path
 }
-//! Tests of whole parts and of parts together; a file a behaviour.
-
-mod link;
-mod link_clients;
-mod link_packets;
-mod session;
-mod session_answers;
-mod session_any;
-mod session_network;
-mod session_notices;
-mod session_server;
-mod session_takeover;
-mod session_talk;
