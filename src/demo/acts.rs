@@ -9,9 +9,10 @@ use super::status;
 use super::troubles::Troubles;
 use super::verdict::{Act, ActName};
 use crate::ops::status::{LinkState, RoundReport, Status, Trigger};
-use crate::simulator::{Kind, Script};
+use crate::simulator::{Kind, Request, Script, Stats};
 use remeet_protocol::message::EndCause;
 use remeet_protocol::{DomainId, LegId, ServerId};
+use std::collections::BTreeMap;
 
 /// Terminals of an orphan.
 const ORPHAN_TERMINALS: u16 = 3;
@@ -19,6 +20,17 @@ const ORPHAN_TERMINALS: u16 = 3;
 const FORGOTTEN_PERCENT: usize = 3;
 /// At least this part of the keys must come from the cache when a link is restored.
 const FROM_CACHE_PERCENT: u64 = 95;
+
+/// How the scheduler learns of the changes that it missed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Telling {
+    /// The server kept its events and sends them again.
+    Events,
+    /// The server lost its events: what changed since the mark must be pulled.
+    Pull,
+    /// It forgot what was removed, too: everything of a changed leg must be pulled.
+    PullWhole,
+}
 
 /// What a round must have come to.
 struct Expectation {
@@ -41,9 +53,13 @@ pub(crate) async fn restart(play: &mut Play<'_>, troubles: &mut Troubles) -> Res
     troubles.stop_faults(play.stage, &mut play.population).await?;
     let servers: Vec<ServerId> = play.stage.servers.iter().map(|server| server.id).collect();
     let mut changed = 0;
-    for server in &servers {
-        live_on(play, *server, &mut changed).await?;
+    // Events, pull since the mark, pull of everything: each on some server, the last one's link is cut later.
+    let tellings = [Telling::Pull, Telling::PullWhole, Telling::Events].into_iter().cycle();
+    let tellings: Vec<_> = servers.iter().copied().zip(tellings).collect();
+    for (server, telling) in &tellings {
+        changed += live_on(play, *server, *telling).await?;
     }
+    let before_stats = play.stats().await?;
     let live: u64 = play.live_legs().await?.values().sum();
     play.progress.note(&format!(
         "nobody commands {live} live meetings; {changed} changed, {} ended by themselves, {} orphans appeared",
@@ -76,11 +92,17 @@ pub(crate) async fn restart(play: &mut Play<'_>, troubles: &mut Troubles) -> Res
 
     let round = status::round(&steady, Trigger::Restart).cloned();
     let round = round.ok_or_else(|| DemoError::new("the status has no round of the restart"))?;
+    if play.options.changed > 0.0 {
+        let stats = play.stats().await?;
+        for (server, telling) in tellings {
+            check_pulls(telling, server, &before_stats, &stats, &mut problems);
+        }
+    }
     let (orphans, ended) = (play.orphans.len() as u64, troubles.ends_to_finish());
-    let expectation =
-        Expectation { live, orphans, ended, keys_from_database: live - orphans, keys_from_cache: 0 };
+    let expectation = Expectation { live, orphans, ended, keys_from_database: live - orphans, keys_from_cache: 0 };
     check(&round, &expectation, &mut problems);
-    finish(play, ActName::Restart, &round, spawned_at_ms, seen, &now, problems).await
+    let course = Course { act: ActName::Restart, since_ms: spawned_at_ms, quiet_at_ms: steady.at_ms, seen, problems };
+    finish(play, course, &round, &now).await
 }
 
 /// One server's link is cut, its meetings go on and change, the link is restored within the term.
@@ -94,8 +116,8 @@ pub(crate) async fn link_restored(play: &mut Play<'_>) -> Result<(), DemoError> 
     play.progress.step("a link is cut");
     let is_cut = |status: &Status| matches!(status::link(status, server), Some(LinkState::Down | LinkState::Dialling));
     play.stage.status_when("the link's cut is noticed", QUIET, |_| {}, is_cut).await?;
-    let mut changed = 0;
-    live_on(play, server, &mut changed).await?;
+    let before_stats = play.stats().await?;
+    let changed = live_on(play, server, Telling::Pull).await?;
     let live = play.live_legs().await?.get(&server).copied().unwrap_or(0);
     let orphans = 2; // one of each act
     play.progress.note(&format!(
@@ -152,6 +174,9 @@ pub(crate) async fn link_restored(play: &mut Play<'_>) -> Result<(), DemoError> 
         keys_from_cache: live.saturating_sub(orphans + forgotten),
     };
     check(&round, &expectation, &mut problems);
+    if changed > 0 {
+        check_pulls(Telling::Pull, server, &before_stats, &play.stats().await?, &mut problems);
+    }
     let keys = round.keys_from_cache + round.keys_from_database;
     // With a handful of meetings a single deleted key is more than the rest of 5 %.
     if keys >= 20 && round.keys_from_cache * 100 < keys * FROM_CACHE_PERCENT {
@@ -161,26 +186,36 @@ pub(crate) async fn link_restored(play: &mut Play<'_>) -> Result<(), DemoError> 
         let planted = play.backing.database.plant_difference().await?;
         play.progress.note(&format!("a difference is planted: {planted}"));
     }
-    finish(play, ActName::LinkRestored, &round, restored_at_ms, seen, &now, problems).await
+    let course =
+        Course { act: ActName::LinkRestored, since_ms: restored_at_ms, quiet_at_ms: steady.at_ms, seen, problems };
+    finish(play, course, &round, &now).await
 }
 
-/// A server's meetings go on while nobody commands them: some change, one ends, an orphan appears.
-async fn live_on(play: &mut Play<'_>, server: ServerId, changed: &mut usize) -> Result<(), DemoError> {
+/// A server's meetings go on while nobody commands them: some change, one ends, an orphan appears. Says how
+/// many changed.
+async fn live_on(play: &mut Play<'_>, server: ServerId, telling: Telling) -> Result<usize, DemoError> {
     let victim = play.population.reserve(server)?;
     let chosen = play.population.choose(server, play.options.changed);
     let meeting = &mut play.population.meetings[victim];
     meeting.ended = Some(EndCause::ByServer);
     let id = meeting.id;
     let seed = play.options.seed.wrapping_add(play.acts.len() as u64);
-    let Some(known) = play.stage.servers.iter_mut().find(|known| known.id == server) else { return Ok(()) };
+    let Some(known) = play.stage.servers.iter_mut().find(|known| known.id == server) else { return Ok(0) };
     known.control.end_leg(id).await?;
     let foreign = known.control.create_foreign(1, ORPHAN_TERMINALS).await?;
     play.orphans.extend(foreign.iter().map(|foreign| foreign.leg));
+    let mut changed = 0;
     if !chosen.is_empty() {
         let script = Script { seed, fraction: 0.0, meetings: Some(chosen), kinds: Kind::ALL.to_vec() };
-        *changed += known.control.change(script).await?.len();
+        changed = known.control.change(script).await?.len();
     }
-    Ok(())
+    if telling == Telling::PullWhole {
+        known.control.call(&Request::StopKeepingRemovals).await?;
+    }
+    if telling != Telling::Events {
+        known.control.call(&Request::OverflowEvents).await?;
+    }
+    Ok(changed)
 }
 
 /// Deletes some of a server's keys from the cache. Says how many.
@@ -198,6 +233,28 @@ fn begin_add(play: &mut Play<'_>, server: ServerId, terminal: u16) -> Result<sup
     let place = play.population.reserve(server)?;
     let meeting = &play.population.meetings[place];
     Ok(play.crew.begin(meeting.client, meeting.id, add_terminal(place, terminal)))
+}
+
+/// What a server lost of its events must have been pulled.
+fn check_pulls(
+    telling: Telling,
+    server: ServerId,
+    before: &BTreeMap<ServerId, Stats>,
+    after: &BTreeMap<ServerId, Stats>,
+    problems: &mut Vec<String>,
+) {
+    let of = |stats: &BTreeMap<ServerId, Stats>| stats.get(&server).copied().unwrap_or_default();
+    let (before, after) = (of(before), of(after));
+    let (pulls, whole) = (after.pulls - before.pulls, after.full_pulls - before.full_pulls);
+    let fits = match telling {
+        Telling::Events => true,
+        Telling::Pull => pulls > 0,
+        Telling::PullWhole => whole > 0,
+    };
+    if !fits {
+        problems
+            .push(format!("server {server} lost its events, yet {pulls} pulls came, {whole} of them for everything"));
+    }
 }
 
 fn check(round: &RoundReport, expected: &Expectation, problems: &mut Vec<String>) {
@@ -224,15 +281,19 @@ fn check(round: &RoundReport, expected: &Expectation, problems: &mut Vec<String>
     }
 }
 
-async fn finish(
-    play: &mut Play<'_>,
+/// How an act went, beside its round's report.
+struct Course {
     act: ActName,
-    round: &RoundReport,
+    /// The spawn, or the link's return.
     since_ms: u64,
+    /// The scheduler was seen with nothing left to do.
+    quiet_at_ms: u64,
     seen: Seen,
-    now: &Status,
-    mut problems: Vec<String>,
-) -> Result<(), DemoError> {
+    problems: Vec<String>,
+}
+
+async fn finish(play: &mut Play<'_>, course: Course, round: &RoundReport, now: &Status) -> Result<(), DemoError> {
+    let Course { act, since_ms, quiet_at_ms, seen, mut problems } = course;
     let findings = play.compare(epoch(now)).await?;
     let span = |at_ms: Option<u64>, what: &str, problems: &mut Vec<String>| match at_ms {
         Some(at_ms) => at_ms.saturating_sub(since_ms),
@@ -255,7 +316,8 @@ async fn finish(
         keys_from_database: round.keys_from_database,
         keys_from_cache: round.keys_from_cache,
         in_control_ms,
-        backfilled_ms,
+        // Changes that events told are written beside the round: until nothing was left to be written.
+        backfilled_ms: backfilled_ms.max(quiet_at_ms.saturating_sub(since_ms)),
         epoch: round.epoch.0,
         clients_connected: seen.connected,
         clients_lost: seen.lost.len() as u64,

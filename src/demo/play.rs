@@ -72,13 +72,29 @@ async fn on_stage(
         backing.name()
     ));
     let mut stage = Stage::set(options, clients, backing, directory).await?;
+    let played = Box::pin(through(options, progress, backing, &mut stage, clients)).await;
+    if played.as_ref().map_or(true, |verdict| !verdict.ok) {
+        progress.note(&format!("the end of the scheduler's log:\n{}", stage.scheduler_log()));
+    }
+    let struck = stage.strike().await;
+    let verdict = played?;
+    struck.map(|()| verdict)
+}
+
+async fn through(
+    options: &Options,
+    progress: &Progress,
+    backing: &Backing,
+    stage: &mut Stage,
+    clients: u32,
+) -> Result<Verdict, DemoError> {
     stage.start_scheduler()?;
     let first = stage.status_when("the first start", QUIET, |_| {}, status::is_quiet).await?;
-    let crew = Crew::connect(&stage).await?;
+    let crew = Crew::connect(stage).await?;
     progress.note(&format!("scheduler and clients are up, term {}", epoch(&first)));
 
     let mut population = Population::plan(options, clients);
-    let mut troubles = Troubles::cast(&mut population, &stage)?;
+    let mut troubles = Troubles::cast(&mut population, stage)?;
     let begun = Instant::now();
     let commands = population.move_in(options, &crew, &troubles.unstarted(), progress).await?;
     progress.note(&format!("{commands} commands of clients in {:.1} s", begun.elapsed().as_secs_f64()));
@@ -87,27 +103,19 @@ async fn on_stage(
         options,
         progress,
         backing,
-        stage: &mut stage,
+        stage,
         crew: &crew,
         population,
         orphans: BTreeSet::new(),
         acts: Vec::new(),
         problems: Vec::new(),
     };
-    let played = async {
-        play.settled("everything is stored").await?;
-        acts::restart(&mut play, &mut troubles).await?;
-        acts::link_restored(&mut play).await?;
-        Ok::<_, DemoError>(Verdict::new(std::mem::take(&mut play.acts), std::mem::take(&mut play.problems)))
-    };
-    let played = played.await;
+    play.settled("everything is stored").await?;
+    acts::restart(&mut play, &mut troubles).await?;
+    acts::link_restored(&mut play).await?;
+    let verdict = Verdict::new(play.acts, play.problems);
     crew.close().await;
-    if played.as_ref().map_or(true, |verdict| !verdict.ok) {
-        progress.note(&format!("the end of the scheduler's log:\n{}", stage.scheduler_log()));
-    }
-    let struck = stage.strike().await;
-    let verdict = played?;
-    struck.map(|()| verdict)
+    Ok(verdict)
 }
 
 /// The present term.

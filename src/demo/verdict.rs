@@ -37,7 +37,8 @@ pub struct Act {
     pub keys_from_cache: u64,
     /// From the scheduler's spawn, or the link's return, to the last acceptance.
     pub in_control_ms: u64,
-    /// The same to the last back-fill write.
+    /// The same until nothing was left to be written: the last back-fill write, or the moment at which the
+    /// scheduler was seen with nothing waiting for the store or the cache, whichever is later.
     pub backfilled_ms: u64,
     /// The term.
     pub epoch: u64,
