@@ -18,6 +18,7 @@ mod ops_operator;
 mod ops_status;
 mod packaging;
 mod servers;
+mod world;
 
 /// A valid configuration of a daemon that lives in `directory` and finds no server.
 fn daemon_config(directory: &std::path::Path) -> std::path::PathBuf {
