@@ -1,41 +1,91 @@
-//! The mission end to end. Only its entry point and its options stand here until its branch is merged.
+//! `remeet demo`: the mission end to end, on one machine, with real processes and real sockets.
+//!
+//! ```text
+//!                       ┌──────────────── demo (this process) ────────────────┐
+//!   simulate ×N  <──────┤ stage       processes: spawn, kill -9, clean up     │
+//!      ^   control      │ population  meeting clients create and start        │
+//!      │   sockets      │ acts        restart; link restored                  ├──> SQLite file / PostgreSQL
+//!      v   TCP          │ reader      compares sinks with each server's truth ├──> operator's socket / Redis
+//!   run --config <──────┤ verdict     counts, differences, one line           │
+//!                       └─────────────────────────────────────────────────────┘
+//! ```
+//!
+//! Nothing here waits for luck: every wait is for a condition, with a deadline that names it.
 
+mod acts;
+mod backing;
+mod clients;
+mod directory;
+mod options;
+mod play;
+mod population;
+mod progress;
+mod reader;
+mod stage;
+mod status;
+mod table;
+mod troubles;
+mod verdict;
+
+pub use options::Options;
+pub use verdict::{Act, ActName, Verdict};
+
+use std::io::Write;
 use std::process::ExitCode;
 
-/// Arguments of `remeet demo`.
-#[derive(Debug, Clone, clap::Args)]
-pub struct Options {
-    /// Autonomous servers.
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
-    pub servers: u32,
-    /// Meetings, in all.
-    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    pub meetings: u32,
-    /// Terminals of each meeting.
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1_000))]
-    pub terminals: u32,
-    /// Seed of everything that is random in the demo.
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub seed: u64,
-    /// How many of the meetings change while nobody commands them, 0 to 1.
-    #[arg(long, value_name = "FRACTION", default_value_t = 0.25)]
-    pub changed: f64,
-    /// A PostgreSQL database to use instead of the embedded store.
-    #[arg(long, value_name = "URL")]
-    pub postgres: Option<String>,
-    /// A Redis server to use instead of the embedded cache.
-    #[arg(long, value_name = "URL")]
-    pub redis: Option<String>,
-    /// Plant a difference on purpose: the demo must find it and exit with code 1.
-    #[arg(long)]
-    pub plant_difference: bool,
-    /// Print one JSON object as the last line.
-    #[arg(long)]
-    pub json: bool,
+/// Why the demo could not be played to its end.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct DemoError(pub(crate) String);
+
+impl DemoError {
+    fn new(text: impl ToString) -> Self {
+        Self(text.to_string())
+    }
 }
 
-/// Runs it. 0 only when no difference was found.
-pub async fn run(_options: Options) -> ExitCode {
-    eprintln!("remeet: the demo is not part of this build");
-    ExitCode::FAILURE
+impl From<reader::ReadError> for DemoError {
+    fn from(error: reader::ReadError) -> Self {
+        Self::new(error)
+    }
+}
+
+impl From<crate::simulator::client::ControlError> for DemoError {
+    fn from(error: crate::simulator::client::ControlError) -> Self {
+        Self::new(error)
+    }
+}
+
+/// Plays the demo. The exit code is 0 only without a difference and with everything as expected, 1
+/// otherwise, 2 for options that do not fit each other.
+///
+/// Standard output gets the tables and the verdict; with `--json` its last line is one JSON object.
+/// Standard error gets the progress. Processes, files and databases of the demo are gone when this
+/// returns, also after an error or a signal.
+pub async fn run(options: Options) -> ExitCode {
+    if let Err(problem) = options.check() {
+        say(&mut std::io::stderr(), &format!("remeet demo: {problem}"));
+        return ExitCode::from(2);
+    }
+    let played = Box::pin(play::play(&options)).await;
+    let (code, verdict) = match played {
+        Ok(verdict) => {
+            say(&mut std::io::stdout(), &verdict.sentence());
+            (if verdict.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }, verdict)
+        }
+        Err(error) => {
+            say(&mut std::io::stderr(), &format!("remeet demo: {error}"));
+            say(&mut std::io::stdout(), "NOT OK: the demo could not be played to its end");
+            (ExitCode::FAILURE, Verdict::default())
+        }
+    };
+    if options.json {
+        say(&mut std::io::stdout(), &verdict.json());
+    }
+    code
+}
+
+/// A line for whoever still reads.
+fn say(out: &mut impl Write, text: &str) {
+    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
 }

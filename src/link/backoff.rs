@@ -19,11 +19,12 @@ impl Backoff {
     }
 
     /// The next pause: between a half and the whole of the present step, so that many links to one server
-    /// that came back do not dial in step.
-    pub(super) fn pause(&mut self) -> Duration {
+    /// that came back do not dial in step; not below `asked` plus a random part of up to a half of it
+    /// (SPEC H-7).
+    pub(super) fn pause(&mut self, asked: Duration) -> Duration {
         let pause = self.next.mul_f64(self.rng.random_range(0.5..1.0));
         self.next = (self.next * 2).min(self.max);
-        pause
+        pause.max(asked.mul_f64(self.rng.random_range(1.0..1.5)))
     }
 
     /// The link was good: the next pause is short again.
@@ -41,10 +42,12 @@ mod tests {
         let ms = Duration::from_millis;
         let mut backoff = Backoff::new(ms(50), ms(2_000), 7);
         for whole in [50, 100, 200, 400, 800, 1_600, 2_000, 2_000] {
-            let pause = backoff.pause();
+            let pause = backoff.pause(Duration::ZERO);
             assert!(pause >= ms(whole) / 2 && pause <= ms(whole), "{pause:?} of {whole} ms");
         }
         backoff.reset();
-        assert!(backoff.pause() <= ms(50));
+        assert!(backoff.pause(Duration::ZERO) <= ms(50));
+        let asked = backoff.pause(ms(700));
+        assert!(asked >= ms(700) && asked <= ms(1_050), "{asked:?}");
     }
 }

@@ -106,7 +106,8 @@ impl LinkHandle {
         self.outbox.send(packets).await
     }
 
-    /// Closes the connection, after what is queued; dials again after at least `pause_min`.
+    /// Closes the connection, after what is queued; dials again after at least `pause_min` and a random
+    /// part of up to a half of it. Does nothing while the link is down.
     pub fn close_link(&self, reason: &str, pause_min: Duration) {
         // Full: as many orders are waiting already.
         let _full = self.orders.try_send(Order::Close { reason: reason.to_owned(), pause_min });
@@ -244,7 +245,7 @@ impl Link {
 
     /// Waits before the next dial. False once the link is to end.
     async fn pause(&mut self) -> bool {
-        let pause = self.backoff.pause().max(std::mem::take(&mut self.pause_min));
+        let pause = self.backoff.pause(std::mem::take(&mut self.pause_min));
         let until = tokio::time::sleep(pause);
         tokio::pin!(until);
         loop {

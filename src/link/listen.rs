@@ -69,7 +69,8 @@ pub enum ClientLinkEvent {
         connection: ConnectionId,
         /// Where it comes from.
         peer: SocketAddr,
-        /// Sends to it. [`Outbox::try_send`] says when the client is too slow.
+        /// Sends to it. [`Outbox::try_send`] says when the client is too slow. Once every clone is
+        /// dropped, the connection is closed.
         outbox: Outbox,
         /// Closes it, after what is queued.
         close: CancellationToken,

@@ -263,7 +263,11 @@ impl Session {
             return;
         }
         self.close(format!("said goodbye: {detail}"));
-        let goodbye = Goodbye { code: ErrorCode::OK, detail: Text::cut(detail), retry_after_ms: 0 };
+        self.say_goodbye(ErrorCode::OK, detail);
+    }
+
+    pub(super) fn say_goodbye(&mut self, code: ErrorCode, detail: &str) {
+        let goodbye = Goodbye { code, detail: Text::cut(detail), retry_after_ms: 0 };
         self.emit(Header::default(), goodbye.into());
     }
 }
@@ -303,7 +307,7 @@ impl Session {
         own.into_iter().chain(others.into_iter().filter_map(|(due, why)| due.map(|due| (due, why)))).min()
     }
 
-    /// The driver must close the link, for this reason.
+    /// The driver must close the link, for this reason, after [`poll_packet`](Session::poll_packet) is empty.
     #[must_use]
     pub fn wants_close(&self) -> Option<&str> {
         match &self.phase {
@@ -312,7 +316,8 @@ impl Session {
         }
     }
 
-    /// With a goodbye the server asked not to be dialled again for this long.
+    /// With a goodbye the server asked not to be dialled again for this long, plus a random part of up to
+    /// a half of it, which the link adds (SPEC H-7).
     #[must_use]
     pub fn redial_after(&self) -> Option<Duration> {
         self.redial_after_ms.map(|ms| Duration::from_millis(ms.into()))

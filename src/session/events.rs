@@ -1,5 +1,10 @@
 //! Events of one server: handed up in order of their numbers, once for as long as the server lives by
 //! one boot id; acknowledged together (SPEC E-1 to E-8).
+//!
+//! Nothing says which number a server begins with after an attach, so the lowest one heard at first is
+//! taken for it. On a stream it is. On a link that loses or reorders packets, `first_event_wait` gives the
+//! server time to repeat what was lost; should a lower one be lost even so, then the leg's next event (its
+//! `previous` does not fit) or the periodic comparison shows it.
 
 use super::{Heard, Settings};
 use crate::model::Moment;
@@ -124,10 +129,13 @@ impl EventStream {
             return Offered::Breach(format!("event numbers {first} to {last}"));
         }
         let Some(before) = self.heard else {
-            self.base = first;
-            self.heard = Some(last);
-            heard.push_back(item);
-            return Offered::Taken;
+            if first == 1 || settings.first_event_wait.is_zero() {
+                (self.base, self.heard) = (first, Some(last));
+                heard.push_back(item);
+                self.hand_up_waiting(now, heard);
+                return Offered::Taken;
+            }
+            return self.hold(now, first, last, item, settings, heard);
         };
         if last <= before {
             if last <= self.stored {
@@ -136,28 +144,41 @@ impl EventStream {
                 self.ack_due.get_or_insert(now + settings.ack_delay);
             }
             if first < self.base {
-                // Overtaken on its way by the first event of this life: never handed up, and too late to
-                // be in order. What it said is to be compared.
-                heard.push_back(Heard::Gap(EventGap { first, last: last.min(self.base - 1) }));
+                // Overtaken on its way by the first event heard: too late to be in order. It and what lies
+                // between were never handed up, and may be forgotten by the server: to be compared.
+                heard.push_back(Heard::Gap(EventGap { first, last: self.base - 1 }));
                 self.base = first;
                 return Offered::Taken;
             }
             return Offered::Repeat;
         }
         if first > before + 1 {
-            if self.waiting.contains_key(&first) {
-                return Offered::Repeat;
-            }
-            self.waiting.insert(first, (last, item));
-            self.waiting_since.get_or_insert(now);
-            if self.waiting.len() > settings.reorder_max {
-                return self.give_up_missing(now, heard);
-            }
-            return Offered::Taken;
+            return self.hold(now, first, last, item, settings, heard);
         }
         self.heard = Some(last);
         heard.push_back(item);
         self.hand_up_waiting(now, heard);
+        Offered::Taken
+    }
+
+    /// Holds an event until a lower one has come, or is given up.
+    fn hold(
+        &mut self,
+        now: Moment,
+        first: u64,
+        last: u64,
+        item: Heard,
+        settings: &Settings,
+        heard: &mut VecDeque<Heard>,
+    ) -> Offered {
+        if self.waiting.contains_key(&first) {
+            return Offered::Repeat;
+        }
+        self.waiting.insert(first, (last, item));
+        self.waiting_since.get_or_insert(now);
+        if self.waiting.len() > settings.reorder_max {
+            return self.give_up_missing(now, heard);
+        }
         Offered::Taken
     }
 
@@ -179,7 +200,12 @@ impl EventStream {
     /// What is missing below the first held event is not coming: a gap.
     fn give_up_missing(&mut self, now: Moment, heard: &mut VecDeque<Heard>) -> Offered {
         let Some(lowest) = self.waiting.keys().next().copied() else { return Offered::Taken };
-        let first = self.heard.unwrap_or(0) + 1;
+        let Some(before) = self.heard else {
+            (self.base, self.heard) = (lowest, Some(lowest - 1));
+            self.hand_up_waiting(now, heard);
+            return Offered::Taken;
+        };
+        let first = before + 1;
         let last = lowest - 1;
         heard.push_back(Heard::Gap(EventGap { first, last }));
         self.heard = Some(last);
@@ -213,7 +239,8 @@ impl EventStream {
 
     /// When missing events are given up.
     pub(super) fn reorder_due(&self, settings: &Settings) -> Option<Moment> {
-        self.waiting_since.map(|since| since + settings.reorder_timeout)
+        let wait = if self.heard.is_some() { settings.reorder_timeout } else { settings.first_event_wait };
+        self.waiting_since.map(|since| since + wait)
     }
 
     /// A timer is due: gives up what is missing for too long.
@@ -229,9 +256,10 @@ impl EventStream {
 mod tests {
     use super::*;
     use crate::session::samples::{event, moment_ms};
+    use std::time::Duration;
 
     fn settings() -> Settings {
-        Settings { reorder_max: 4, ..Settings::default() }
+        Settings { reorder_max: 4, reorder_timeout: Duration::from_millis(500), ..Settings::default() }
     }
 
     /// Offers events in this order; answers what was handed up: numbers, gaps negative.
@@ -281,7 +309,30 @@ mod tests {
 
     #[test]
     fn an_event_overtaken_by_the_first_one_is_reported_as_a_gap() {
-        assert_eq!(hand_up(&[5, 4, 4, 6]).1, ["5", "gap 4-4", "6"]);
+        assert_eq!(hand_up(&[5, 2, 4, 2, 6, 1]).1, ["5", "gap 2-4", "6", "gap 1-1"]);
+    }
+
+    #[test]
+    fn on_a_link_that_reorders_the_lowest_of_the_first_events_is_waited_for() {
+        let wait = Settings { first_event_wait: Duration::from_millis(300), ..settings() };
+        let mut stream = EventStream::default();
+        stream.begin(BootId::from_bytes([1; 16]));
+        let mut heard = VecDeque::new();
+        for number in [6, 4, 8] {
+            assert_eq!(stream.event(moment_ms(0), event(number), &wait, &mut heard), Offered::Taken);
+        }
+        assert_eq!(names(&heard), Vec::<String>::new());
+        assert_eq!(stream.reorder_due(&wait), Some(moment_ms(300)));
+        assert_eq!(stream.wake(moment_ms(300), &wait, &mut heard), Offered::Taken);
+        assert_eq!(names(&heard), ["4"]);
+        stream.event(moment_ms(301), event(5), &wait, &mut heard);
+        assert_eq!(names(&heard), ["4", "5", "6"], "7 is missing still");
+        let mut stream = EventStream::default();
+        heard.clear();
+        for number in [2, 1] {
+            stream.event(moment_ms(0), event(number), &wait, &mut heard);
+        }
+        assert_eq!(names(&heard), ["1", "2"], "nothing lies below 1");
     }
 
     #[test]

@@ -132,7 +132,8 @@ impl Session {
         exchange.sendings += 1;
         exchange.parked = false;
         let pause = self.jittered(exchange.pause).max(PAUSE_MIN);
-        exchange.due = (self.now + pause).min(exchange.deadline);
+        let only_awaited = self.settings.stream && exchange.question.is_paged();
+        exchange.due = if only_awaited { exchange.deadline } else { (self.now + pause).min(exchange.deadline) };
         exchange.pause = (exchange.pause * 2).min(self.settings.answer_timeout_max);
         self.emit(Header { request, ..Header::default() }, exchange.question.message());
         self.flight.insert(request, exchange);
@@ -152,7 +153,9 @@ impl Session {
                 continue;
             }
             self.counters.retries += 1;
-            let fresh = exchange.question.again();
+            exchange.question.again();
+            // After `busy` the request had no effect, and keeps its id (SPEC M-5).
+            let fresh = exchange.question.is_paged() && !exchange.parked;
             let request = if fresh { self.fresh_request() } else { request };
             self.transmit(request, exchange);
         }
@@ -168,7 +171,8 @@ impl Session {
                 let wait = self.settings.gap_timeout / if step == Step::Holes { 4 } else { 1 };
                 exchange.sendings = 0;
                 exchange.parked = false;
-                exchange.due = (self.now + wait).min(exchange.deadline);
+                let only_awaited = self.settings.stream && step == Step::Part;
+                exchange.due = if only_awaited { exchange.deadline } else { (self.now + wait).min(exchange.deadline) };
                 self.flight.insert(request, exchange);
             }
             Step::Afresh if exchange.sendings >= self.settings.sendings_max => {
@@ -201,8 +205,8 @@ impl Session {
             (ErrorCode::BUSY | ErrorCode::RETRY, _) => {
                 let asked = Duration::from_millis(failure.retry_after_ms.into());
                 let wait = asked.max(self.settings.busy_pause_min);
-                // Later rather than sooner than the server asked for.
-                let due = self.now + wait + self.jittered(wait) / 10;
+                // As long as the server asked for, and a random part of up to a half of it (SPEC M-6).
+                let due = self.now + wait.mul_f64(self.rng.random_range(1.0..1.5));
                 if due >= exchange.deadline {
                     self.fail(exchange.ticket, exchange.question, RequestError::Refused(failure));
                     return;

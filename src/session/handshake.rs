@@ -8,7 +8,7 @@ use crate::model::Moment;
 use remeet_protocol::message::{Hello, Message, Role, Welcome};
 use remeet_protocol::packet::{Header, VERSION};
 use remeet_protocol::wire::Text;
-use remeet_protocol::{Address, DomainId, Flags, Holder, Packet, ServerId};
+use remeet_protocol::{Address, DomainId, ErrorCode, Flags, Holder, Packet, ServerId};
 use std::time::Duration;
 
 /// Who speaks to whom.
@@ -97,14 +97,19 @@ impl Session {
             Some(format!("claims to be server {} ({}), server {expected} is configured here", welcome.id, welcome.name))
         } else if source != Address::server(expected) {
             Some(format!("claims to be server {expected}, yet speaks from address {source}"))
+        } else if self.settings.server_domain.is_some_and(|domain| domain != welcome.domain) {
+            Some(format!("claims to be of domain {}, which is not its configured one", welcome.domain))
         } else if welcome.version != VERSION {
             Some(format!("claims to be on version {:#04x}, {VERSION:#04x} alone was offered", welcome.version))
         } else {
             None
         };
         if let Some(claim) = claim {
+            let code = if welcome.version == VERSION { ErrorCode::UNKNOWN_IDENTITY } else { ErrorCode::WRONG_VERSION };
             self.misbehaved(Misbehaviour::Identity, claim.clone());
-            self.close(claim);
+            self.close(claim.clone());
+            // What is to be sent before the driver closes the link (SPEC H-4).
+            self.say_goodbye(code, &claim);
             return;
         }
         self.counters.connections += 1;

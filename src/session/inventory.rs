@@ -1,8 +1,8 @@
 //! What a right answer to an inventory's queries is (SPEC ): pages of one cut, ascending by
 //! handle, closed by a complete mark whose total fits.
 //!
-//! The members of a cut never change, so what came of a page before a repeat stays valid: only the
-//! missing packets are needed from it.
+//! Parts of two answers are never put together (SPEC M-5): a page that came in part is asked again whole,
+//! under a fresh id, by its cut's number, in fewer packets (which a link that loses packets needs).
 
 use super::pages::{Added, Pages};
 use super::question::Step;
@@ -10,6 +10,9 @@ use super::{Inventory, Settings};
 use remeet_protocol::message::{InventoryEnd, InventoryEntry, InventoryPage, Message, Query};
 use remeet_protocol::packet::Header;
 use remeet_protocol::{BootId, Handle};
+
+/// The fewest packets asked for: below, the ends outweigh the content.
+const PACKETS_MIN: u16 = 4;
 
 /// An inventory that is being read.
 #[derive(Debug)]
@@ -50,13 +53,13 @@ impl InventoryReading {
         !self.pages.is_empty()
     }
 
-    /// Before a repeat: the cut of what has come is asked for by name, under the same request id, so that
-    /// a server that does not keep its answer makes the same one again.
-    pub(super) fn again(&mut self) -> bool {
+    /// Before a repeat: what came of the older answer is dropped.
+    pub(super) fn again(&mut self) {
         if self.has_part() {
             self.cut = self.held_cut;
+            self.pages.clear();
+            self.packets_max = (self.packets_max / 2).max(PACKETS_MIN);
         }
-        false
     }
 
     /// The server no longer keeps the cut: begins anew. False if that has happened too often.
@@ -82,19 +85,19 @@ impl InventoryReading {
             return Err(Step::Broken("LAST belongs on the inventory's end, and only there".into()));
         }
         if self.cut != 0 && cut != self.cut {
-            // A late packet of an answer that was cut anew; the named cut is what counts.
-            return Err(Step::Repeat);
+            return Err(Step::Broken(format!("a packet of cut {cut} as the answer to a query of cut {}", self.cut)));
         }
         if self.has_part() && cut != self.held_cut {
-            self.pages.clear();
+            // A network that doubled the query: it was answered twice, each time from a new cut.
+            return Err(Step::Afresh);
         }
         self.held_cut = cut;
         match self.pages.add(header, message, u32::from(self.packets_max)) {
             Added::Whole => self.page(settings),
             Added::Part => Err(Step::Part),
             Added::Holes => Err(Step::Holes),
-            // An entry's mark may differ in a repeat; its membership cannot. The first one heard stays.
-            Added::Repeat | Added::Changed => Err(Step::Repeat),
+            Added::Repeat => Err(Step::Repeat),
+            Added::Changed => Err(Step::Afresh),
             Added::Broken(reason) => Err(Step::Broken(reason)),
         }
     }

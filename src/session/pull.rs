@@ -1,16 +1,16 @@
 //! What a right answer to a pull is (SPEC ): changes of one leg, ascending by revision, up to
 //! the revision at the pull's start.
 //!
-//! Unlike an inventory's, a pull's page may be split otherwise when it is asked again, because a record
-//! that changed meanwhile is left out. So parts of two answers are never put together: a page that came
-//! in part is asked again whole, under a fresh id, in fewer packets (which a lossy link needs).
+//! Parts of two answers are never put together (SPEC M-5): a record that changed between them is left out
+//! of the second, which splits it otherwise. A page that came in part is asked again whole, under a fresh
+//! id, in fewer packets (which a link that loses packets needs).
 
 use super::pages::{Added, Pages};
 use super::question::Step;
 use super::{PulledPage, Settings};
 use remeet_protocol::message::{Message, Pull, PullEnd, PullPage};
 use remeet_protocol::packet::Header;
-use remeet_protocol::record::Mark;
+use remeet_protocol::record::{Mark, RecordState};
 use remeet_protocol::{Change, Flags, Handle, LegId};
 
 /// The fewest packets asked for: below, the ends outweigh the content.
@@ -64,13 +64,12 @@ impl PullReading {
         !self.pages.is_empty()
     }
 
-    pub(super) fn again(&mut self) -> bool {
-        let part = self.has_part();
-        if part {
+    /// Before a repeat: what came of the older answer is dropped.
+    pub(super) fn again(&mut self) {
+        if self.has_part() {
             self.pages.clear();
             self.packets_max = (self.packets_max / 2).max(PACKETS_MIN);
         }
-        part
     }
 
     pub(super) fn answer(
@@ -120,6 +119,12 @@ impl PullReading {
     }
 
     fn check(&mut self, end: &PullEnd, changes: &[Change], settings: &Settings) -> Result<(), String> {
+        if self.since == 0 && !end.full {
+            return Err("a pull since 0 that is not full".into());
+        }
+        if end.full && changes.iter().any(|change| matches!(change.state, RecordState::Removed(_))) {
+            return Err("a removal in a full pull".into());
+        }
         // The first page of a pull that turns out to be full begins at 0, whatever was asked (SPEC R-4).
         let from = if self.upto.is_none() && end.full { 0 } else { self.after };
         if u64::from(end.page_changes) != changes.len() as u64 {

@@ -6,7 +6,7 @@ use super::takeover::TakeoverAsk;
 use super::{Heard, Request, RequestError, Settings, Ticket};
 use remeet_protocol::message::{Adopt, Attach, Command, Message};
 use remeet_protocol::packet::Header;
-use remeet_protocol::{BootId, Flags, Token};
+use remeet_protocol::{BootId, ErrorCode, Flags, Token};
 use std::collections::VecDeque;
 
 /// Order of sending. Lower lanes go first.
@@ -163,13 +163,19 @@ impl Question {
         }
     }
 
-    /// Prepares the question to be sent again. True if that needs a fresh request id.
-    pub(super) fn again(&mut self) -> bool {
+    /// Prepares the question to be sent again.
+    pub(super) fn again(&mut self) {
         match self {
             Question::Inventory(reading) => reading.again(),
             Question::Pull(reading) => reading.again(),
-            _ => false,
+            Question::Attach(_) | Question::Takeover(_) | Question::Command(_) | Question::Adopt(_) => {}
         }
+    }
+
+    /// Whether many packets answer it: then a repeat takes a fresh request id, so that no two answers mix
+    /// (SPEC M-5).
+    pub(super) fn is_paged(&self) -> bool {
+        matches!(self, Question::Inventory(_) | Question::Pull(_))
     }
 
     /// Whether part of an answer has come.
@@ -192,6 +198,17 @@ impl Question {
             Question::Command(_) => Heard::Commanded(ticket, Err(error)),
             Question::Adopt(_) => Heard::Adopted(ticket, Err(error)),
         }
+    }
+}
+
+/// Whether an answer says that a newer token has attached (SPEC T-4, T-6).
+pub(super) fn is_stale(message: &Message) -> bool {
+    let stale = |code| code == ErrorCode::STALE_TOKEN;
+    match message {
+        Message::TakeoverAnswer(answer) => answer.results.iter().any(|result| stale(result.code)),
+        Message::CommandAnswer(answer) => stale(answer.code),
+        Message::AdoptAnswer(answer) => stale(answer.code),
+        _ => false,
     }
 }
 

@@ -3,7 +3,7 @@
 use super::conversation::{Control, Phase, Session};
 use super::counters::Misbehaviour;
 use super::events::Offered;
-use super::question::{Question, Step, boot_of};
+use super::question::{Question, Step, boot_of, is_stale};
 use crate::model::Moment;
 use remeet_protocol::message::{Failure, KeepAliveAnswer, Message};
 use remeet_protocol::packet::Header;
@@ -54,12 +54,16 @@ impl Session {
             (Question::Attach(token), Message::Attached(attached)) => Some((attached.session, *token)),
             _ => None,
         };
+        let stale = is_stale(&message);
         let step = question.answer(ticket, &header, message, &self.settings, &mut self.heard);
         if let (Step::Done, Some((session, token))) = (&step, attached) {
             self.control = Control::Attached { session, token };
             self.events.attached(self.now);
         }
         self.step(header.request, step);
+        if stale {
+            self.fenced(Failure::new(ErrorCode::STALE_TOKEN, "a leg's answer said so"));
+        }
     }
 
     fn notice(&mut self, header: Header, message: Message) {
@@ -87,7 +91,11 @@ impl Session {
                 self.fenced(failure);
             }
             Message::Failure(_) => self.counters.stray_answers += 1,
-            Message::Unknown { .. } => self.counters.unknown_types += 1,
+            Message::Unknown { kind, .. } => {
+                self.counters.unknown_types += 1;
+                let failure = Failure::new(ErrorCode::UNSUPPORTED, &format!("message type {kind:#06x}"));
+                self.respond(&header, failure.into());
+            }
             other => {
                 let reason = format!("{} is not a server's to send", other.name());
                 let failure = Failure::new(ErrorCode::UNSUPPORTED, &reason);

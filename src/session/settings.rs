@@ -1,5 +1,6 @@
 //! Bounds and times of one conversation, each with its reason.
 
+use remeet_protocol::DomainId;
 use std::time::Duration;
 
 /// Settings of a [`Session`](super::Session).
@@ -7,19 +8,25 @@ use std::time::Duration;
 pub struct Settings {
     /// Seed of the jitter. Give each server another, so that retries to many do not fall together.
     pub seed: u64,
+    /// The link is a stream: nothing is lost within a connection, so a question that many packets answer is
+    /// only awaited, not repeated (SPEC M-5). False for datagrams.
+    pub stream: bool,
+    /// The domain that the server's Welcome must name (SPEC H-4); none to accept any.
+    pub server_domain: Option<DomainId>,
     /// From the link's coming up to the Welcome. A server that accepts but does not speak is cut after
     /// this: 5 s is what every handshake in this network gets.
     pub handshake_deadline: Duration,
-    /// The first repeat of a request without any answer. Ten round trips of a slow wide-area link.
+    /// The first repeat of a request without any answer (SPEC M-5).
     pub answer_timeout: Duration,
-    /// The longest pause between repeats: the back-off doubles up to here.
+    /// The longest pause between repeats: the back-off doubles up to here (SPEC M-5).
     pub answer_timeout_max: Duration,
-    /// Sendings of one request that brought nothing back, after which it is given up.
+    /// Sendings of one request that brought nothing back, after which it is given up (SPEC M-5).
     pub sendings_max: u32,
     /// From a request's first sending to giving it up, `busy` answers included. Half of rule 18's 30 s, so
     /// that the asker has time to ask once more.
     pub answer_deadline: Duration,
-    /// A page that has come in part is asked again after this long without a further packet.
+    /// Not on a stream: a page that has come in part is asked again after this long without a further
+    /// packet.
     pub gap_timeout: Duration,
     /// The least pause after `busy` and `retry`, whatever the server says: keeps a server that answers 0
     /// from being asked in a circle.
@@ -67,8 +74,12 @@ pub struct Settings {
     pub silence_max: Duration,
     /// Events held until a lower number comes. As many as a server sends without acknowledgement.
     pub reorder_max: usize,
-    /// The longest that an event waits for a lower number; then a gap is reported.
+    /// The longest that an event waits for a lower number; then a gap is reported. A server repeats what is
+    /// not acknowledged after 1 s and again 2 s later (SPEC E-5).
     pub reorder_timeout: Duration,
+    /// How long the first events of a server's life are held for lower numbers. 0 is right for a stream,
+    /// which keeps its order; a link that loses packets needs more than the server's pause between repeats.
+    pub first_event_wait: Duration,
     /// Events after which an acknowledgement leaves at once: a quarter of what a server sends without.
     pub ack_events: u64,
     /// The longest that an acknowledgement is held back to cover more events.
@@ -88,10 +99,12 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             seed: 0,
+            stream: true,
+            server_domain: None,
             handshake_deadline: Duration::from_secs(5),
             answer_timeout: Duration::from_secs(1),
-            answer_timeout_max: Duration::from_secs(4),
-            sendings_max: 6,
+            answer_timeout_max: Duration::from_secs(8),
+            sendings_max: 8,
             answer_deadline: Duration::from_secs(15),
             gap_timeout: Duration::from_millis(300),
             busy_pause_min: Duration::from_millis(50),
@@ -114,7 +127,8 @@ impl Default for Settings {
             keep_alive: Duration::from_secs(1),
             silence_max: Duration::from_secs(6),
             reorder_max: 256,
-            reorder_timeout: Duration::from_millis(500),
+            reorder_timeout: Duration::from_secs(4),
+            first_event_wait: Duration::ZERO,
             ack_events: 64,
             ack_delay: Duration::from_millis(20),
             misbehaviours_max: 16,

@@ -27,14 +27,17 @@ use tokio_util::sync::CancellationToken;
 const BATCH: usize = 32;
 /// Packets that one batch may be answered with (a page is at most 257), and events beside them.
 const BATCH_ROOM: usize = BATCH * 257 + 2048;
-/// Packets that may wait for a connection: at most 35 MB.
+/// Packets that may wait for a connection: at most 30 MB, only while the peer does not read.
 pub(super) const QUEUE: usize = 2 * BATCH_ROOM;
 /// Measured: 64 KiB move twice the packets of the default 8 KiB.
 const BUFFER_BYTES: usize = 64 * 1024;
 const HANDSHAKE: Duration = Duration::from_secs(5);
-const WRITE: Duration = Duration::from_secs(10);
+/// A write that does not go on for so long cuts the peer (SPEC B-3); sooner where a peer counts as dead sooner.
+const WRITE_MAX: Duration = Duration::from_secs(10);
 
 /// What waits to be written.
+// Nearly all are packets: a box each would be an allocation each.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug)]
 pub(super) enum Outgoing {
     /// A packet, not before a time.
@@ -161,7 +164,7 @@ async fn flush(shared: &Shared, write: &mut OwnedWriteHalf, bytes: &mut BytesMut
     if bytes.is_empty() {
         return true;
     }
-    match timeout(WRITE, write.write_all(bytes)).await {
+    match timeout(WRITE_MAX.min(shared.keep_alive() * 3), write.write_all(bytes)).await {
         Ok(Ok(())) => {
             bytes.clear();
             true

@@ -127,7 +127,7 @@ async fn rule_17_no_more_than_a_window_is_sent_to_a_scheduler_that_does_not_answ
         .map(|number| {
             let client = client.clone();
             tokio::spawn(async move {
-                client.command_within(meeting(number), ClientOp::Start, Duration::from_millis(1_500)).await
+                client.command_within(meeting(number), ClientOp::Start, Duration::from_secs(4)).await
             })
         })
         .collect();

@@ -12,6 +12,9 @@ mod cli_client;
 mod cli_client_reads;
 mod config;
 mod fake_scheduler;
+mod link;
+mod link_clients;
+mod link_packets;
 mod ops_lock;
 mod ops_notify;
 mod ops_operator;
@@ -19,6 +22,20 @@ mod ops_status;
 mod packaging;
 mod servers;
 mod world;
+mod session;
+mod session_answers;
+mod session_any;
+mod session_network;
+mod session_notices;
+mod session_server;
+mod session_takeover;
+mod session_talk;
+mod simulator_client;
+mod simulator_commands;
+mod simulator_faults;
+mod simulator_fencing;
+mod simulator_load;
+mod simulator_reading;
 
 /// A valid configuration of a daemon that lives in `directory` and finds no server.
 fn daemon_config(directory: &std::path::Path) -> std::path::PathBuf {

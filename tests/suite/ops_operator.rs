@@ -165,16 +165,17 @@ async fn an_oversize_or_unreadable_request_is_refused_and_harms_nobody() {
 #[tokio::test]
 async fn a_peer_that_says_nothing_or_takes_nothing_is_let_go() {
     let running = Running::start();
-    let mut silent = UnixStream::connect(running.path()).await.unwrap();
     let mut greedy = UnixStream::connect(running.path()).await.unwrap();
     // A megabyte of answer does not fit the socket's buffers, and nobody takes it.
     greedy.write_all(b"{\"command\":\"dump-cache\"}\n").await.unwrap();
+    timeout(DEADLINE, greedy.readable()).await.unwrap().unwrap();
     // Others are served meanwhile.
     running.ask(OperatorRequest::Status).await.unwrap();
+    let mut silent = UnixStream::connect(running.path()).await.unwrap();
     let mut rest = Vec::new();
     timeout(DEADLINE, silent.read_to_end(&mut rest)).await.expect("closed").unwrap();
     assert!(rest.is_empty());
-    // By now the greedy one's deadline has passed too: what is left ends without its last line.
+    // The greedy one's deadline began before: what is left of its answer ends without the last line.
     let _ = timeout(DEADLINE, greedy.read_to_end(&mut rest)).await.expect("closed");
     let text = String::from_utf8(rest).unwrap();
     assert!(!text.contains("\"done\""), "cut off after {} bytes", text.len());

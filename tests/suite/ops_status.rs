@@ -142,7 +142,7 @@ server  name      address         link      live  in control  recovering  pendin
 2       server-2  127.0.0.1:7502  down      1200           0           0     1200        0       5       4
 1       server-1  127.0.0.1:7501  attached    50          50           0        0        0       5       0
 
-round    ago      live  recovered  orphans  ended  pending  vanished  keys db  keys cache  control  back-fill  complete
+round        ago  live  recovered  orphans  ended  pending  vanished  keys db  keys cache  control  back-fill  complete
 restart  running  1252       1249        1      2        0         0     1250           0   812 ms          –    99.9 %
 
 store    postgres://***@127.0.0.1/remeet · failing for 45 s, 12 writes waiting

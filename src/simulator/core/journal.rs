@@ -118,21 +118,43 @@ pub fn append(entry: &Entry, out: &mut BytesMut) {
     out[at + 4..at + 8].copy_from_slice(&crc.to_be_bytes());
 }
 
-/// Reads entries until the end, or until one that was cut or damaged. Also answers how many bytes were
-/// whole.
+/// Why entries could not be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// Bytes in the midst were changed.
+    #[error("the entry at byte {at} is damaged: restore the file from a copy, or begin without it")]
+    Damaged {
+        /// Where the entry begins.
+        at: usize,
+    },
+    /// An entry is whole but cannot be read: the file is another program's or another version's.
+    #[error("the entry at byte {at} was written by another version: {source}")]
+    Unreadable {
+        /// Where the entry begins.
+        at: usize,
+        /// Why not.
+        source: Malformed,
+    },
+}
+
+/// Reads entries until the end, or until one that was cut in the writing.
 ///
 /// # Errors
-/// An entry is whole but cannot be read: the file is another program's or another version's.
-pub fn read(bytes: &[u8], mut each: impl FnMut(Entry)) -> Result<usize, Malformed> {
+/// An entry is whole but damaged or of another version.
+pub fn read(bytes: &[u8], mut each: impl FnMut(Entry)) -> Result<(), ReadError> {
     let mut at = 0;
     loop {
         let mut input = Input::new(&bytes[at..]);
-        let (Ok(length), Ok(crc)) = (u32::take(&mut input), u32::take(&mut input)) else { return Ok(at) };
-        let Ok(body) = input.bytes(length as usize, "entry") else { return Ok(at) };
-        if crc32fast::hash(body) != crc {
-            return Ok(at);
+        let (Ok(length), Ok(crc)) = (u32::take(&mut input), u32::take(&mut input)) else { return Ok(()) };
+        // No entry is empty: zeros are what a file system may leave of an append that the machine lost.
+        let Ok(body) = input.bytes(length as usize, "entry") else { return Ok(()) };
+        if body.is_empty() {
+            return Ok(());
         }
-        each(take(&mut Input::new(body))?);
+        if crc32fast::hash(body) != crc {
+            return Err(ReadError::Damaged { at });
+        }
+        each(take(&mut Input::new(body)).map_err(|source| ReadError::Unreadable { at, source })?);
         at += 8 + body.len();
     }
 }

@@ -114,6 +114,8 @@ pub enum Misbehaviour {
 }
 
 /// What the driver shall do, in this order.
+// Nearly all are packets: a box each would be an allocation each.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Output {
     /// Send a packet on a connection.

@@ -1,13 +1,12 @@
 //! How a server comes back: a snapshot of everything, and the journal since.
 
 use super::events::Queued;
-use super::journal::{Entry, TableHead, append, read};
+use super::journal::{Entry, ReadError, TableHead, append, read};
 use super::table::Table;
 use super::{Core, EventQueue, Settings};
 use bytes::BytesMut;
 use remeet_protocol::message::{EndCause, Event};
 use remeet_protocol::record::{Change, RecordState};
-use remeet_protocol::wire::Malformed;
 use remeet_protocol::{BootId, ServerId};
 
 /// Why a server did not come back from its state.
@@ -24,9 +23,9 @@ pub enum RestoreError {
         /// Who reads it.
         expected: ServerId,
     },
-    /// An entry is whole but cannot be read.
-    #[error("the state was written by another version: {0}")]
-    Entry(#[from] Malformed),
+    /// An entry is damaged or another version's.
+    #[error(transparent)]
+    Entry(#[from] ReadError),
 }
 
 impl Core {
@@ -68,10 +67,10 @@ impl Core {
     }
 
     /// A server from its snapshot and journal: same boot id, same table, same fence, no connections. What
-    /// follows a cut or damaged entry was never answered and is left out.
+    /// stands in an entry that was cut in the writing was never answered and is left out.
     ///
     /// # Errors
-    /// The state is no snapshot, another server's, or another version's.
+    /// The state is no snapshot, damaged, another server's, or another version's.
     pub fn restore(settings: Settings, seed: u64, state: &[u8]) -> Result<Self, RestoreError> {
         let mut core = Self::new(settings, BootId::default(), seed);
         core.journal.mute(true);

@@ -3,6 +3,8 @@
 
 /// Ids that the window holds, the highest included.
 pub const WINDOW: u64 = 1024;
+/// The same, to index by.
+const BITS: usize = 1024;
 
 /// What a request id means to the window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,12 +21,12 @@ pub enum Place {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Window {
     highest: u64,
-    seen: [bool; WINDOW as usize],
+    seen: [bool; BITS],
 }
 
 impl Default for Window {
     fn default() -> Self {
-        Self { highest: 0, seen: [false; WINDOW as usize] }
+        Self { highest: 0, seen: [false; BITS] }
     }
 }
 
