@@ -21,6 +21,7 @@ mod ops_operator;
 mod ops_status;
 mod packaging;
 mod servers;
+mod world;
 mod session;
 mod session_answers;
 mod session_any;
