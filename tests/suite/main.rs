@@ -51,3 +51,15 @@ fn daemon_config(directory: &std::path::Path) -> std::path::PathBuf {
     std::fs::write(&path, text).unwrap();
     path
 }
+//! The test suite: one binary, a file for each behaviour.
+
+mod store_agree;
+mod store_content;
+mod store_contract;
+mod store_fixture;
+mod store_intents;
+mod store_postgres;
+mod store_proxy;
+mod store_settle;
+mod store_speed;
+mod store_sqlite;
