@@ -21,7 +21,6 @@ mod ops_operator;
 mod ops_status;
 mod packaging;
 mod servers;
-mod world;
 mod session;
 mod session_answers;
 mod session_any;
@@ -36,6 +35,17 @@ mod simulator_faults;
 mod simulator_fencing;
 mod simulator_load;
 mod simulator_reading;
+mod store_agree;
+mod store_content;
+mod store_contract;
+mod store_fixture;
+mod store_intents;
+mod store_postgres;
+mod store_proxy;
+mod store_settle;
+mod store_speed;
+mod store_sqlite;
+mod world;
 
 /// A valid configuration of a daemon that lives in `directory` and finds no server.
 fn daemon_config(directory: &std::path::Path) -> std::path::PathBuf {
@@ -51,15 +61,3 @@ fn daemon_config(directory: &std::path::Path) -> std::path::PathBuf {
     std::fs::write(&path, text).unwrap();
     path
 }
-//! The test suite: one binary, a file for each behaviour.
-
-mod store_agree;
-mod store_content;
-mod store_contract;
-mod store_fixture;
-mod store_intents;
-mod store_postgres;
-mod store_proxy;
-mod store_settle;
-mod store_speed;
-mod store_sqlite;
