@@ -517,6 +517,7 @@ impl Peer {
             server: server.id,
         };
         let settings = session::Settings {
+            server_domain: Some(server.domain),
             seed: u64::from(server.id.0) ^ holder.0.as_u64_pair().0,
             answer_timeout: config.link.request_deadline,
             keep_alive: config.link.keep_alive,
