@@ -73,6 +73,7 @@ contract! {
         texts_with_nul_and_markers_come_back_exactly,
         several_content_writes_of_one_leg_in_one_batch_end_as_one_after_the_other,
         content_of_an_unknown_leg_is_absent,
+        mark_and_records_are_of_one_snapshot_while_writes_go_on,
         an_unreadable_record_makes_the_mark_zero,
     }
     store_intents {
