@@ -11,6 +11,7 @@ mod cli;
 mod cli_client;
 mod cli_client_reads;
 mod config;
+mod demo;
 mod fake_scheduler;
 mod link;
 mod link_clients;
