@@ -158,7 +158,7 @@ impl Session {
             Phase::Up(link) => link.pulse.heard(now),
         }
         match (incoming, &self.phase) {
-            (Err(rejected), _) => self.rejected(rejected),
+            (Err(rejected), _) => self.rejected(&rejected),
             (Ok(packet), Phase::Greeting(_)) => self.greeted(packet),
             (Ok(packet), _) => self.route(packet),
         }

@@ -117,16 +117,13 @@ impl Session {
         }
     }
 
-    /// A packet whose body could not be read.
-    pub(super) fn rejected(&mut self, rejected: Rejected) {
-        let head = rejected.head;
+    /// A packet whose body could not be read. An answer counts as lost (SPEC M-2): it is awaited, or asked
+    /// for again, and too many of them close the link.
+    pub(super) fn rejected(&mut self, rejected: &Rejected) {
         let reason = rejected.to_string();
-        if !head.header.flags.has(Flags::ANSWER) {
-            self.respond(&head.header, Failure::new(ErrorCode::MALFORMED, &reason).into());
-        } else if self.flight.question(head.header.request).is_some() {
-            // The frame was whole: asking again would bring the same.
-            self.step(head.header.request, Step::Broken(reason));
-            return;
+        let header = rejected.head.header;
+        if !header.flags.has(Flags::ANSWER) {
+            self.respond(&header, Failure::new(ErrorCode::MALFORMED, &reason).into());
         }
         self.misbehaved(Misbehaviour::Malformed, reason);
     }

@@ -13,8 +13,8 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use uuid::Uuid;
 
-/// A control row with its key, or why it cannot be read.
-pub(super) type LegRow = Result<(StoredLeg, Option<RecoveryKey>), BadRow>;
+/// A control row with its key; or why the row, or only the key, cannot be read.
+pub(super) type LegRow = Result<(StoredLeg, Result<Option<RecoveryKey>, Bad>), BadRow>;
 /// Where a page of legs ended.
 pub(super) type After = (Uuid, i32);
 
@@ -90,6 +90,11 @@ pub(super) async fn look_up(
     let mut spoilt: HashSet<String> = HashSet::new();
     let mut places: HashMap<LegId, usize> = HashMap::with_capacity(rows.len());
     for row in rows {
+        // A leg whose key cannot be read is not one without a key.
+        let row = row.and_then(|(row, key)| match key {
+            Ok(key) => Ok((row, key)),
+            Err(reason) => Err(BadRow { leg: row.leg.to_string(), reason: format!("recovery key: {reason}") }),
+        });
         match row {
             Ok((row, key)) => {
                 if let Entry::Vacant(place) = places.entry(row.leg) {
@@ -207,7 +212,7 @@ pub(super) async fn facts(tables: &mut impl Tables, asked: &Asked) -> Result<Fac
         for (row, key) in tables.named(legs).await?.into_iter().flatten() {
             if let Some(fact) = facts.get_mut(&row.leg) {
                 fact.state = Some(row.state);
-                fact.key = key.map(|key| (key.generation, *key.secret.expose()));
+                fact.key = key.ok().flatten().map(|key| (key.generation, *key.secret.expose()));
             }
         }
     }
@@ -231,7 +236,7 @@ pub(super) async fn evidence(tables: &mut impl Tables, asked: &Asked) -> Result<
     }
     for (row, key) in tables.named(&asked.legs).await?.into_iter().flatten() {
         if let Some(leg) = found.legs.get_mut(&row.leg) {
-            (leg.row, leg.key) = (Some(row), key);
+            (leg.row, leg.key) = (Some(row), key.ok().flatten());
         }
     }
     for numbers in asked.intents.chunks(LEGS_CHUNK) {

@@ -36,6 +36,17 @@ mod simulator_faults;
 mod simulator_fencing;
 mod simulator_load;
 mod simulator_reading;
+mod store_agree;
+mod store_content;
+mod store_contract;
+mod store_fixture;
+mod store_intents;
+mod store_postgres;
+mod store_proxy;
+mod store_settle;
+mod store_speed;
+mod store_sqlite;
+mod world;
 
 /// A valid configuration of a daemon that lives in `directory` and finds no server.
 fn daemon_config(directory: &std::path::Path) -> std::path::PathBuf {

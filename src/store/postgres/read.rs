@@ -48,8 +48,8 @@ async fn fetch(connection: &mut PgConnection, sql: String, columns: &Columns) ->
 }
 
 fn leg_row(row: &PgRow) -> LegRow {
-    let read = || Ok((stored_leg(row)?, recovery_key(row, LEG_COLUMNS_COUNT)?));
-    read().map_err(|reason: Bad| BadRow { leg: name_of(row), reason })
+    let key = recovery_key(row, LEG_COLUMNS_COUNT);
+    stored_leg(row).map(|leg| (leg, key)).map_err(|reason| BadRow { leg: name_of(row), reason })
 }
 
 fn select_legs(from: &str) -> String {

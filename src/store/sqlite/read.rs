@@ -71,8 +71,8 @@ async fn fetch(connection: &mut SqliteConnection, sql: String, list: String) -> 
 }
 
 fn leg_row(row: &SqliteRow) -> LegRow {
-    let read = || Ok((stored_leg(row)?, recovery_key(row, LEG_COLUMNS_COUNT)?));
-    read().map_err(|reason: Bad| BadRow { leg: name_of(row), reason })
+    let key = recovery_key(row, LEG_COLUMNS_COUNT);
+    stored_leg(row).map(|leg| (leg, key)).map_err(|reason| BadRow { leg: name_of(row), reason })
 }
 
 fn intent_row(row: &SqliteRow) -> Result<Intent, BadRow> {

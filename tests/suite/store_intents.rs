@@ -1,0 +1,149 @@
+//! What stores promise about intents and clients' answers.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use crate::store_fixture::{Fixture, leg_id};
+use remeet::model::{ClientAnswerRow, CommandId, Intent, IntentResult};
+use remeet::store::{Outcome, Unit, Write};
+use remeet_protocol::message::{End, EndCause, Op, SetExtra};
+use remeet_protocol::wire::{Blob, Text};
+use remeet_protocol::{ErrorCode, LegId};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+const APPLIED: Outcome = Outcome::Applied { version: 0 };
+
+pub(crate) fn intent(leg: LegId, number: u64, command: Option<(u64, u64)>) -> Intent {
+    let op = if number % 2 == 0 {
+        Op::End(End { cause: EndCause::Commanded })
+    } else {
+        let value = Some(Blob::new(vec![0, 1, 2]).unwrap());
+        Op::SetExtra(SetExtra { number: Text::cut("1"), key: Text::cut("k"), value })
+    };
+    Intent { leg, number, op, command: command.map(|(instance, number)| CommandId { instance, number }) }
+}
+
+pub(crate) fn done(leg: LegId, number: u64) -> IntentResult {
+    IntentResult { leg, number, code: ErrorCode::OK }
+}
+
+pub(crate) fn answer(instance: u64, number: u64, at_ms: u64) -> ClientAnswerRow {
+    ClientAnswerRow {
+        command: CommandId { instance, number },
+        meeting: leg_id(1).meeting,
+        code: ErrorCode::OK,
+        detail: format!("answer {number}\0"),
+        at_ms,
+    }
+}
+
+fn now_ms() -> u64 {
+    u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap()
+}
+
+async fn open(f: &Fixture, leg: LegId) -> Vec<Intent> {
+    f.store.legs(&[leg]).await.unwrap().found.remove(0).open
+}
+
+pub(crate) async fn intents_are_open_until_done_and_raise_the_legs_number(f: &Fixture) {
+    let leg = f.leg(1).await;
+    let intents: Vec<Intent> = [1, 2, 3].map(|number| intent(leg, number, None)).to_vec();
+    let units = intents.iter().rev().cloned().map(Write::Intent).map(Unit::one).collect();
+    assert_eq!(f.write(units).await, [APPLIED; 3]);
+    assert_eq!(open(f, leg).await, intents);
+    assert_eq!(f.row(leg).await.intent, 3);
+    assert_eq!(f.row(leg).await.version, 1);
+    assert_eq!(f.one(Write::IntentDone(done(leg, 2))).await, APPLIED);
+    assert_eq!(f.one(Write::IntentDone(done(leg, 2))).await, APPLIED, "again changes nothing");
+    assert_eq!(f.one(Write::IntentDone(done(leg, 9))).await, APPLIED, "there is no such intent: it is not open");
+    assert_eq!(open(f, leg).await, [intents[0].clone(), intents[2].clone()]);
+    // Committed and done in one batch.
+    let units = vec![Unit::one(Write::Intent(intent(leg, 4, None))), Unit::one(Write::IntentDone(done(leg, 4)))];
+    assert_eq!(f.write(units).await, [APPLIED; 2]);
+    assert_eq!(open(f, leg).await.len(), 2);
+    assert_eq!(f.row(leg).await.intent, 4);
+}
+
+pub(crate) async fn an_intent_number_is_taken_once(f: &Fixture) {
+    let leg = f.leg(1).await;
+    f.one(Write::Intent(intent(leg, 1, None))).await;
+    assert_eq!(f.one(Write::Intent(intent(leg, 1, Some((1, 1))))).await, Outcome::Lost { version: 1 });
+    f.one(Write::IntentDone(done(leg, 1))).await;
+    assert_eq!(f.one(Write::Intent(intent(leg, 1, None))).await, Outcome::Lost { version: 1 }, "done is taken, too");
+    let twice = vec![Unit::one(Write::Intent(intent(leg, 2, None))), Unit::one(Write::Intent(intent(leg, 2, None)))];
+    assert_eq!(f.write(twice).await, [APPLIED, Outcome::Lost { version: 1 }]);
+}
+
+pub(crate) async fn rule_11_the_first_answer_to_a_command_stands(f: &Fixture) {
+    let first = answer(u64::MAX, 5, 1000);
+    let second = ClientAnswerRow { code: ErrorCode::BUSY, ..answer(u64::MAX, 5, 2000) };
+    assert_eq!(f.one(Write::Answer(first.clone())).await, APPLIED);
+    assert_eq!(f.one(Write::Answer(second.clone())).await, APPLIED);
+    let units = vec![Unit::one(Write::Answer(second)), Unit::one(Write::Answer(answer(u64::MAX, 3, 900)))];
+    assert_eq!(f.write(units).await, [APPLIED; 2]);
+    let instance = f.store.instance(u64::MAX).await.unwrap();
+    assert_eq!(instance.answers, [answer(u64::MAX, 3, 900), first]);
+    assert_eq!(instance.pruned, 0);
+    assert!(f.store.instance(7).await.unwrap().answers.is_empty());
+}
+
+pub(crate) async fn an_instance_keeps_256_answers_and_says_what_is_too_old(f: &Fixture) {
+    let units = (1..=255).chain(1000..=1001).map(|number| Unit::one(Write::Answer(answer(1, number, 1)))).collect();
+    f.write(units).await;
+    f.one(Write::Answer(answer(2, 1, 1))).await;
+    let instance = f.store.instance(1).await.unwrap();
+    assert_eq!((instance.answers.len(), instance.pruned), (256, 1));
+    assert_eq!(instance.answers[0].command.number, 2);
+    f.write((2000..2010).map(|number| Unit::one(Write::Answer(answer(1, number, 1)))).collect()).await;
+    let instance = f.store.instance(1).await.unwrap();
+    assert_eq!((instance.answers.len(), instance.pruned), (256, 11));
+    // One that is too old is not kept again.
+    assert_eq!(f.one(Write::Answer(answer(1, 11, 1))).await, APPLIED);
+    assert_eq!(f.store.instance(1).await.unwrap().answers[0].command.number, 12);
+    assert_eq!(f.store.instance(2).await.unwrap().answers.len(), 1, "another instance is not touched");
+}
+
+pub(crate) async fn an_instance_shows_its_open_intents(f: &Fixture) {
+    let (leg, other) = (f.leg(1).await, f.leg(2).await);
+    let units = vec![
+        Unit::one(Write::Intent(intent(leg, 1, Some((7, 70))))),
+        Unit::one(Write::Intent(intent(leg, 2, Some((8, 80))))),
+        Unit::one(Write::Intent(intent(other, 1, Some((7, 71))))),
+        Unit::one(Write::Intent(intent(other, 2, None))),
+    ];
+    f.write(units).await;
+    assert_eq!(f.store.instance(7).await.unwrap().open, [(70, leg, 1), (71, other, 1)]);
+    let unit = Unit { writes: vec![Write::IntentDone(done(leg, 1)), Write::Answer(answer(7, 70, 1))] };
+    f.write(vec![unit]).await;
+    let instance = f.store.instance(7).await.unwrap();
+    assert_eq!(instance.open, [(71, other, 1)]);
+    assert_eq!(instance.answers.len(), 1);
+}
+
+pub(crate) async fn answers_are_pruned_by_age_but_stay_too_old(f: &Fixture) {
+    let hour = Duration::from_secs(3600);
+    let now = now_ms();
+    let old = now - 25 * 3_600_000;
+    let units = [(1, old), (2, old), (3, now), (4, now)];
+    f.write(units.map(|(number, at)| Unit::one(Write::Answer(answer(1, number, at)))).to_vec()).await;
+    f.one(Write::Answer(answer(2, 9, old))).await;
+    assert_eq!(f.store.prune_answers(f.token, 24 * hour, 10).await.unwrap(), 3);
+    assert_eq!(f.store.prune_answers(f.token, 24 * hour, 10).await.unwrap(), 0);
+    let kept = f.store.instance(1).await.unwrap();
+    assert_eq!((kept.answers.len(), kept.pruned), (2, 2));
+    let empty = f.store.instance(2).await.unwrap();
+    assert_eq!((empty.answers.len(), empty.pruned), (0, 9), "its repeat is too old, it does not run again");
+}
+
+pub(crate) async fn the_least_recent_instances_are_pruned(f: &Fixture) {
+    let now = now_ms();
+    for instance in 1..=5 {
+        f.one(Write::Answer(answer(instance, 1, now - 1000 * instance))).await;
+        f.one(Write::Answer(answer(instance, 2, now - 1000 * instance))).await;
+    }
+    assert_eq!(f.store.prune_answers(f.token, Duration::from_secs(3600), 3).await.unwrap(), 4);
+    for instance in 1..=5 {
+        let kept = f.store.instance(instance).await.unwrap().answers.len();
+        assert_eq!(kept, if instance <= 3 { 2 } else { 0 }, "instance {instance}");
+    }
+    assert_eq!(f.number("SELECT count(*) FROM client_instances").await, 3);
+}

@@ -1,0 +1,398 @@
+//! The measured traps of Postgres and its driver (parts.md 1, 2, 7, 12, 13; pitfalls.md, sqlx), one by one.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use crate::store_fixture::{Fixture, Kind, accepted, content, info, leg_id, new_leg, present, state, takeover, window};
+use crate::store_proxy::{NextCommit, Proxy};
+use remeet::model::StoredState::{Ending, InMeeting};
+use remeet::store::{Outcome, Store, StoreError, StoreOptions, Unit, Write, open};
+use remeet_protocol::{Epoch, Holder, Token};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::time::{sleep, timeout};
+
+/// Short enough for a test, long enough for a busy machine.
+fn options() -> StoreOptions {
+    StoreOptions {
+        read_deadline: Duration::from_millis(1500),
+        write_deadline: Duration::from_millis(1500),
+        ..StoreOptions::default()
+    }
+}
+
+/// A second store on the fixture's database, through a proxy, in a term of its own.
+async fn proxied(f: &Fixture, options: &StoreOptions) -> (Proxy, Arc<dyn Store>, Token) {
+    let proxy = Proxy::before(&f.url).await;
+    let store = open(&proxy.url, options).unwrap();
+    let token = store.begin_term("proxied", Holder(uuid::Uuid::now_v7()), Epoch(0)).await.unwrap();
+    (proxy, store, token)
+}
+
+async fn raw(f: &Fixture) -> PgConnection {
+    PgConnection::connect(&f.url).await.unwrap()
+}
+
+async fn run(connection: &mut PgConnection, sql: &str) {
+    connection.execute(AssertSqlSafe(sql.to_owned())).await.unwrap();
+}
+
+/// Waits until a count is as wanted.
+async fn until(f: &Fixture, sql: &str, wanted: impl Fn(i64) -> bool) {
+    let end = Instant::now() + Duration::from_secs(10);
+    loop {
+        let count = f.number(sql).await;
+        if wanted(count) {
+            return;
+        }
+        assert!(Instant::now() < end, "{sql}: still {count}");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn of_holder(token: Token, more: &str) -> String {
+    format!("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'remeet/{}' {more}", token.holder)
+}
+
+/// A trigger before each update of a leg, that runs `body` for the nth leg.
+async fn trigger(f: &Fixture, n: u32, body: &str) {
+    let meeting = leg_id(n).meeting;
+    f.sql(&format!(
+        "CREATE FUNCTION trap() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+         IF NEW.meeting = '{meeting}' THEN {body}; END IF; RETURN NEW; END $$"
+    ))
+    .await;
+    f.sql("CREATE TRIGGER trap BEFORE UPDATE ON legs FOR EACH ROW EXECUTE FUNCTION trap()").await;
+}
+
+async fn legs(f: &Fixture, count: u32) {
+    let outcomes = f.write((0..count).map(|n| Unit::one(Write::NewLeg(Box::new(new_leg(n, InMeeting))))).collect());
+    assert!(outcomes.await.iter().all(|outcome| *outcome == Outcome::Applied { version: 1 }));
+}
+
+fn ending(range: std::ops::Range<u32>) -> Vec<Unit> {
+    range.map(|n| Unit::one(state(leg_id(n), 1, InMeeting, Ending))).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trap_1_after_a_time_out_on_a_silent_server_the_next_call_works_at_once() {
+    let Some(f) = Fixture::new(Kind::Postgres).await else { return };
+    f.leg(1).await;
+    let (proxy, store, token) = proxied(&f, &options()).await;
+    let writes = [Unit::one(Write::First(leg_id(1), true))];
+    store.legs(&[leg_id(1)]).await.unwrap();
+    store.write(token, &writes).await.unwrap();
+    for _ in 0..2 {
+        proxy.freeze_connections();
+        for _ in 0..1 {
+            let begun = Instant::now();
+            let (read, written) = tokio::join!(store.legs(&[]), store.write(token, &writes));
+            assert!(matches!(read, Err(StoreError::Unavailable { .. })), "{read:?}");
+            assert!(matches!(written, Err(StoreError::Unavailable { .. })), "{written:?}");
+            assert!(begun.elapsed() < Duration::from_secs(4), "answered after {:?}", begun.elapsed());
+        }
+        let begun = Instant::now();
+        assert_eq!(store.legs(&[leg_id(1)]).await.unwrap().found.len(), 1);
+        store.write(token, &writes).await.unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(1), "worked after {:?}", begun.elapsed());
+    }
+    store.close().await;
+    f.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trap_2_a_blocked_statement_ends_on_the_server_and_frees_its_slot() {
+    let Some(f) = Fixture::with(Kind::Postgres, &StoreOptions { write_connections: 1, ..options() }).await else {
+        return;
+    };
+    f.leg(1).await;
+    let mut locker = raw(&f).await;
+    run(&mut locker, "BEGIN; LOCK TABLE legs IN ACCESS EXCLUSIVE MODE").await;
+    let begun = Instant::now();
+    let answer = f.store.write(f.token, &ending(1..2)).await;
+    assert!(matches!(answer, Err(StoreError::Unavailable { .. })), "{answer:?}");
+    assert!(begun.elapsed() < Duration::from_secs(3));
+    until(&f, &of_holder(f.token, "AND state = 'active'"), |count| count == 0).await;
+    run(&mut locker, "ROLLBACK").await;
+    assert_eq!(f.write(ending(1..2)).await, [Outcome::Applied { version: 2 }]);
+    f.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trap_2_a_session_that_falls_silent_inside_a_transaction_is_ended_by_the_server() {
+    let Some(f) = Fixture::new(Kind::Postgres).await else { return };
+    legs(&f, 3).await;
+    let (proxy, store, token) = proxied(&f, &options()).await;
+    proxy.next_commit(NextCommit::IsLost);
+    let answer = store.write(token, &ending(1..2)).await;
+    assert!(matches!(answer, Err(StoreError::Unknown { .. })), "{answer:?}");
+    // The proxy keeps the connection open; only idle_in_transaction_session_timeout ends its transaction.
+    until(&f, &of_holder(token, "AND state LIKE 'idle in transaction%'"), |count| count == 0).await;
+    store.close().await;
+    f.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dropped_call_leaves_no_open_transaction() {
+    let Some(f) = Fixture::with(Kind::Postgres, &StoreOptions { write_connections: 1, ..options() }).await else {
+        return;
+    };
+    legs(&f, 2).await;
+    let mut locker = raw(&f).await;
+    run(&mut locker, "BEGIN; LOCK TABLE legs IN SHARE MODE").await;
+    let units = ending(0..1);
+    let waiting = of_holder(f.token, "AND wait_event_type = 'Lock'");
+    tokio::select! {
+        answer = f.store.write(f.token, &units) => panic!("not blocked: {answer:?}"),
+        () = until(&f, &waiting, |count| count == 1) => {}
+    }
+    run(&mut locker, "ROLLBACK").await;
+    // The one connection is usable again, and what was dropped went to its end by itself.
+    assert_eq!(f.write(ending(1..2)).await, [Outcome::Applied { version: 2 }]);
+    assert_eq!(f.row(leg_id(0)).await.state, Ending);
+    assert_eq!(f.number(&of_holder(f.token, "AND state LIKE 'idle in transaction%'")).await, 0);
+    f.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trap_7_a_frozen_writer_does_not_stop_the_next_term() {
+    let Some(f) = Fixture::new(Kind::Postgres).await else { return };
+    let mut frozen = raw(&f).await;
+    run(&mut frozen, &format!("SET application_name = 'remeet/{}'", f.token.holder)).await;
+    run(&mut frozen, "BEGIN; SELECT 1 FROM term FOR SHARE").await;
+    // The lease is a row of its own: it is renewed all the same.
+    f.sql("INSERT INTO lease (expires_at) VALUES (now())").await;
+    let other = open(&f.url, &options()).unwrap();
+    let begun = Instant::now();
+    let token = other.begin_term("other", Holder(uuid::Uuid::now_v7()), Epoch(0)).await.unwrap();
+    assert_eq!(token.epoch.0, f.token.epoch.0 + 1);
+    assert!(begun.elapsed() < Duration::from_secs(5), "took {:?}", begun.elapsed());
+    assert!(frozen.execute("SELECT 1").await.is_err(), "the frozen session was ended");
+    other.close().await;
+    f.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trap_7_and_rule_4_a_write_that_waits_for_a_change_of_term_is_fenced() {
+    let Some(f) = Fixture::new(Kind::Postgres).await else { return };
+    legs(&f, 2).await;
+    let mut other = raw(&f).await;
+    run(&mut other, "BEGIN; UPDATE term SET epoch = epoch + 1, holder = gen_random_uuid()").await;
+    let (store, token) = (Arc::clone(&f.store), f.token);
+    let write = tokio::spawn(async move { store.write(token, &ending(0..2)).await });
+    until(&f, &of_holder(f.token, "AND wait_event_type = 'Lock'"), |count| count == 1).await;
+    run(&mut other, "COMMIT").await;
+    let answer = write.await.unwrap();
+    assert!(matches!(answer, Err(StoreError::Fenced { .. })), "{answer:?}");
+    assert_eq!(f.row(leg_id(0)).await.version, 1);
+    f.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trap_12_writing_sessions_plan_generically_and_carry_name_and_time_outs() {
+    let Some(f) = Fixture::new(Kind::Postgres).await else { return };
+    f.leg(1).await;
+    f.sql("CREATE TABLE seen (what text)").await;
+    trigger(
+        &f,
+        1,
+        "INSERT INTO seen SELECT concat_ws(' ', current_setting('plan_cache_mode'), \
+         current_setting('application_name'), current_setting('statement_timeout'), \
+         current_setting('idle_in_transaction_session_timeout'))",
+    )
+    .await;
+    f.write(ending(1..2)).await;
+    let expected = format!("force_generic_plan remeet/{} 1s 2s", f.token.holder);
+    assert_eq!(f.text("SELECT what FROM seen").await, expected);
+    f.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trap_13_takeovers_are_hot_updates() {
+    let Some(f) = Fixture::new(Kind::Postgres).await else { return };
+    legs(&f, 1000).await;
+    let units = (0..1000).map(|n| Unit::one(takeover(leg_id(n), 1, accepted(f.token, 1, false)))).collect();
+    f.write(units).await;
+    until(&f, "SELECT n_tup_upd FROM pg_stat_user_tables WHERE relname = 'legs'", |count| count >= 1000).await;
+    let hot = f.number("SELECT n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'legs'").await;
+    assert!(hot >= 900, "{hot} of 1000 updates were HOT");
+    f.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_only_server_is_unavailable_and_used_again_once_it_writes() {
+    let Some(f) = Fixture::new(Kind::Postgres).await else { return };
+    legs(&f, 1).await;
+    let database = f.text("SELECT current_database()::text").await;
+    let (proxy, store, token) = proxied(&f, &options()).await;
+    f.sql(&format!("ALTER DATABASE {database} SET default_transaction_read_only = on")).await;
+    for _ in 0..2 {
+        // New sessions are read-only; the old one is given up by the freeze.
+        proxy.freeze_connections();
+        let _ = store.write(token, &ending(0..1)).await;
+        let answer = store.write(token, &ending(0..1)).await;
+        assert!(
+            matches!(&answer, Err(StoreError::Unavailable { reason, .. }) if reason.contains("25006")),
+            "{answer:?}"
+        );
+    }
+    let mut admin = raw(&f).await;
+    run(&mut admin, &format!("SET default_transaction_read_only = off; ALTER DATABASE {database} RESET ALL")).await;
+    assert_eq!(store.write(token, &ending(0..1)).await.unwrap(), [Outcome::Applied { version: 2 }]);
+    store.close().await;
+    f.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_ended_by_the_server_are_replaced_unnoticed() {
+    let Some(f) = Fixture::new(Kind::Postgres).await else { return };
+    legs(&f, 2).await;
+    f.row(leg_id(0)).await;
+    let terminate = of_holder(f.token, "AND pg_terminate_backend(pid, 1000)");
+    assert!(f.number(&terminate).await >= 2);
+    assert_eq!(f.write(ending(0..1)).await, [Outcome::Applied { version: 2 }]);
+    assert_eq!(f.row(leg_id(0)).await.version, 2);
+    // In the middle of a statement: certainly not done.
+    let mut locker = raw(&f).await;
+    run(&mut locker, "BEGIN; LOCK TABLE legs IN SHARE MODE").await;
+    let (store, token) = (Arc::clone(&f.store), f.token);
+    let write = tokio::spawn(async move { store.write(token, &ending(1..2)).await });
+    until(&f, &of_holder(f.token, "AND wait_event_type = 'Lock'"), |count| count == 1).await;
+    f.number(&terminate).await;
+    let answer = write.await.unwrap();
+    assert!(matches!(&answer, Err(StoreError::Unavailable { reason, .. }) if reason.contains("57P01")), "{answer:?}");
+    run(&mut locker, "ROLLBACK").await;
+    assert_eq!(f.row(leg_id(1)).await.version, 1);
+    f.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cached_plan_that_no_longer_fits_is_replaced_unnoticed() {
+    let Some(f) = Fixture::new(Kind::Postgres).await else { return };
+    let leg = f.leg(1).await;
+    f.one(content(leg, vec![present(1, window("1", 1, 7))], None, false)).await;
+    // On every reading connection.
+    futures_util::future::join_all((0..6).map(|_| f.content(leg))).await;
+    f.sql("ALTER TABLE windows ALTER COLUMN errors TYPE integer").await;
+    for _ in 0..6 {
+        assert_eq!(f.content(leg).await.1, [present(1, window("1", 1, 7))]);
+    }
+    f.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn serialisation_failures_and_deadlocks_are_done_again_as_a_whole() {
+    for code in ["40001", "40P01"] {
+        let Some(f) = Fixture::new(Kind::Postgres).await else { return };
+        legs(&f, 3).await;
+        f.sql("CREATE SEQUENCE tries").await;
+        trigger(&f, 1, &format!("IF nextval('tries') <= 2 THEN RAISE 'again' USING ERRCODE = '{code}'; END IF")).await;
+        assert_eq!(f.write(ending(0..3)).await, [Outcome::Applied { version: 2 }; 3]);
+        f.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_value_that_the_server_refuses_harms_only_its_own_unit() {
+    let Some(f) = Fixture::new(Kind::Postgres).await else { return };
+    legs(&f, 20).await;
+    trigger(&f, 13, "RAISE 'no' USING ERRCODE = '22003'").await;
+    let outcomes = f.write(ending(0..20)).await;
+    for (n, outcome) in outcomes.into_iter().enumerate() {
+        let expected = if n == 13 { Outcome::Lost { version: 1 } } else { Outcome::Applied { version: 2 } };
+        assert_eq!(outcome, expected, "unit {n}");
+    }
+    f.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_that_hits_its_time_out_is_halved() {
+    let Some(f) = Fixture::with(Kind::Postgres, &options()).await else { return };
+    legs(&f, 40).await;
+    // 40 rows take 1.2 s, the statement's limit is 0.75 s.
+    f.sql("CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.03); RETURN NEW; END $$")
+        .await;
+    f.sql("CREATE TRIGGER slow BEFORE UPDATE ON legs FOR EACH ROW EXECUTE FUNCTION slow()").await;
+    assert_eq!(f.write(ending(0..40)).await, [Outcome::Applied { version: 2 }; 40]);
+    f.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rule_12_a_lost_commit_is_unknown_and_settling_ends_it() {
+    let Some(f) = Fixture::new(Kind::Postgres).await else { return };
+    legs(&f, 4).await;
+    let (proxy, store, token) = proxied(&f, &options()).await;
+    let units = [
+        Unit::one(state(leg_id(1), 1, InMeeting, Ending)),
+        Unit::one(content(leg_id(2), vec![present(1, info("x"))], None, false)),
+    ];
+    for (next, stands) in [(NextCommit::IsLost, false), (NextCommit::LosesItsAnswer, true)] {
+        proxy.next_commit(next);
+        let answer = store.write(token, &units).await;
+        assert!(matches!(answer, Err(StoreError::Unknown { .. })), "{answer:?}");
+        let begun = Instant::now();
+        let outcomes = timeout(Duration::from_secs(5), store.settle(token, &units)).await.unwrap().unwrap();
+        println!("settled after {:?}", begun.elapsed());
+        if !stands {
+            assert_eq!(outcomes, [Outcome::Lost { version: 2 }; 2]);
+            // Nothing of it is left to commit.
+            assert_eq!(f.number(&of_holder(token, "AND state LIKE 'idle in transaction%'")).await, 0);
+            assert!(f.content(leg_id(2)).await.1.is_empty());
+            // Settled, so the plan is made anew, with a version that fits.
+            f.sql("UPDATE legs SET version = 1, state_version = 1").await;
+        } else {
+            assert_eq!(outcomes, [Outcome::Applied { version: 3 }, Outcome::Applied { version: 2 }]);
+        }
+    }
+    store.close().await;
+    f.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rule_12_when_only_part_of_a_call_is_written_the_outcome_is_unknown_and_can_be_settled() {
+    let Some(f) = Fixture::with(Kind::Postgres, &StoreOptions { batch_units: 5, ..options() }).await else { return };
+    legs(&f, 15).await;
+    trigger(&f, 7, "RAISE 'disk full' USING ERRCODE = '53100'").await;
+    let units = ending(0..15);
+    let answer = f.store.write(f.token, &units).await;
+    assert!(matches!(&answer, Err(StoreError::Unknown { reason, .. }) if reason.contains("disk full")), "{answer:?}");
+    f.sql("DROP TRIGGER trap ON legs").await;
+    let outcomes = f.store.settle(f.token, &units).await.unwrap();
+    for (n, outcome) in outcomes.into_iter().enumerate() {
+        let expected = if n < 5 { Outcome::Applied { version: 3 } } else { Outcome::Lost { version: 2 } };
+        assert_eq!(outcome, expected, "unit {n}");
+    }
+    f.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_is_down_at_start_is_waited_out() {
+    let Some(f) = Fixture::new(Kind::Postgres).await else { return };
+    f.leg(1).await;
+    let proxy = Proxy::before(&f.url).await;
+    proxy.refuse(true);
+    let store = open(&proxy.url, &options()).unwrap();
+    let begun = Instant::now();
+    assert!(matches!(store.migrate().await, Err(StoreError::Unavailable { .. })));
+    assert!(matches!(store.term().await, Err(StoreError::Unavailable { .. })));
+    let begin = store.begin_term("node", Holder(uuid::Uuid::now_v7()), Epoch(0)).await;
+    assert!(matches!(begin, Err(StoreError::Unavailable { .. })), "{begin:?}");
+    assert!(matches!(store.legs(&[leg_id(1)]).await, Err(StoreError::Unavailable { .. })));
+    assert!(begun.elapsed() < Duration::from_secs(20));
+    proxy.refuse(false);
+    store.migrate().await.unwrap();
+    assert_eq!(store.legs(&[leg_id(1)]).await.unwrap().found.len(), 1);
+    store.close().await;
+    let nowhere = open("postgres://nobody@127.0.0.1:1/none", &options()).unwrap();
+    assert!(matches!(nowhere.term().await, Err(StoreError::Unavailable { .. })));
+    f.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_schema_that_was_never_migrated_is_broken_not_unavailable() {
+    let Some(f) = Fixture::new(Kind::Postgres).await else { return };
+    f.sql("DROP TABLE term").await;
+    let answer = f.store.term().await;
+    assert!(matches!(&answer, Err(StoreError::Broken { reason, .. }) if reason.contains("migrate")), "{answer:?}");
+    f.end().await;
+}

@@ -1,0 +1,188 @@
+//! What may never be seen, checked at every commit and answer; and what must be true once all is quiet.
+
+use super::World;
+use remeet::model::StoredState;
+use remeet::recovery::Trigger;
+use remeet_protocol::message::{LegState, Message};
+use remeet_protocol::record::RecordState;
+use remeet_protocol::{ErrorCode, LegId, Packet, ServerId};
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+/// Rule 18: once faults stop, everything is recovered within this time.
+const RECOVERED_WITHIN: Duration = Duration::from_secs(30);
+
+impl World {
+    /// At every commit: no live leg is closed (rule 8), and none stands as in-meeting that its server did
+    /// not give to this term (rule 7).
+    pub(super) fn check_transitions(&mut self) {
+        for transition in std::mem::take(&mut self.store.transitions) {
+            let row = &transition.after;
+            let simulated = &self.servers[&row.server];
+            let live = simulated.live(row.leg);
+            match row.state {
+                StoredState::Ended => {
+                    assert!(live.is_none(), "rule 8: a live leg was closed: {transition:?}\n{}", self.describe());
+                }
+                StoredState::InMeeting if row.boot == Some(simulated.core.boot()) => {
+                    if let Some(live) = live {
+                        assert!(live.token.epoch >= row.epoch, "rule 7: {transition:?}, but the server has {live:?}");
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// What servers say passes here.
+    pub(super) fn tap(&mut self, server: ServerId, packet: &Packet) {
+        if let Message::CommandAnswer(answer) = &packet.message {
+            let before = self.carried_out.insert((server, answer.leg, answer.intent), answer.code);
+            assert!(
+                before.is_none_or(|before| before == answer.code || before == ErrorCode::NOT_ATTACHED),
+                "a server answered intent {} of {} in two ways: {before:?} and {:?}",
+                answer.intent,
+                answer.leg,
+                answer.code
+            );
+        }
+    }
+
+    /// Rule 6: every report adds up, and no leg was forgotten.
+    pub(super) fn check_reports(&self) {
+        for view in self.core().server_views() {
+            for (trigger, report) in &view.reports {
+                assert!(report.adds_up(), "rule 6: server {} {trigger:?}: {report:?}", view.id);
+                assert!(!report.pending.contains_key("uncounted"), "server {} {trigger:?}: {report:?}", view.id);
+            }
+        }
+    }
+
+    /// Nothing is left to do; and what is stored and cached equals the servers' truth (rule 18).
+    pub(super) fn differences(&self) -> Vec<String> {
+        let Some(process) = &self.process else { return vec!["there is no scheduler".to_owned()] };
+        let mut found = Vec::new();
+        if !process.core.is_steady() || process.core.persists_open() > 0 {
+            found.push("the core is not steady".to_owned());
+        }
+        if !process.lanes.iter().all(super::writer::Lane::is_idle) || !process.cacher.is_idle() {
+            found.push("something is being written".to_owned());
+        }
+        for (client, state) in &self.clients {
+            found.extend(state.open.values().map(|open| format!("client {client} waits for {open:?}")));
+        }
+        for kept in self.store.legs.values() {
+            found.extend(kept.open.values().map(|intent| format!("an open intent: {intent:?}")));
+        }
+        for server in self.servers.keys() {
+            self.compare(*server, &mut found);
+        }
+        found
+    }
+
+    fn compare(&self, server: ServerId, found: &mut Vec<String>) {
+        let truth = self.truth(server);
+        if truth.events_waiting > 0 {
+            found.push(format!("server {server} waits for the acknowledgement of {} events", truth.events_waiting));
+        }
+        let orphans: BTreeSet<LegId> = self.core().orphans().map(|(_, _, leg)| leg).collect();
+        let cached = self.cache_dump();
+        let epoch = self.store.term.map(|token| token.epoch);
+        let mut live = BTreeSet::new();
+        for leg in truth.legs.iter().filter(|leg| leg.state == LegState::Live) {
+            live.insert(leg.leg);
+            let id = leg.leg;
+            let Some(kept) = self.store.legs.get(&id) else {
+                if !orphans.contains(&id) {
+                    found.push(format!("{id} on {server} is neither stored nor shown as an orphan"));
+                }
+                continue;
+            };
+            let row = &kept.row;
+            if (row.state, Some(row.epoch), row.quarantine.as_ref()) != (StoredState::InMeeting, epoch, None) {
+                found.push(format!("{id} is live on {server}, but stands as {row:?}"));
+            }
+            if (row.boot, row.handle, row.mark) != (Some(truth.boot), Some(leg.handle), leg.mark) {
+                found.push(format!("{id} on {server}: {:?} {:?} {:?}, stored {row:?}", truth.boot, leg.handle, leg.mark));
+            }
+            let stored: Vec<_> = kept.records.values().cloned().collect();
+            let same = leg.records.len() == stored.len()
+                && leg.records.iter().zip(&stored).all(|(record, change)| {
+                    change.revision == record.revision && change.state == RecordState::Present(record.record.clone())
+                });
+            if !same {
+                found.push(format!("{id} on {server}: {:#?}\nstored: {stored:#?}", leg.records));
+            }
+            match cached.legs.iter().find(|cached| cached.head.leg == id) {
+                Some(cached) if cached.mark == leg.mark && cached.changes == stored => {}
+                other => found.push(format!("{id} on {server} is cached as {:?}", other.map(|other| other.mark))),
+            }
+            if cached.keys.iter().all(|key| key.leg != id || key.generation != row.generation) {
+                found.push(format!("{id}: its key is not cached"));
+            }
+        }
+        for kept in self.store.legs.values().filter(|kept| kept.row.server == server) {
+            let over = matches!(kept.row.state, StoredState::Ended | StoredState::Created);
+            if !over && !live.contains(&kept.row.leg) {
+                found.push(format!("not live on {server}: {:?}", kept.row));
+            }
+        }
+    }
+
+    /// Runs until nothing differs; fails after rule 18's time.
+    pub(super) fn quiet(&mut self) {
+        let limit = self.calendar.now() + RECOVERED_WITHIN;
+        loop {
+            self.run_for(Duration::from_millis(100));
+            if self.differences().is_empty() {
+                break;
+            }
+            assert!(self.calendar.now() < limit, "not recovered in time:\n{}", self.describe());
+        }
+        self.check_reports();
+        self.check_answers();
+        for simulated in self.servers.values() {
+            let stats = simulated.core.stats();
+            assert_eq!(stats.stale_executed, 0, "rules 2 and 3");
+        }
+    }
+
+    /// Rule 11: each client command made one intent at most, and its answer is what the server said.
+    pub(super) fn check_answers(&self) {
+        for (command, intents) in &self.store.made {
+            assert_eq!(intents.len(), 1, "rule 11: {command:?} ran as {intents:?}");
+            let (leg, number) = intents[0];
+            let answer = self.clients.get(&command.instance).and_then(|state| state.answered.get(&command.number));
+            let server = self.store.legs[&leg].row.server;
+            let said = self.carried_out.get(&(server, leg, number));
+            if let (Some(answer), Some(said)) = (answer, said)
+                && *said != ErrorCode::NOT_ATTACHED
+            {
+                let over = [ErrorCode::ENDED, ErrorCode::UNKNOWN_MEETING];
+                let same = answer.code == *said || over.contains(said) || over.contains(&answer.code);
+                assert!(same, "{command:?} was answered {:?}, its server said {said:?}", answer.code);
+            }
+        }
+    }
+
+    /// The report that all servers' last rounds of this kind add up to.
+    pub(super) fn report(&self, trigger: Trigger) -> remeet::recovery::RoundReport {
+        self.core().report(trigger)
+    }
+
+    /// For people: where the world stands.
+    pub(super) fn describe(&self) -> String {
+        let mut text = format!("at {:?}, life {}\n", self.calendar.now(), self.life);
+        if let Some(process) = &self.process {
+            for view in process.core.server_views() {
+                let _ = writeln!(text, "{view:?}");
+            }
+            let _ = writeln!(text, "pending {:?}", process.core.pending());
+        }
+        for difference in self.differences().iter().take(12) {
+            let _ = writeln!(text, "- {difference}");
+        }
+        text
+    }
+}

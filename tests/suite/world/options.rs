@@ -1,0 +1,94 @@
+//! What a world is made of, and its seeded dice.
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use remeet::{recovery, session};
+use std::time::Duration;
+
+/// How a world is to be.
+#[derive(Clone)]
+pub(super) struct Options {
+    /// Servers, numbered from 1.
+    pub(super) servers: u32,
+    /// Model clients.
+    pub(super) clients: u64,
+    /// Packets that are lost, a fraction; a link with losses, doubles or disorder is of datagram style.
+    pub(super) loss: f64,
+    /// Packets that come twice.
+    pub(super) doubles: f64,
+    /// Packets overtake one another.
+    pub(super) disorder: bool,
+    /// The longest delay of a packet, in each direction.
+    pub(super) delay: Duration,
+    /// The longest that the store or the cache takes, for each half of a call.
+    pub(super) store_delay: Duration,
+    /// Commits whose outcome is unknown, a fraction (rule 12).
+    pub(super) unknown_commits: f64,
+    /// The servers' bound of unsent events.
+    pub(super) event_queue: usize,
+    /// Removals that the servers keep a leg.
+    pub(super) removals: usize,
+    pub(super) recovery: recovery::Settings,
+    pub(super) session: session::Settings,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            servers: 2,
+            clients: 1,
+            loss: 0.0,
+            doubles: 0.0,
+            disorder: false,
+            delay: Duration::from_millis(4),
+            store_delay: Duration::from_millis(3),
+            unknown_commits: 0.0,
+            event_queue: 1_000,
+            removals: 1_000,
+            recovery: recovery::Settings::default(),
+            session: session::Settings::default(),
+        }
+    }
+}
+
+/// The seed of a test: `REMEET_WORLD_SEED` if it is set. Printed, so that a failure can be repeated.
+pub(super) fn seed(default: u64) -> u64 {
+    let seed = std::env::var("REMEET_WORLD_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(default);
+    println!("world seed {seed}: REMEET_WORLD_SEED={seed} repeats it");
+    seed
+}
+
+/// A random source of one part of the world: what happens in one part does not move the dice of another.
+#[derive(Clone)]
+pub(super) struct Dice(ChaCha8Rng);
+
+impl Dice {
+    pub(super) fn new(seed: u64, part: u64) -> Self {
+        Self(ChaCha8Rng::seed_from_u64(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(part)))
+    }
+
+    /// Below `bound`.
+    pub(super) fn below(&mut self, bound: u64) -> u64 {
+        self.0.random_range(0..bound.max(1))
+    }
+
+    pub(super) fn chance(&mut self, fraction: f64) -> bool {
+        fraction > 0.0 && self.0.random_bool(fraction.min(1.0))
+    }
+
+    /// Up to `longest`, never nothing.
+    pub(super) fn pause(&mut self, longest: Duration) -> Duration {
+        let micros = u64::try_from(longest.as_micros()).unwrap_or(u64::MAX).max(2);
+        Duration::from_micros(self.0.random_range(1..micros))
+    }
+
+    pub(super) fn bytes<const N: usize>(&mut self) -> [u8; N] {
+        let mut bytes = [0; N];
+        rand::RngCore::fill_bytes(&mut self.0, &mut bytes);
+        bytes
+    }
+
+    pub(super) fn pick<'a, T>(&mut self, of: &'a [T]) -> Option<&'a T> {
+        (!of.is_empty()).then(|| &of[usize::try_from(self.below(of.len() as u64)).unwrap_or(0)])
+    }
+}

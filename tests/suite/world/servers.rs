@@ -1,0 +1,145 @@
+//! The simulated servers: the simulator's pure core, hangs and restarts.
+
+use super::network::Way;
+use super::options::Dice;
+use super::{Happening, World};
+use remeet::simulator::core::dump::{Dump, LegDump};
+use remeet::simulator::core::script::{Kind, Script};
+use remeet::simulator::core::{ConnectionId, Core, Output, Settings};
+use remeet_protocol::message::LegState;
+use remeet_protocol::wire::Text;
+use remeet_protocol::{BootId, DomainId, LegId, Packet, ServerId};
+use std::collections::VecDeque;
+use std::time::Duration;
+
+pub(super) const DOMAIN: DomainId = DomainId(1);
+
+/// A server.
+pub(super) struct Simulated {
+    pub(super) core: Core,
+    settings: Settings,
+    /// It hangs: what comes waits.
+    hangs: bool,
+    waiting: VecDeque<(ConnectionId, Packet)>,
+    dice: Dice,
+}
+
+impl Simulated {
+    pub(super) fn new(seed: u64, server: ServerId, event_queue: usize, removals: usize) -> Self {
+        let settings = Settings {
+            server,
+            domain: DOMAIN,
+            name: Text::cut(&format!("server {server}")),
+            permit_adopt: true,
+            event_queue,
+            removals,
+            keep_alive_ms: 5_000,
+            journal: false,
+        };
+        let mut dice = Dice::new(seed, 2_000 + u64::from(server.0));
+        let boot = BootId::from_bytes(dice.bytes());
+        let core = Core::new(settings.clone(), boot, dice.below(u64::MAX));
+        Self { core, settings, hangs: false, waiting: VecDeque::new(), dice }
+    }
+
+    pub(super) fn disconnect(&mut self, connection: ConnectionId) {
+        self.waiting.retain(|(waiting, _)| *waiting != connection);
+        self.core.disconnect(connection);
+    }
+
+    /// The leg, live.
+    pub(super) fn live(&self, leg: LegId) -> Option<LegDump> {
+        self.core.dump().legs.into_iter().find(|entry| entry.leg == leg && entry.state == LegState::Live)
+    }
+}
+
+impl World {
+    pub(super) fn serve(&mut self, server: ServerId, connection: ConnectionId, packet: Packet) {
+        let now_ms = self.wall_ms();
+        let Some(simulated) = self.servers.get_mut(&server) else { return };
+        if simulated.hangs {
+            simulated.waiting.push_back((connection, packet));
+            return;
+        }
+        simulated.core.receive(now_ms, connection, packet);
+        self.flush_server(server);
+    }
+
+    /// Sends what a server has to say.
+    pub(super) fn flush_server(&mut self, server: ServerId) {
+        let Some(simulated) = self.servers.get_mut(&server).filter(|simulated| !simulated.hangs) else { return };
+        for output in simulated.core.take_outputs() {
+            match output {
+                Output::Send(connection, packet) => {
+                    self.tap(server, &packet);
+                    self.carry(server, connection, Way::ToScheduler, packet);
+                }
+                Output::Close(connection) => {
+                    if self.wires.get(&server).is_some_and(|wire| wire.connection == Some(connection)) {
+                        self.close_link(server, None);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Something happens at a server without a packet.
+    pub(super) fn at_server<R>(&mut self, server: ServerId, act: impl FnOnce(&mut Core, u64) -> R) -> R {
+        let now_ms = self.wall_ms();
+        let simulated = self.servers.get_mut(&server).expect("a server of this world");
+        let result = act(&mut simulated.core, now_ms);
+        self.flush_server(server);
+        result
+    }
+
+    /// Terminals join, leave, decode and tell something else, on the given legs or on all.
+    pub(super) fn live_on(&mut self, server: ServerId, legs: Option<&[LegId]>, kinds: &[Kind]) {
+        let seed = self.dice.below(u64::MAX);
+        let meetings = legs.map(|legs| legs.iter().map(|leg| leg.meeting).collect());
+        let script = Script { seed, fraction: 1.0, meetings, kinds: kinds.to_vec() };
+        self.at_server(server, |core, now_ms| core.change(now_ms, &script));
+    }
+
+    /// The server stops answering for `pause`; then it answers everything that came.
+    pub(super) fn hang(&mut self, server: ServerId, pause: Duration) {
+        if let Some(simulated) = self.servers.get_mut(&server) {
+            simulated.hangs = true;
+            self.calendar.after(pause, Happening::Wakes { server });
+        }
+    }
+
+    pub(super) fn wake_server(&mut self, server: ServerId) {
+        let Some(simulated) = self.servers.get_mut(&server) else { return };
+        simulated.hangs = false;
+        for (connection, packet) in std::mem::take(&mut simulated.waiting) {
+            self.serve(server, connection, packet);
+        }
+        self.flush_server(server);
+    }
+
+    /// The server restarts: with its tables (same boot id), or without (another one).
+    pub(super) fn restart_server(&mut self, server: ServerId, tables_kept: bool) {
+        let Some(simulated) = self.servers.get_mut(&server) else { return };
+        let seed = simulated.dice.below(u64::MAX);
+        let mut next = if tables_kept {
+            let state = simulated.core.snapshot();
+            Core::restore(simulated.settings.clone(), seed, &state).expect("a server reads its own state")
+        } else {
+            simulated.core.lost_tables(BootId::from_bytes(simulated.dice.bytes()), seed)
+        };
+        next.inherit(&simulated.core);
+        simulated.core = next;
+        (simulated.hangs, simulated.waiting) = (false, VecDeque::new());
+        self.break_link(server, "the server restarted");
+    }
+
+    /// A server's truth.
+    pub(super) fn truth(&self, server: ServerId) -> Dump {
+        self.servers[&server].core.dump()
+    }
+
+    /// Our live legs at a server (orphans included), in order of handle.
+    pub(super) fn live_legs(&self, server: ServerId) -> Vec<LegDump> {
+        self.truth(server).legs.into_iter().filter(|leg| leg.state == LegState::Live).collect()
+    }
+}

@@ -1,0 +1,327 @@
+//! The model of the durable store: what `src/store/mod.rs` and `write.rs` promise, in memory.
+//!
+//! It also remembers what the checks need: every change of state, and which intents a client command made.
+
+use remeet::model::{ClientAnswerRow, CommandId, Intent, LegContent, RecoveryKey, StoredLeg, StoredState};
+use remeet::store::{ContentWrite, Found, Instance, LookUp, Outcome, StateWrite, Unit, Write};
+use remeet_protocol::record::{Mark, RecordState};
+use remeet_protocol::{Change, LegId, RecordKey, ServerId, Token};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Answers that are kept of an instance (design §3).
+const ANSWERS_KEPT: usize = 256;
+
+/// Everything stored of a leg.
+#[derive(Clone)]
+pub(super) struct Kept {
+    pub(super) row: StoredLeg,
+    pub(super) key: RecoveryKey,
+    pub(super) records: BTreeMap<RecordKey, Change>,
+    pub(super) open: BTreeMap<u64, Intent>,
+    taken: BTreeSet<u64>,
+}
+
+#[derive(Default)]
+pub(super) struct Answers {
+    pub(super) kept: BTreeMap<u64, ClientAnswerRow>,
+    pruned: u64,
+}
+
+/// A change of state that was committed.
+#[derive(Debug, Clone)]
+pub(super) struct Transition {
+    pub(super) before: Option<StoredLeg>,
+    pub(super) after: StoredLeg,
+}
+
+#[derive(Default)]
+pub(super) struct Store {
+    pub(super) term: Option<Token>,
+    pub(super) legs: BTreeMap<LegId, Kept>,
+    pub(super) answers: BTreeMap<u64, Answers>,
+    /// Changes of state since they were last looked at.
+    pub(super) transitions: Vec<Transition>,
+    /// The intents that each client command made.
+    pub(super) made: BTreeMap<CommandId, Vec<(LegId, u64)>>,
+    /// Records and marks written, added up.
+    pub(super) rows_written: u64,
+}
+
+/// Another term has begun.
+#[derive(Debug)]
+pub(super) struct Fenced;
+
+impl Store {
+    pub(super) fn write(&mut self, token: Token, units: &[&Unit]) -> Result<Vec<Outcome>, Fenced> {
+        if self.term != Some(token) {
+            return Err(Fenced);
+        }
+        Ok(units.iter().map(|unit| self.write_unit(token, unit)).collect())
+    }
+
+    /// After an unknown commit: raises the version of every row that the units touch, and says which of
+    /// them stand (`stood`, as [`Store::write`] answered, or nothing).
+    pub(super) fn settle(
+        &mut self,
+        token: Token,
+        units: &[&Unit],
+        stood: Option<&[Outcome]>,
+    ) -> Result<Vec<Outcome>, Fenced> {
+        if self.term != Some(token) {
+            return Err(Fenced);
+        }
+        let touched: BTreeSet<LegId> = units.iter().flat_map(|unit| unit.writes.iter().filter_map(Write::leg)).collect();
+        for leg in &touched {
+            if let Some(kept) = self.legs.get_mut(leg) {
+                kept.row.version += 1;
+            }
+        }
+        let outcome = |(at, unit): (usize, &&Unit)| {
+            let version = unit.leg().and_then(|leg| self.legs.get(&leg)).map_or(0, |kept| kept.row.version);
+            match stood.map(|stood| stood[at]) {
+                Some(Outcome::Applied { .. }) => Outcome::Applied { version },
+                _ => Outcome::Lost { version },
+            }
+        };
+        Ok(units.iter().enumerate().map(outcome).collect())
+    }
+
+    fn write_unit(&mut self, token: Token, unit: &Unit) -> Outcome {
+        let legs: BTreeSet<LegId> = unit.writes.iter().filter_map(Write::leg).collect();
+        let before: Vec<(LegId, Option<Kept>)> = legs.iter().map(|leg| (*leg, self.legs.get(leg).cloned())).collect();
+        let mut writes: Vec<&Write> = unit.writes.iter().collect();
+        writes.sort_by_key(|write| order(write));
+        let mut seen = BTreeSet::new();
+        let sound = writes.iter().all(|write| {
+            let repeats = matches!(write, Write::Intent(_) | Write::IntentDone(_) | Write::Answer(_));
+            repeats || write.leg().is_none_or(|leg| seen.insert((leg, order(write))))
+        });
+        assert!(sound, "two writes of one kind for one leg in one unit can never be stored: {unit:?}");
+        let fits = writes.iter().all(|write| self.write_one(token, write));
+        let version = unit.leg().and_then(|leg| self.legs.get(&leg)).map(|kept| kept.row.version);
+        if fits {
+            for (leg, old) in before {
+                let Some(kept) = self.legs.get(&leg) else { continue };
+                if old.as_ref().is_none_or(|old| old.row.state != kept.row.state || old.row.epoch != kept.row.epoch) {
+                    let before = old.map(|old| old.row);
+                    self.transitions.push(Transition { before, after: kept.row.clone() });
+                }
+            }
+            for write in &unit.writes {
+                if let Write::Intent(intent) = write
+                    && let Some(command) = intent.command
+                {
+                    self.made.entry(command).or_default().push((intent.leg, intent.number));
+                }
+            }
+            let states = unit.writes.iter().any(|write| matches!(write, Write::State(_) | Write::NewLeg(_)));
+            return Outcome::Applied { version: version.filter(|_| states).unwrap_or(0) };
+        }
+        for (leg, old) in before {
+            match old {
+                Some(old) => self.legs.insert(leg, old),
+                None => self.legs.remove(&leg),
+            };
+        }
+        let version = unit.leg().and_then(|leg| self.legs.get(&leg)).map_or(0, |kept| kept.row.version);
+        Outcome::Lost { version }
+    }
+
+    /// Whether it fitted.
+    fn write_one(&mut self, token: Token, write: &Write) -> bool {
+        match write {
+            Write::NewLeg(new) => {
+                let kept = Kept {
+                    row: new.row.clone(),
+                    key: new.key.clone(),
+                    records: BTreeMap::new(),
+                    open: BTreeMap::new(),
+                    taken: BTreeSet::new(),
+                };
+                if self.legs.contains_key(&new.row.leg) {
+                    return false;
+                }
+                self.legs.insert(new.row.leg, kept);
+                true
+            }
+            Write::Answer(answer) => {
+                self.answer(answer);
+                true
+            }
+            _ => {
+                let Some(kept) = write.leg().and_then(|leg| self.legs.get_mut(&leg)) else { return false };
+                let (fits, rows) = kept.write(token, write);
+                self.rows_written += rows;
+                fits
+            }
+        }
+    }
+
+    fn answer(&mut self, row: &ClientAnswerRow) {
+        let answers = self.answers.entry(row.command.instance).or_default();
+        if row.command.number > answers.pruned {
+            answers.kept.entry(row.command.number).or_insert_with(|| row.clone());
+        }
+        while answers.kept.len() > ANSWERS_KEPT {
+            if let Some((number, _)) = answers.kept.pop_first() {
+                answers.pruned = answers.pruned.max(number);
+            }
+        }
+    }
+
+    // ---- reads ----
+
+    pub(super) fn look_up(&self, server: ServerId, legs: &[LegId]) -> LookUp {
+        let of_server = |kept: &&Kept| kept.row.server == server && kept.row.state != StoredState::Ended;
+        let mut named: BTreeSet<LegId> = legs.iter().copied().collect();
+        named.extend(self.legs.values().filter(of_server).map(|kept| kept.row.leg));
+        self.found(named)
+    }
+
+    pub(super) fn named(&self, legs: &[LegId]) -> LookUp {
+        self.found(legs.iter().copied().collect())
+    }
+
+    fn found(&self, legs: BTreeSet<LegId>) -> LookUp {
+        let found = legs.iter().filter_map(|leg| self.legs.get(leg)).map(|kept| Found {
+            row: kept.row.clone(),
+            key: Some(kept.key.clone()),
+            open: kept.open.values().cloned().collect(),
+        });
+        LookUp { found: found.collect(), bad: Vec::new() }
+    }
+
+    pub(super) fn contents(&self, legs: &[LegId]) -> Vec<LegContent> {
+        let content = |kept: &Kept| LegContent {
+            leg: kept.row.leg,
+            mark: kept.row.mark,
+            changes: kept.records.values().cloned().collect(),
+        };
+        legs.iter().filter_map(|leg| self.legs.get(leg)).map(content).collect()
+    }
+
+    pub(super) fn instance(&self, instance: u64) -> Instance {
+        let answers = self.answers.get(&instance);
+        let open = self.legs.values().flat_map(|kept| kept.open.values()).filter_map(|intent| {
+            let command = intent.command.filter(|command| command.instance == instance)?;
+            Some((command.number, intent.leg, intent.number))
+        });
+        Instance {
+            answers: answers.into_iter().flat_map(|answers| answers.kept.values().cloned()).collect(),
+            pruned: answers.map_or(0, |answers| answers.pruned),
+            open: open.collect(),
+        }
+    }
+}
+
+impl Kept {
+    /// Whether it fitted, and how many rows it changed.
+    fn write(&mut self, token: Token, write: &Write) -> (bool, u64) {
+        match write {
+            Write::State(write) => (self.state(token, write), 0),
+            Write::Content(write) => (true, self.content(write)),
+            Write::Key(key) => {
+                let fits = self.key.generation < key.generation || self.key == *key;
+                self.key = key.clone();
+                (fits, 0)
+            }
+            Write::Intent(intent) => {
+                self.row.intent = self.row.intent.max(intent.number);
+                self.open.insert(intent.number, intent.clone());
+                (self.taken.insert(intent.number), 0)
+            }
+            Write::IntentDone(done) => {
+                self.open.remove(&done.number);
+                (true, 0)
+            }
+            Write::Quarantine(_, reason) => {
+                self.row.quarantine.clone_from(reason);
+                (true, 0)
+            }
+            Write::First(_, first) => {
+                self.row.first = *first;
+                (true, 0)
+            }
+            Write::NewLeg(_) | Write::Answer(_) => (true, 0),
+        }
+    }
+
+    fn state(&mut self, token: Token, write: &StateWrite) -> bool {
+        assert!(
+            write.expect.state.may_become(write.state),
+            "{:?} may not become {:?} (rules 4 and 9)",
+            write.expect.state,
+            write.state
+        );
+        if self.row.version != write.expect.version || self.row.state != write.expect.state {
+            return false;
+        }
+        self.row.version += 1;
+        self.row.state = write.state;
+        self.row.cause = write.cause;
+        if let Some(accepted) = write.accepted {
+            assert_eq!(accepted.epoch, token.epoch, "an acceptance of another term (rule 7)");
+            self.row.epoch = accepted.epoch;
+            self.row.boot = Some(accepted.boot);
+            self.row.handle = Some(accepted.handle);
+            self.row.table_revision = accepted.table_revision;
+            if accepted.content_reset {
+                self.row.mark = Mark::default();
+                self.records.values_mut().for_each(|change| change.revision = 0);
+            }
+        }
+        true
+    }
+
+    /// Rule 13: over a lower revision only; over an equal one only in a full pull.
+    fn content(&mut self, write: &ContentWrite) -> u64 {
+        let mut rows = 0;
+        for change in &write.changes {
+            let key = change.key();
+            let stands = self.records.get(&key);
+            let wins = stands.is_none_or(|stands| {
+                stands.revision < change.revision || write.full && stands.revision == change.revision
+            });
+            if !wins {
+                continue;
+            }
+            match &change.state {
+                RecordState::Present(_) if stands == Some(change) => {}
+                RecordState::Present(_) => {
+                    self.records.insert(key, change.clone());
+                    rows += 1;
+                }
+                RecordState::Removed(_) => rows += u64::from(self.records.remove(&key).is_some()),
+            }
+        }
+        let Some(mark) = write.mark else { return rows };
+        if write.full {
+            let named: BTreeSet<RecordKey> = write.changes.iter().map(Change::key).collect();
+            let before = self.records.len();
+            self.records.retain(|key, change| change.revision > mark.revision || named.contains(key));
+            rows += (before - self.records.len()) as u64;
+        }
+        if self.row.mark.revision < mark.revision
+            || write.full && self.row.mark.revision == mark.revision && self.row.mark != mark
+        {
+            self.row.mark = mark;
+            rows += 1;
+        }
+        rows
+    }
+}
+
+/// The order of a unit's writes does not matter: what others need comes first.
+fn order(write: &Write) -> u8 {
+    match write {
+        Write::NewLeg(_) => 0,
+        Write::State(_) => 1,
+        Write::Key(_) => 2,
+        Write::Intent(_) => 3,
+        Write::IntentDone(_) => 4,
+        Write::Content(_) => 5,
+        Write::Quarantine(..) => 6,
+        Write::First(..) => 7,
+        Write::Answer(_) => 8,
+    }
+}
