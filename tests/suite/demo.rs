@@ -46,7 +46,8 @@ impl Demo {
     fn nothing_is_left(&self) {
         let begun = Instant::now();
         loop {
-            let files: Vec<_> = std::fs::read_dir(self.directory.path()).unwrap().map(|it| it.unwrap().path()).collect();
+            let files: Vec<_> =
+                std::fs::read_dir(self.directory.path()).unwrap().map(|it| it.unwrap().path()).collect();
             let processes = processes_in(self.directory.path());
             if files.is_empty() && processes.is_empty() {
                 return;

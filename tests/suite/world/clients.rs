@@ -41,7 +41,9 @@ impl World {
 
     /// Sends a command, again if need be.
     pub(super) fn client_sends(&mut self, client: u64, number: u64) {
-        let Some(command) = self.clients.get(&client).and_then(|state| state.sent.get(&number)).cloned() else { return };
+        let Some(command) = self.clients.get(&client).and_then(|state| state.sent.get(&number)).cloned() else {
+            return;
+        };
         let pause = self.dice.pause(self.options.delay);
         self.calendar.after(pause, Happening::ClientAsks { command });
         self.calendar.after(PATIENCE, Happening::ClientWaited { client, number });
@@ -66,8 +68,7 @@ impl World {
     pub(super) fn client_hears(&mut self, client: u64, answer: ClientAnswer) {
         let Some(state) = self.clients.get_mut(&client) else { return };
         let number = answer.number;
-        let not_now =
-            [ErrorCode::RETRY, ErrorCode::UNAVAILABLE, ErrorCode::UNREACHABLE, ErrorCode::NOT_DURABLE];
+        let not_now = [ErrorCode::RETRY, ErrorCode::UNAVAILABLE, ErrorCode::UNREACHABLE, ErrorCode::NOT_DURABLE];
         if not_now.contains(&answer.code) {
             state.put_off.entry(number).or_default().push(answer.code);
             if state.open.contains_key(&number) {
