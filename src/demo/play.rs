@@ -16,9 +16,9 @@ use futures_util::future::try_join_all;
 use remeet_protocol::{Epoch, LegId, ServerId};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 /// Everything is stored and acknowledged this long after it happened: rule 18, twice over.
 pub(crate) const QUIET: Duration = Duration::from_secs(60);

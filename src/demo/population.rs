@@ -15,8 +15,9 @@ use remeet_protocol::wire::{Blob, Text};
 use remeet_protocol::{DomainId, LegId, MeetingId, ServerId};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Meetings of one client that are set up at the same time: their commands fill its window of 128.
-const MEETINGS_AT_ONCE: usize = 24;
+/// Meetings of one client that are set up at the same time. One command of a leg is in flight at a time, so
+/// each gives one after the other, and together they fill the client's window of 128.
+const MEETINGS_AT_ONCE: usize = 120;
 /// Any moment will do: ids must depend on the seed only.
 const ID_TIME_MS: u64 = 1_750_000_000_000;
 
@@ -156,9 +157,13 @@ impl SetUp<'_> {
 
     async fn start_and_fill(&self) -> Result<(), DemoError> {
         self.command(ClientOp::Start).await?;
-        let terminals = (0..self.options.terminals).map(|number| self.command(add_terminal(self.place, number)));
-        future::try_join_all(terminals).await?;
-        future::try_join_all(self.settings().into_iter().map(|op| self.command(op))).await.map(drop)
+        for number in 0..self.options.terminals {
+            self.command(add_terminal(self.place, number)).await?;
+        }
+        for op in self.settings() {
+            self.command(op).await?;
+        }
+        Ok(())
     }
 
     /// Every meeting has a chair; every second one a speaker; every fourth a layout and an entry.

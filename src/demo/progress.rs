@@ -3,7 +3,8 @@
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// Without a terminal, a step that goes on is told at most this often.
 const PLAIN_EVERY: Duration = Duration::from_secs(2);

@@ -9,8 +9,8 @@ use super::stage::{LOOK, Stage};
 use crate::simulator::Request;
 use remeet_protocol::ErrorCode;
 use remeet_protocol::message::{ClientOp, EndCause};
-use std::time::{Duration, Instant};
-use tokio::time::sleep;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
 
 /// Answers of the one server are held back for longer than the scheduler has left to live.
 const LATENCY_MS: u64 = 60_000;
@@ -120,7 +120,8 @@ impl Troubles {
             let is_end = pending.what().starts_with(ClientOp::End.name());
             let (what, answer) = pending.answer().await?;
             // An end whose answer was lost may find the meeting ended.
-            if !answer.code.is_ok() && !(is_end && answer.code == ErrorCode::ENDED) {
+            let is_done = answer.code.is_ok() || (is_end && answer.code == ErrorCode::ENDED);
+            if !is_done {
                 problems.push(format!("{what}, repeated over the restart: {}: {}", answer.code, answer.detail));
             }
         }

@@ -14,6 +14,7 @@ mod config;
 mod daemon_bad_input;
 mod daemon_recovery;
 mod daemon_rig;
+mod demo;
 mod fake_scheduler;
 mod link;
 mod link_clients;

@@ -4,7 +4,7 @@
 //! the protocol crate it uses the records' types only.
 //!
 //! - [`facts`] – what a sink or a server holds, in one form.
-//! - [`sql`] – reads PostgreSQL and SQLite; [`tables`] turns rows into facts.
+//! - [`sql`] – reads PostgreSQL and SQLite by the [`schema`]; [`tables`] turns rows into facts.
 //! - [`redis`] – reads Redis; [`embedded`] reads the dump of the cache inside the scheduler.
 //! - [`compare`] – finds the differences; [`fields`] names the fields that differ.
 
@@ -13,6 +13,7 @@ pub(crate) mod embedded;
 pub(crate) mod facts;
 pub(crate) mod fields;
 pub(crate) mod redis;
+pub(crate) mod schema;
 pub(crate) mod sql;
 pub(crate) mod tables;
 

@@ -2,7 +2,8 @@
 
 use super::ReadError;
 use super::facts::Database;
-use super::tables::{Cell, Kind, Row, TABLES, Table};
+use super::schema::{Cell, Kind, TABLES, Table};
+use super::tables::Row;
 use futures_util::TryStreamExt;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteRow};

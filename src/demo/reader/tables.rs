@@ -1,187 +1,11 @@
-//! The schema as the reader knows it, and rows as facts.
+//! Rows as facts.
 
 use super::ReadError;
 use super::facts::{ControlRow, Database, Held, KeyRow, secret_hash};
+use super::schema::{Cell, Table};
 use remeet_protocol::record::{Business, Decode, Digest, EntryRow, LegRow, Mark, Record, TerminalRow, WindowRow};
 use remeet_protocol::wire::{Blob, Text};
 use remeet_protocol::{BootId, DomainId, Epoch, Handle, Holder, LegId, MeetingId, ServerId};
-
-/// A column's type, whatever the database calls it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Int,
-    Truth,
-    Text,
-    Uuid,
-    Bytes,
-}
-
-/// A cell.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Cell {
-    Null,
-    Int(i64),
-    Text(String),
-    Bytes(Vec<u8>),
-}
-
-/// A table, and what its rows say.
-pub(crate) struct Table {
-    pub(crate) name: &'static str,
-    pub(crate) columns: &'static [(&'static str, Kind)],
-    pub(crate) condition: &'static str,
-    pub(crate) take: fn(&mut Row, &mut Database) -> Result<(), ReadError>,
-}
-
-use Kind::{Bytes, Int, Text as Words, Truth, Uuid};
-
-/// Every table that a comparison reads.
-pub(crate) const TABLES: &[Table] = &[
-    Table { name: "term", columns: &[("epoch", Int), ("holder", Uuid)], condition: "", take: term },
-    Table {
-        name: "meetings",
-        columns: &[("meeting", Uuid), ("domain", Int), ("format_version", Int)],
-        condition: "",
-        take: meeting,
-    },
-    Table {
-        name: "legs",
-        columns: &[
-            ("meeting", Uuid),
-            ("leg", Int),
-            ("domain", Int),
-            ("server", Int),
-            ("state", Words),
-            ("cause", Int),
-            ("epoch", Int),
-            ("boot", Uuid),
-            ("handle", Int),
-            ("table_revision", Int),
-            ("mark_revision", Int),
-            ("mark_count", Int),
-            ("mark_digest", Bytes),
-            ("info_mark", Int),
-            ("business_mark", Int),
-            ("decode_mark", Int),
-            ("extra_mark", Int),
-            ("intent", Int),
-            ("recover_first", Truth),
-            ("quarantine", Words),
-            ("format_version", Int),
-        ],
-        condition: "",
-        take: control_row,
-    },
-    Table {
-        name: "recovery_keys",
-        columns: &[
-            ("meeting", Uuid),
-            ("leg", Int),
-            ("domain", Int),
-            ("server", Int),
-            ("secret", Bytes),
-            ("generation", Int),
-            ("number", Words),
-            ("title", Words),
-            ("creator", Words),
-            ("creator_name", Words),
-            ("made_at_ms", Int),
-            ("format_version", Int),
-        ],
-        condition: "",
-        take: key,
-    },
-    Table {
-        name: "meeting_info",
-        columns: &[
-            ("meeting", Uuid),
-            ("leg", Int),
-            ("domain", Int),
-            ("revision", Int),
-            ("format_version", Int),
-            ("number", Words),
-            ("title", Words),
-            ("creator", Words),
-            ("creator_name", Words),
-            ("chair", Words),
-            ("first_speaker", Words),
-            ("second_speaker", Words),
-            ("started_at_ms", Int),
-        ],
-        condition: "",
-        take: |row, database| record(row, database, leg_row),
-    },
-    Table {
-        name: "terminals",
-        columns: &[
-            ("meeting", Uuid),
-            ("leg", Int),
-            ("domain", Int),
-            ("revision", Int),
-            ("format_version", Int),
-            ("number", Words),
-            ("home_domain", Int),
-            ("name", Words),
-            ("online", Truth),
-            ("in_meeting", Truth),
-            ("joined_at_ms", Int),
-            ("left_at_ms", Int),
-            ("left_because", Int),
-            ("business_state", Int),
-            ("business_since_ms", Int),
-            ("business_sends_main", Truth),
-            ("business_sends_auxiliary", Truth),
-            ("business_resolution", Int),
-            ("decode_display_mode", Int),
-            ("decode_output", Words),
-            ("decode_codec", Int),
-            ("extra_version", Int),
-        ],
-        condition: "",
-        take: |row, database| record(row, database, terminal),
-    },
-    Table {
-        name: "windows",
-        columns: &[
-            ("meeting", Uuid),
-            ("leg", Int),
-            ("domain", Int),
-            ("revision", Int),
-            ("format_version", Int),
-            ("terminal", Words),
-            ("window_number", Int),
-            ("source", Words),
-            ("channel", Int),
-            ("video", Truth),
-            ("audio", Truth),
-            ("codec", Int),
-            ("errors", Int),
-        ],
-        condition: "",
-        take: |row, database| record(row, database, window),
-    },
-    Table {
-        name: "entries",
-        columns: &[
-            ("meeting", Uuid),
-            ("leg", Int),
-            ("domain", Int),
-            ("revision", Int),
-            ("format_version", Int),
-            ("terminal", Words),
-            ("entry_key", Words),
-            ("entry_value", Bytes),
-        ],
-        condition: "",
-        take: |row, database| record(row, database, entry),
-    },
-    Table {
-        name: "intents",
-        columns: &[("meeting", Uuid), ("leg", Int), ("number", Int), ("op_name", Words)],
-        condition: " WHERE code IS NULL",
-        take: open_intent,
-    },
-];
 
 /// A row, read from left to right.
 pub(crate) struct Row {
@@ -274,18 +98,18 @@ fn unescaped(text: String) -> String {
     if text.contains('\u{E000}') { text.replace("\u{E000}0", "\0").replace("\u{E000}1", "\u{E000}") } else { text }
 }
 
-fn term(row: &mut Row, database: &mut Database) -> Result<(), ReadError> {
+pub(crate) fn term(row: &mut Row, database: &mut Database) -> Result<(), ReadError> {
     database.term = Some((Epoch(row.number()?), Holder(row.uuid()?)));
     Ok(())
 }
 
-fn meeting(row: &mut Row, database: &mut Database) -> Result<(), ReadError> {
+pub(crate) fn meeting(row: &mut Row, database: &mut Database) -> Result<(), ReadError> {
     database.meetings.insert(MeetingId(row.uuid()?), DomainId(row.number()?));
     database.formats.insert(row.int()?);
     Ok(())
 }
 
-fn control_row(row: &mut Row, database: &mut Database) -> Result<(), ReadError> {
+pub(crate) fn control_row(row: &mut Row, database: &mut Database) -> Result<(), ReadError> {
     let leg = row.leg()?;
     let domain = DomainId(row.number()?);
     let server = ServerId(row.number()?);
@@ -316,7 +140,7 @@ fn control_row(row: &mut Row, database: &mut Database) -> Result<(), ReadError> 
     Ok(())
 }
 
-fn key(row: &mut Row, database: &mut Database) -> Result<(), ReadError> {
+pub(crate) fn key(row: &mut Row, database: &mut Database) -> Result<(), ReadError> {
     let leg = row.leg()?;
     let (domain, server) = (DomainId(row.number()?), ServerId(row.number()?));
     let secret_sha256 = secret_hash(&row.bytes()?);
@@ -336,7 +160,7 @@ fn key(row: &mut Row, database: &mut Database) -> Result<(), ReadError> {
     Ok(())
 }
 
-fn record(
+pub(crate) fn record(
     row: &mut Row,
     database: &mut Database,
     fields: fn(&mut Row) -> Result<Record, ReadError>,
@@ -350,7 +174,7 @@ fn record(
     Ok(())
 }
 
-fn leg_row(row: &mut Row) -> Result<Record, ReadError> {
+pub(crate) fn leg_row(row: &mut Row) -> Result<Record, ReadError> {
     Ok(Record::Leg(LegRow {
         number: row.text()?,
         title: row.text()?,
@@ -363,7 +187,7 @@ fn leg_row(row: &mut Row) -> Result<Record, ReadError> {
     }))
 }
 
-fn terminal(row: &mut Row) -> Result<Record, ReadError> {
+pub(crate) fn terminal(row: &mut Row) -> Result<Record, ReadError> {
     let (number, home_domain, name) = (row.text()?, DomainId(row.number()?), row.text()?);
     let (online, in_meeting) = (row.truth()?, row.truth()?);
     let (joined_at_ms, left_at_ms) = (row.unsigned()?, row.unsigned()?);
@@ -415,7 +239,7 @@ fn octet(row: &Row, value: i64) -> Result<u8, ReadError> {
     u8::try_from(value).map_err(|_| row.wrong(&format!("or a column of its group is {value}, above 255")))
 }
 
-fn window(row: &mut Row) -> Result<Record, ReadError> {
+pub(crate) fn window(row: &mut Row) -> Result<Record, ReadError> {
     Ok(Record::Window(WindowRow {
         terminal: row.text()?,
         window: row.number()?,
@@ -428,13 +252,13 @@ fn window(row: &mut Row) -> Result<Record, ReadError> {
     }))
 }
 
-fn entry(row: &mut Row) -> Result<Record, ReadError> {
+pub(crate) fn entry(row: &mut Row) -> Result<Record, ReadError> {
     let (terminal, key) = (row.text()?, row.text()?);
     let value = Blob::new(row.bytes()?).map_err(|error| row.wrong(&error.to_string()))?;
     Ok(Record::Entry(EntryRow { terminal, key, value }))
 }
 
-fn open_intent(row: &mut Row, database: &mut Database) -> Result<(), ReadError> {
+pub(crate) fn open_intent(row: &mut Row, database: &mut Database) -> Result<(), ReadError> {
     let leg = row.leg()?;
     let number: i64 = row.int()?;
     let op = row.words()?;
@@ -454,7 +278,7 @@ mod tests {
 
     #[test]
     fn a_group_of_columns_that_is_null_only_in_part_is_an_error_that_names_the_table() {
-        let table = TABLES.iter().find(|table| table.name == "terminals");
+        let table = super::super::schema::TABLES.iter().find(|table| table.name == "terminals");
         let Some(table) = table else { panic!("the terminals are read") };
         let mut cells: Vec<Cell> = vec![Cell::Text("1001".into()), Cell::Int(1), Cell::Text("Hall".into())];
         cells.extend([1, 1, 5, 0, 0].map(Cell::Int));

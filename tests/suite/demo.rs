@@ -1,0 +1,165 @@
+//! `remeet demo` as a user runs it: a program with an exit code, a last line, and nothing left behind.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use crate::servers::{fresh_database, redis_url};
+use serde_json::Value;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// A small network: the demo takes some seconds, on a machine that compiles beside it more.
+const SMALL: [&str; 6] = ["--servers", "2", "--meetings", "40", "--terminals", "3"];
+/// The processes of an ended demo are gone within this.
+const GONE: Duration = Duration::from_secs(20);
+
+/// A demo with a temporary directory of its own, in which nothing may be left.
+struct Demo {
+    directory: TempDir,
+}
+
+impl Demo {
+    fn new() -> Self {
+        Self { directory: tempfile::Builder::new().prefix("d").tempdir_in("/tmp").unwrap() }
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_remeet"));
+        command.arg("demo").args(arguments).env("TMPDIR", self.directory.path());
+        if !arguments.contains(&"--meetings") {
+            command.args(SMALL);
+        }
+        // What surrounds a demo must not change it: an unknown setting would stop its scheduler.
+        command.env("REMEET_SCHEDULER__NAME", "").stdin(Stdio::null());
+        command
+    }
+
+    fn play(&self, arguments: &[&str]) -> Output {
+        let output = self.command(arguments).output().unwrap();
+        self.nothing_is_left();
+        output
+    }
+
+    /// No file, and no process that works in the directory.
+    fn nothing_is_left(&self) {
+        let begun = Instant::now();
+        loop {
+            let files: Vec<_> =
+                std::fs::read_dir(self.directory.path()).unwrap().map(|it| it.unwrap().path()).collect();
+            let processes = processes_in(self.directory.path());
+            if files.is_empty() && processes.is_empty() {
+                return;
+            }
+            assert!(begun.elapsed() < GONE, "left behind: {files:?}, processes {processes:?}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+/// Processes that name `directory` on their command line.
+fn processes_in(directory: &Path) -> Vec<String> {
+    let directory = directory.to_str().unwrap();
+    let processes = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+    let lines = processes.filter_map(|process| std::fs::read(process.path().join("cmdline")).ok());
+    let lines = lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " "));
+    lines.filter(|line| line.contains(directory)).collect()
+}
+
+fn verdict(output: &Output) -> Value {
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    let last = text.lines().last().unwrap_or_default();
+    let told = String::from_utf8_lossy(&output.stderr);
+    serde_json::from_str(last).unwrap_or_else(|error| panic!("the last line {last:?} is no object: {error}\n{told}"))
+}
+
+fn number(act: &Value, field: &str) -> u64 {
+    act[field].as_u64().unwrap_or_else(|| panic!("{field} of {act}"))
+}
+
+/// Exit code 0, every sum and every promise of the two acts.
+fn everything_is_recovered(output: &Output) {
+    let told = format!("{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let verdict = verdict(output);
+    assert!(output.status.success() && verdict["ok"] == true, "{told}");
+    let acts = verdict["acts"].as_array().unwrap();
+    assert_eq!((&acts[0]["act"], &acts[1]["act"], acts.len()), (&"restart".into(), &"link_restored".into(), 2));
+    for act in acts {
+        let sum: u64 = ["recovered", "orphans", "pending", "ended"].map(|field| number(act, field)).iter().sum();
+        assert_eq!(number(act, "meetings_live"), sum, "rule 6: {act}");
+        for nothing in ["differences", "vanished", "pending", "clients_lost"] {
+            assert_eq!(number(act, nothing), 0, "{nothing} of {act}\n{told}");
+        }
+        assert_eq!((number(act, "clients_connected"), number(act, "epoch")), (4, 2), "{told}");
+        assert!(number(act, "in_control_ms") > 0 && number(act, "backfilled_ms") >= number(act, "in_control_ms"));
+    }
+    assert_eq!(number(&acts[0], "keys_from_cache"), 0, "rule 10: the first pass reads the database only");
+    assert_eq!(number(&acts[1], "keys_from_database"), 1, "the one key that was deleted from the cache");
+    assert_eq!(number(&acts[1], "keys_from_cache") + 1, number(&acts[1], "recovered"));
+}
+
+#[test]
+fn the_embedded_demo_recovers_everything_and_leaves_nothing_behind() {
+    let demo = Demo::new();
+    let begun = Instant::now();
+    everything_is_recovered(&demo.play(&["--json", "--seed", "11"]));
+    assert!(begun.elapsed() < Duration::from_secs(60));
+}
+
+#[test]
+fn the_demo_on_real_servers_recovers_everything_and_drops_what_it_made() {
+    let (Some(database), Some(redis)) = (fresh_database(), redis_url()) else { return };
+    let demo = Demo::new();
+    everything_is_recovered(&demo.play(&["--json", "--postgres", &database.url, "--redis", &redis, "--seed", "12"]));
+    // The same Redis database is empty again, or the demo would refuse it.
+    let again = demo.play(&["--json", "--redis", &redis, "--changed", "1", "--seed", "13"]);
+    everything_is_recovered(&again);
+}
+
+#[test]
+fn a_redis_database_that_holds_something_is_refused_and_left_as_it_is() {
+    let Some(url) = redis_url() else { return };
+    let client = redis::Client::open(url.as_str()).unwrap();
+    let mut connection = client.get_connection_with_timeout(Duration::from_secs(10)).unwrap();
+    redis::cmd("SET").arg("somebody").arg("else").exec(&mut connection).unwrap();
+    let output = Demo::new().play(&["--redis", &url]);
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("is not empty"), "{output:?}");
+    let names: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut connection).unwrap();
+    assert_eq!(names, ["somebody"]);
+}
+
+#[test]
+fn a_planted_difference_is_found_named_and_makes_the_exit_code_1() {
+    let output = Demo::new().play(&["--plant-difference", "--json", "--seed", "14"]);
+    assert_eq!(output.status.code(), Some(1));
+    let verdict = verdict(&output);
+    assert_eq!(verdict["ok"], false);
+    assert_eq!((number(&verdict["acts"][0], "differences"), number(&verdict["acts"][1], "differences")), (0, 1));
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(told.contains("terminal.name") && told.contains("(planted)") && told.contains("NOT OK"), "{told}");
+}
+
+#[test]
+fn options_that_do_not_fit_each_other_are_refused_before_anything_starts() {
+    let output = Demo::new().play(&["--servers", "2", "--meetings", "15"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("at least 16"), "{output:?}");
+}
+
+#[test]
+fn a_demo_ended_by_a_signal_leaves_no_process_and_no_file() {
+    let demo = Demo::new();
+    let mut child = demo.command(&["--seed", "15"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut told = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(told.by_ref().map_while(Result::ok).any(|line| line.contains("scheduler and clients are up")));
+    assert!(!processes_in(demo.directory.path()).is_empty(), "servers and scheduler run");
+    // The shell's own `kill`: not every machine has the program.
+    let signal = Command::new("sh").args(["-c", &format!("kill -TERM {}", child.id())]).status().unwrap();
+    assert!(signal.success());
+    let rest: Vec<String> = told.map_while(Result::ok).collect();
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    assert!(rest.iter().any(|line| line.contains("SIGTERM")), "{rest:?}");
+    demo.nothing_is_left();
+}
