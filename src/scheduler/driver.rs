@@ -25,6 +25,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 /// Things taken in one turn before outputs are carried out: enough to batch, few enough that a flood
 /// from one side does not keep the others waiting.
@@ -40,6 +41,10 @@ const PUBLISHED: usize = 16_384;
 const WRITES_WAITING_MAX: usize = 50_000;
 /// At the end, what is on its way to the store gets this long.
 const DRAIN: Duration = Duration::from_secs(5);
+/// Client answers are kept for 24 h, of 10,000 instances (design §3); what is beyond is deleted this often.
+const PRUNE_EVERY: Duration = Duration::from_secs(3_600);
+const ANSWERS_KEPT_FOR: Duration = Duration::from_secs(24 * 3_600);
+const INSTANCES_MAX: u32 = 10_000;
 /// The longest wait without a turn: the watchdog is fed by turns.
 const IDLE: Duration = Duration::from_millis(500);
 
@@ -68,6 +73,8 @@ pub(super) struct Driver {
     /// Which session awaits a persist.
     awaited: BTreeMap<PersistId, ServerId>,
     fenced: Option<String>,
+    /// Ends with the driver.
+    pruning: Option<AbortOnDropHandle<()>>,
     service: ServiceManager,
     heartbeat: Heartbeat,
 }
@@ -144,6 +151,7 @@ impl Driver {
             last_waiter: 0,
             awaited: BTreeMap::new(),
             fenced: None,
+            pruning: None,
             service,
             heartbeat,
         };
@@ -214,6 +222,7 @@ impl Driver {
                 self.telling.term_since_ms = Some(self.clock.wall_ms());
                 self.shared.epoch.store(token.epoch.0, Ordering::Relaxed);
                 self.feed(Input::TermBegan(token));
+                self.pruning = Some(prune(Arc::clone(&self.store), token));
             }
         }
     }
@@ -544,6 +553,19 @@ impl Peer {
             link.close_link(reason, self.session.redial_after().unwrap_or_default());
         }
     }
+}
+
+/// Deletes old client answers now and then. Between two statements of the store it may end at any time.
+fn prune(store: Arc<dyn Store>, token: Token) -> AbortOnDropHandle<()> {
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(PRUNE_EVERY).await;
+            match store.prune_answers(token, ANSWERS_KEPT_FOR, INSTANCES_MAX).await {
+                Ok(deleted) => tracing::debug!(deleted, "old client answers deleted"),
+                Err(error) => tracing::warn!("old client answers are deleted later: {error}"),
+            }
+        }
+    }))
 }
 
 /// How the beginning of a term goes.
