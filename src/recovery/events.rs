@@ -23,9 +23,8 @@ impl Core {
             (Some(handle), stored) => handle == event.handle && stored == boot,
         });
         let round_may_know = known.is_none() && self.servers.get(&server).is_some_and(|known| known.round.is_some());
-        if known.is_some_and(|leg| leg.control == Control::Ours) && of_this_leg {
-            self.take_event(server, event);
-        } else if of_this_leg && event.ended != EndCause::None {
+        let ours = known.is_some_and(|leg| leg.control == Control::Ours);
+        if of_this_leg && (ours || event.ended != EndCause::None) {
             self.take_event(server, event);
         } else if known.is_some() || round_may_know {
             self.hold(server, event);

@@ -144,15 +144,15 @@ impl Core {
     }
 
     fn carried_out(&mut self, server: ServerId, leg: LegId, open: &OpenIntent, answer: &CommandAnswer) {
+        let starting = self.legs.get(&leg).is_some_and(|known| known.row.state == StoredState::Starting);
         match (&open.intent.op, answer.code) {
-            (Op::Start(_), ErrorCode::OK) => {
-                if self.legs.get(&leg).is_some_and(|known| known.row.state == StoredState::Starting) {
-                    let place =
-                        Place { boot: answer.boot, handle: answer.handle, table_revision: answer.table_revision };
-                    self.accepted(server, leg, place, answer.mark);
-                    self.publish_started(leg);
-                }
+            (Op::Start(_), ErrorCode::OK) if starting => {
+                let place = Place { boot: answer.boot, handle: answer.handle, table_revision: answer.table_revision };
+                self.accepted(server, leg, place, answer.mark);
+                self.publish_started(leg);
             }
+            // A takeover came before the start's answer.
+            (Op::Start(_), ErrorCode::OK) => {}
             (Op::Start(_), _) => {
                 // Refused for good: the meeting never ran (or its tombstone says that it is over).
                 self.close(leg, EndCause::ByServer);

@@ -1,6 +1,7 @@
 //! Every kind of difference is found, in both directions.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::type_complexity, reason = "tables of name and alteration")]
 
 use super::super::facts::{CachedKey, CachedLeg};
 use super::*;
