@@ -77,8 +77,7 @@ pub(crate) async fn restart(play: &mut Play<'_>, troubles: &mut Troubles) -> Res
     let round = status::round(&steady, Trigger::Restart).cloned();
     let round = round.ok_or_else(|| DemoError::new("the status has no round of the restart"))?;
     let (orphans, ended) = (play.orphans.len() as u64, troubles.ends_to_finish());
-    let expectation =
-        Expectation { live, orphans, ended, keys_from_database: live - orphans, keys_from_cache: 0 };
+    let expectation = Expectation { live, orphans, ended, keys_from_database: live - orphans, keys_from_cache: 0 };
     check(&round, &expectation, &mut problems);
     finish(play, ActName::Restart, &round, spawned_at_ms, seen, &now, problems).await
 }

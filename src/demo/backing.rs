@@ -160,7 +160,9 @@ async fn claim_redis(url: &SecretUrl) -> Result<(String, redis::Place), DemoErro
         }
     }
     Err(wrong(match named {
-        Some(number) => format!("database {number} is not empty, and the demo touches nothing of others: name an empty one"),
+        Some(number) => {
+            format!("database {number} is not empty, and the demo touches nothing of others: name an empty one")
+        }
         None => "no database is empty, and the demo touches nothing of others: start a Redis of its own".to_owned(),
     }))
 }

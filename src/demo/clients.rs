@@ -99,7 +99,9 @@ async fn come_back(number: usize, client: &Client, before: u64, probe: MeetingId
     let got = client.get(probe).await.map_err(|error| format!("{who}, get of meeting {probe}: {error}"))?;
     let view = match got.update {
         None => got.view,
-        Some(update) => update.wait(BACK).await.map_err(|error| format!("{who}, update of meeting {probe}: {error}"))?,
+        Some(update) => {
+            update.wait(BACK).await.map_err(|error| format!("{who}, update of meeting {probe}: {error}"))?
+        }
     };
     if view.info.state == MeetingState::InMeeting && !view.info.recovering && !view.records.is_empty() {
         return Ok(());

@@ -187,7 +187,11 @@ impl SetUp<'_> {
             }));
             // Opaque bytes, not a text.
             let value = Blob::new(vec![0, 159, 146, 150, 255]).unwrap_or_default();
-            settings.push(ClientOp::SetExtra(SetExtra { number: last, key: Text::cut("seat: row"), value: Some(value) }));
+            settings.push(ClientOp::SetExtra(SetExtra {
+                number: last,
+                key: Text::cut("seat: row"),
+                value: Some(value),
+            }));
         }
         settings
     }

@@ -97,11 +97,8 @@ impl Stage {
             .iter()
             .map(|server| json!({"id": server.id, "name": server.name, "address": server.address}))
             .collect();
-        let clients: Vec<_> = self
-            .client_names
-            .iter()
-            .map(|(id, name)| json!({"id": id, "name": name, "rights": ["control"]}))
-            .collect();
+        let clients: Vec<_> =
+            self.client_names.iter().map(|(id, name)| json!({"id": id, "name": name, "rights": ["control"]})).collect();
         let config = json!({
             "scheduler": {
                 "domain": DOMAIN, "name": "demo scheduler", "node": "demo",

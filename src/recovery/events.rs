@@ -205,13 +205,25 @@ impl Core {
     }
 
     fn cache_event(&mut self, leg: LegId, event: &Event, base: Option<u64>) {
-        let Some(base) = base else { return };
+        let Some(base) = base else { return self.cache_skipped(leg) };
         let Some(head) = self.legs.get(&leg).and_then(|known| self.head(known)) else { return };
         let write = CacheWrite { head, base: Some(base), mark: event.mark, changes: event.changes.clone() };
         if let Some(known) = self.legs.get_mut(&leg) {
             known.cache_open += 1;
         }
         self.put(Output::Cache(CacheTask::Write(write)));
+    }
+
+    /// An event's changes are stored and go into no cache write: the next refill must have read after this.
+    fn cache_skipped(&mut self, leg: LegId) {
+        let Some(known) = self.legs.get_mut(&leg) else { return };
+        // The end of a pull refills by itself.
+        let pulls = matches!(known.content, Content::Queued { .. } | Content::Pulling(_) | Content::AwaitStored { .. });
+        if known.cache_open > 0 {
+            known.cache_missed = true;
+        } else if !pulls {
+            self.refill(leg);
+        }
     }
 
     /// Events whose rows (or end) this persist stored may be acknowledged.

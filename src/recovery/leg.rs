@@ -115,6 +115,8 @@ pub(super) struct Leg {
     pub adoption: Option<Waiting>,
     /// Its cached status is known to be behind: refill it once the content stands.
     pub cache_behind: bool,
+    /// Changes were stored that no cache task carries: another refill follows the open tasks.
+    pub cache_missed: bool,
 }
 
 impl Leg {
@@ -137,6 +139,7 @@ impl Leg {
             cache_open: 0,
             adoption: None,
             cache_behind: false,
+            cache_missed: false,
         }
     }
 

@@ -243,7 +243,12 @@ impl Comparison<'_> {
         };
         self.same(DATABASE, &what, &truth, stored);
         if stored.made_at_ms == 0 || stored.made_at_ms > row.started_at_ms {
-            self.differ(DATABASE, format!("{what}, made_at_ms"), format!("up to {}", row.started_at_ms), stored.made_at_ms);
+            self.differ(
+                DATABASE,
+                format!("{what}, made_at_ms"),
+                format!("up to {}", row.started_at_ms),
+                stored.made_at_ms,
+            );
         }
     }
 
@@ -321,7 +326,14 @@ impl Comparison<'_> {
 
     fn expectations(&mut self) {
         let (expected, database) = (self.expected, self.database);
-        for leg in expected.live.iter().chain(&expected.orphans).filter(|leg| !self.seen.contains(leg)).copied().collect::<Vec<_>>() {
+        for leg in expected
+            .live
+            .iter()
+            .chain(&expected.orphans)
+            .filter(|leg| !self.seen.contains(leg))
+            .copied()
+            .collect::<Vec<_>>()
+        {
             self.differ(SERVER, format!("leg {leg}"), "live", "no server carries it");
         }
         for (leg, cause) in &expected.ended {

@@ -43,7 +43,8 @@ enum Name {
 impl Place {
     /// A connection whose answers are waited for.
     pub(crate) async fn connect(&self) -> Result<MultiplexedConnection, ReadError> {
-        let config = AsyncConnectionConfig::new().set_response_timeout(Some(ANSWER)).set_connection_timeout(Some(ANSWER));
+        let config =
+            AsyncConnectionConfig::new().set_response_timeout(Some(ANSWER)).set_connection_timeout(Some(ANSWER));
         self.client.get_multiplexed_async_connection_with_config(&config).await.map_err(wrong)
     }
 
@@ -138,12 +139,7 @@ impl Fields<'_> {
     }
 }
 
-fn take(
-    cached: &mut Cached,
-    name: &str,
-    parsed: &Name,
-    fields: &BTreeMap<String, String>,
-) -> Result<(), ReadError> {
+fn take(cached: &mut Cached, name: &str, parsed: &Name, fields: &BTreeMap<String, String>) -> Result<(), ReadError> {
     let read = Fields { name, fields };
     match parsed {
         _ if fields.is_empty() => {} // deleted since the scan

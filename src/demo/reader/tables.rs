@@ -2,9 +2,7 @@
 
 use super::ReadError;
 use super::facts::{ControlRow, Database, Held, KeyRow, secret_hash};
-use remeet_protocol::record::{
-    Business, Decode, Digest, EntryRow, LegRow, Mark, Record, TerminalRow, WindowRow,
-};
+use remeet_protocol::record::{Business, Decode, Digest, EntryRow, LegRow, Mark, Record, TerminalRow, WindowRow};
 use remeet_protocol::wire::{Blob, Text};
 use remeet_protocol::{BootId, DomainId, Epoch, Handle, Holder, LegId, MeetingId, ServerId};
 

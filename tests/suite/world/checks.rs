@@ -104,7 +104,10 @@ impl World {
                 found.push(format!("{id} is live on {server}, but stands as {row:?}"));
             }
             if (row.boot, row.handle, row.mark) != (Some(truth.boot), Some(leg.handle), leg.mark) {
-                found.push(format!("{id} on {server}: {:?} {:?} {:?}, stored {row:?}", truth.boot, leg.handle, leg.mark));
+                found.push(format!(
+                    "{id} on {server}: {:?} {:?} {:?}, stored {row:?}",
+                    truth.boot, leg.handle, leg.mark
+                ));
             }
             let stored: Vec<_> = kept.records.values().cloned().collect();
             let same = leg.records.len() == stored.len()

@@ -131,8 +131,7 @@ impl World {
             }
             let now = self.calendar.now();
             if let Some(process) = &mut self.process
-                && let Some(session) =
-                    process.awaited.remove(&id).and_then(|server| process.sessions.get_mut(&server))
+                && let Some(session) = process.awaited.remove(&id).and_then(|server| process.sessions.get_mut(&server))
             {
                 match outcome {
                     Outcome::Applied { .. } => session.stored(now, id),
@@ -271,9 +270,7 @@ impl World {
         Ok(match read {
             Read::LookUp { server, legs } => ReadResult::LookUp(store.look_up(*server, legs)),
             Read::Legs(legs) => ReadResult::LookUp(store.named(legs)),
-            Read::Digests(legs) => {
-                ReadResult::Digests(store.contents(legs).iter().map(StoredDigest::count).collect())
-            }
+            Read::Digests(legs) => ReadResult::Digests(store.contents(legs).iter().map(StoredDigest::count).collect()),
             Read::Instance(instance) => ReadResult::Instance(store.instance(*instance)),
             Read::CachedKeys(legs) => ReadResult::CachedKeys(self.cached_keys(legs)?),
             Read::Stamps(legs) => ReadResult::Stamps(self.cache_stamps(legs)?),

@@ -70,7 +70,8 @@ impl Store {
         if self.term != Some(token) {
             return Err(Fenced);
         }
-        let touched: BTreeSet<LegId> = units.iter().flat_map(|unit| unit.writes.iter().filter_map(Write::leg)).collect();
+        let touched: BTreeSet<LegId> =
+            units.iter().flat_map(|unit| unit.writes.iter().filter_map(Write::leg)).collect();
         for leg in &touched {
             if let Some(kept) = self.legs.get_mut(leg) {
                 kept.row.version += 1;

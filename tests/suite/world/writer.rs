@@ -53,9 +53,7 @@ impl World {
             return;
         }
         if self.store_down {
-            return self
-                .calendar
-                .after(Duration::from_millis(100), Happening::Commit { life, lane, token, batch });
+            return self.calendar.after(Duration::from_millis(100), Happening::Commit { life, lane, token, batch });
         }
         let pause = self.dice.pause(self.options.store_delay);
         if self.dice.chance(self.options.unknown_commits) {
@@ -93,13 +91,7 @@ impl World {
         self.calendar.after(pause, Happening::Written { life, lane, outcomes: known, again });
     }
 
-    pub(super) fn batch_ended(
-        &mut self,
-        life: u64,
-        lane: usize,
-        outcomes: Vec<(PersistId, Outcome)>,
-        again: Batch,
-    ) {
+    pub(super) fn batch_ended(&mut self, life: u64, lane: usize, outcomes: Vec<(PersistId, Outcome)>, again: Batch) {
         let Some(process) = self.process.as_mut().filter(|_| life == self.life) else { return };
         let lane = &mut process.lanes[lane];
         lane.busy = false;
