@@ -7,7 +7,7 @@ use super::leg::{Control, Leg, OpenIntent};
 use super::takeover::Place;
 use super::{CacheTask, Command, Output, Read, Rights, Trigger};
 use crate::model::{ClientAnswerRow, CommandId, Intent, IntentResult, Moment, RecoveryKey, StoredLeg, StoredState};
-use crate::session::{Request, RequestError, Ticket};
+use crate::session::{PersistId, Request, RequestError, Ticket};
 use crate::store::{Expect, Instance, LookUp, NewLeg, StateWrite, Unit, Write};
 use rand_chacha::rand_core::RngCore;
 use remeet_protocol::message::{
@@ -245,7 +245,7 @@ impl Core {
     /// Commits an answer that no other write goes with.
     pub(super) fn answer_kept(&mut self, answer: ClientAnswer) {
         let unit = Unit::one(Write::Answer(self.answer_row(&answer)));
-        self.persist(answer.instance, unit, After::Answered { leg: None, answer });
+        self.persist(answer.instance, unit, After::Answered { leg: None, answer: Some(answer) });
     }
 
     fn answer_row(&self, answer: &ClientAnswer) -> ClientAnswerRow {
@@ -258,13 +258,20 @@ impl Core {
         }
     }
 
-    pub(super) fn answer_stored(&mut self, leg: Option<LegId>, answer: ClientAnswer) {
+    pub(super) fn answer_stored(&mut self, answer: ClientAnswer) {
         for waiter in self.instances.answered(&answer) {
             self.put(Output::Answer(waiter, answer.clone()));
         }
-        if let Some(leg) = leg {
-            self.intents_settled(leg);
+    }
+
+    /// An intent's result is stored.
+    pub(super) fn result_stored(&mut self, id: PersistId, leg: LegId) {
+        if let Some(known) = self.legs.get_mut(&leg)
+            && known.settling == Some(id)
+        {
+            known.settling = None;
         }
+        self.intents_settled(leg);
     }
 
     // ---- create, start, end ----
@@ -325,7 +332,7 @@ impl Core {
             known.unstarted = Some(key);
         }
         self.publish(leg, EventKind::Created, Vec::new());
-        self.answer_stored(None, answer);
+        self.answer_stored(answer);
         self.flush_waiting(leg);
     }
 
@@ -402,7 +409,7 @@ impl Core {
         }
         let answer = answer(&waiting.command, ErrorCode::OK, "", leg.meeting);
         let unit = Unit { writes: vec![Write::First(leg, first), Write::Answer(self.answer_row(&answer))] };
-        self.persist(lane(leg), unit, After::Answered { leg: None, answer });
+        self.persist(lane(leg), unit, After::Answered { leg: None, answer: Some(answer) });
     }
 
     // ---- intents ----
@@ -482,7 +489,8 @@ impl Core {
             intent: open.intent.number,
             op: open.intent.op.clone(),
         };
-        let (server, after, number) = (known.row.server, open.after, open.intent.number);
+        // Both are in the leg's lane: the later one stored, both are.
+        let (server, after, number) = (known.row.server, open.after.max(known.settling), open.intent.number);
         let ticket = self.ask(server, Asked::Intent(leg, number), Request::Command(request), after);
         if let Some(open) = self.legs.get_mut(&leg).and_then(|known| known.open.front_mut()) {
             open.asked = Some(ticket);
@@ -579,11 +587,14 @@ impl Core {
                     meeting: leg.meeting,
                 };
                 writes.push(Write::Answer(self.answer_row(&answer)));
-                After::Answered { leg: Some(leg), answer }
+                After::Answered { leg: Some(leg), answer: Some(answer) }
             }
-            None => After::Noted,
+            None => After::Answered { leg: Some(leg), answer: None },
         };
-        self.persist(lane(leg), Unit { writes }, after);
+        let id = self.persist(lane(leg), Unit { writes }, after);
+        if let Some(known) = self.legs.get_mut(&leg) {
+            known.settling = Some(id);
+        }
     }
 
     /// Nothing is open on the leg: a round that finishes its start or end may end.

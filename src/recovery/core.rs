@@ -80,8 +80,8 @@ pub(super) enum After {
     Created { leg: LegId, key: Box<crate::model::RecoveryKey>, answer: ClientAnswer },
     /// An adopting leg: the request that awaits it is on its way.
     Adopting(LegId),
-    /// A command's result; its client is answered.
-    Answered { leg: Option<LegId>, answer: ClientAnswer },
+    /// A command's answer, and the result of its intent on `leg`.
+    Answered { leg: Option<LegId>, answer: Option<ClientAnswer> },
     /// A quarantine or the operator's mark.
     Noted,
 }
@@ -196,14 +196,21 @@ impl Core {
             After::Pulled { leg, cache } => self.pull_stored(leg, cache),
             After::Closed { leg, answer } => {
                 if let Some(answer) = answer {
-                    self.answer_stored(None, answer);
+                    self.answer_stored(answer);
                 }
                 self.closed(id, leg);
             }
             After::Intent(leg, number) => self.intent_stored(leg, number),
             After::Created { leg, key, answer } => self.created(leg, key, answer),
             After::Adopting(leg) => self.mirror_key(leg),
-            After::Answered { leg, answer } => self.answer_stored(leg, answer),
+            After::Answered { leg, answer } => {
+                if let Some(answer) = answer {
+                    self.answer_stored(answer);
+                }
+                if let Some(leg) = leg {
+                    self.result_stored(id, leg);
+                }
+            }
         }
     }
 
@@ -211,7 +218,8 @@ impl Core {
     fn lost(&mut self, after: After, version: u64) {
         let leg = match after {
             After::Created { leg, key, answer } => return self.create_lost(leg, &key, &answer),
-            After::Answered { answer, .. } => return self.answer_stored(None, answer),
+            // No compare-and-set is in it: the store does not lose it.
+            After::Answered { answer, .. } => return answer.into_iter().for_each(|answer| self.answer_stored(answer)),
             After::Event { server, event, .. } => {
                 // Nothing of it is stored, so it is not acknowledged: it is held until the row is read.
                 let leg = event.leg;
