@@ -539,6 +539,7 @@ impl Core {
             known.setbacks = 0;
         }
         self.close_gaps(server, gaps);
+        self.release_all_held(server);
         self.forget_ended(server);
         if let Some(trigger) = again {
             self.want_round(server, trigger);
