@@ -104,7 +104,8 @@ impl Population {
         (0..self.clients).map(probe).collect()
     }
 
-    /// The first `started` meetings are created, started and filled; the others only created.
+    /// Meetings are created, started and filled; those in `unstarted` only created. Says how many commands
+    /// that took.
     pub(crate) async fn move_in(
         &self,
         options: &Options,
@@ -112,20 +113,19 @@ impl Population {
         unstarted: &[usize],
         progress: &Progress,
     ) -> Result<u64, DemoError> {
-        let done = AtomicU64::new(0);
         let commands = AtomicU64::new(0);
-        let total = self.meetings.len() as u64;
+        let filled = self.meetings.len().saturating_sub(unstarted.len()) as u64;
+        // Create, start, terminals and, on average, two settings.
+        let total = filled * (u64::from(options.terminals) + 4) + unstarted.len() as u64;
         let of_clients = (0..self.clients).map(|client| {
-            let (done, commands) = (&done, &commands);
+            let commands = &commands;
             let own = self.meetings.iter().enumerate().filter(move |(_, meeting)| meeting.client == client);
             stream::iter(own).map(Ok).try_for_each_concurrent(MEETINGS_AT_ONCE, move |(place, meeting)| async move {
-                let work = SetUp { options, crew, meeting, place, commands };
+                let work = SetUp { options, crew, meeting, place, commands, total, progress };
                 work.create().await?;
                 if !unstarted.contains(&place) {
                     work.start_and_fill().await?;
                 }
-                let done = done.fetch_add(1, Ordering::Relaxed) + 1;
-                progress.at(done, total, "meetings created, started and filled");
                 Ok::<_, DemoError>(())
             })
         });
@@ -140,6 +140,8 @@ struct SetUp<'a> {
     meeting: &'a Meeting,
     place: usize,
     commands: &'a AtomicU64,
+    total: u64,
+    progress: &'a Progress,
 }
 
 impl SetUp<'_> {
@@ -208,7 +210,8 @@ impl SetUp<'_> {
             DemoError::new(format!("{name} of meeting {} on server {}: {reason}", self.meeting.id, self.meeting.server))
         };
         let answer = answer.map_err(|error| failed(&error))?;
-        self.commands.fetch_add(1, Ordering::Relaxed);
+        let done = self.commands.fetch_add(1, Ordering::Relaxed) + 1;
+        self.progress.at(done.min(self.total), self.total, "commands that create, start and fill meetings");
         if answer.code.is_ok() { Ok(()) } else { Err(failed(&format!("{}: {}", answer.code, answer.detail))) }
     }
 }

@@ -186,6 +186,9 @@ fn finds(words: &[&str], alter: impl FnOnce(&mut World)) {
     assert!(findings.total > 0 && named, "nothing names {words:?}: {texts:?}");
 }
 
+/// A field, and how to alter it.
+type Alteration<T> = (&'static str, fn(&mut T));
+
 fn terminal_key() -> RecordKey {
     RecordKey::Terminal(number("1001"))
 }
@@ -199,7 +202,7 @@ fn without_a_difference_nothing_is_found_and_everything_is_counted() {
 
 #[test]
 fn every_field_of_the_control_row_counts() {
-    let alterations: [(&str, fn(&mut ControlRow)); 13] = [
+    let alterations: [Alteration<ControlRow>; 13] = [
         ("domain", |row| row.domain = DomainId(2)),
         ("server", |row| row.server = ServerId(2)),
         ("state", |row| row.state = "ending".to_owned()),
@@ -223,7 +226,7 @@ fn every_field_of_the_control_row_counts() {
 
 #[test]
 fn every_field_of_a_stored_key_counts() {
-    let alterations: [(&str, fn(&mut KeyRow)); 7] = [
+    let alterations: [Alteration<KeyRow>; 7] = [
         ("server", |key| key.server = ServerId(2)),
         ("generation", |key| key.generation = 2),
         ("number", |key| key.number = "701".to_owned()),
