@@ -1,10 +1,11 @@
 //! Adoption of orphans: a new key under the stored state *adopting*, then the server is told. Only for an
 //! operator's right; recovery repeats it with the same secret.
 
-use super::commands::{Waiting, new_row};
+use super::commands::Waiting;
 use super::core::{After, Asked, Core, lane};
 use super::instances::answer;
 use super::leg::{Control, Leg};
+use super::meetings::new_row;
 use super::report::Fate;
 use super::takeover::Place;
 use crate::model::StoredState;

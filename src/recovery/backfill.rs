@@ -192,12 +192,15 @@ impl Core {
         };
         let stored_mark = if whole { upto } else { mark };
         let write = ContentWrite { leg, changes, mark: Some(stored_mark), full: whole };
-        let mut unit = Unit::one(Write::Content(write));
+        let unit = Unit::one(Write::Content(write));
         if whole && mark != upto {
-            // Two writes: the whole content as of `upto`, then the steps that events made beyond it.
-            unit.writes.push(Write::Content(ContentWrite { leg, changes: Vec::new(), mark: Some(mark), full: false }));
+            // The whole content as of `upto`, then the steps that events made beyond it.
+            self.persist(lane(leg), unit, After::Page);
+            let steps = ContentWrite { leg, changes: Vec::new(), mark: Some(mark), full: false };
+            self.persist(lane(leg), Unit::one(Write::Content(steps)), After::Pulled { leg, cache });
+        } else {
+            self.persist(lane(leg), unit, After::Pulled { leg, cache });
         }
-        self.persist(lane(leg), unit, After::Pulled { leg, cache });
         self.count_pull(leg, whole);
     }
 

@@ -1,20 +1,13 @@
 //! Client commands: intent committed, sent, result committed, client answered (design §3). On a leg that
 //! is being recovered they wait, bounded and with a deadline, or are answered `retry`.
 
-use super::core::{After, Asked, Core, Reading, lane};
+use super::core::{After, Core, Reading};
 use super::instances::{Repeat, answer};
-use super::leg::{Control, Leg, OpenIntent};
-use super::takeover::Place;
-use super::{CacheTask, Command, Output, Read, Rights, Trigger};
-use crate::model::{ClientAnswerRow, CommandId, Intent, IntentResult, Moment, RecoveryKey, StoredLeg, StoredState};
-use crate::session::{Request, RequestError, Ticket};
-use crate::store::{Expect, Instance, LookUp, NewLeg, StateWrite, Unit, Write};
-use rand_chacha::rand_core::RngCore;
-use remeet_protocol::message::{
-    self, ClientAnswer, ClientCommand, ClientOp, CommandAnswer, Create, End, EndCause, EventKind, Op, Start,
-};
-use remeet_protocol::record::{LegRow, Number};
-use remeet_protocol::{ErrorCode, Handle, LegId, Secret, ServerId};
+use super::{Command, Output, Read, Rights};
+use crate::model::{ClientAnswerRow, CommandId, Moment, StoredState};
+use crate::store::{Instance, LookUp, Unit, Write};
+use remeet_protocol::message::{ClientAnswer, ClientCommand, ClientOp};
+use remeet_protocol::{ErrorCode, LegId};
 
 /// A command that waits for its meeting.
 #[derive(Debug, Clone)]
@@ -95,7 +88,7 @@ impl Core {
     }
 
     /// Reads the leg that a command waits for.
-    fn read_for(&mut self, leg: LegId, waiting: Waiting) {
+    pub(super) fn read_for(&mut self, leg: LegId, waiting: Waiting) {
         if self.waiting >= self.settings.waiting_total {
             return self.refuse(&waiting, ErrorCode::RETRY, "too many commands wait for recovery");
         }
@@ -171,7 +164,7 @@ impl Core {
         }
     }
 
-    fn wait(&mut self, leg: LegId, waiting: Waiting) {
+    pub(super) fn wait(&mut self, leg: LegId, waiting: Waiting) {
         let full = self.waiting >= self.settings.waiting_total;
         let per_leg = self.settings.waiting_per_leg;
         match self.legs.get_mut(&leg) {
@@ -248,7 +241,7 @@ impl Core {
         self.persist(answer.instance, unit, After::Answered { leg: None, answer });
     }
 
-    fn answer_row(&self, answer: &ClientAnswer) -> ClientAnswerRow {
+    pub(super) fn answer_row(&self, answer: &ClientAnswer) -> ClientAnswerRow {
         ClientAnswerRow {
             command: CommandId { instance: answer.instance, number: answer.number },
             meeting: answer.meeting,
@@ -266,371 +259,9 @@ impl Core {
             self.intents_settled(leg);
         }
     }
-
-    // ---- create, start, end ----
-
-    /// The recovery key is committed before this is answered.
-    fn create(&mut self, waiting: &Waiting, create: Create) {
-        let leg = LegId { meeting: create.meeting, leg: 0 };
-        let Some(server) = self.choose_server(create.server) else {
-            let detail = "no such server in the configuration: name another, or 0 to let the scheduler choose";
-            return self.refuse(waiting, ErrorCode::UNKNOWN_IDENTITY, detail);
-        };
-        if self.legs.contains_key(&leg) {
-            return self.create_again(leg, waiting, &create);
-        }
-        let key = self.new_key(leg, server, &create);
-        let row = new_row(&key, StoredState::Created);
-        let answer = answer(&waiting.command, ErrorCode::OK, "", create.meeting);
-        let unit = Unit {
-            writes: vec![
-                Write::NewLeg(Box::new(NewLeg { row: row.clone(), key: key.clone() })),
-                Write::Answer(self.answer_row(&answer)),
-            ],
-        };
-        self.insert_leg(Leg::new(row));
-        self.persist(lane(leg), unit, After::Created { leg, key: Box::new(key), answer });
-    }
-
-    pub(super) fn new_key(&mut self, leg: LegId, server: ServerId, create: &Create) -> RecoveryKey {
-        let mut secret = [0; 16];
-        self.random.fill_bytes(&mut secret);
-        RecoveryKey {
-            leg,
-            domain: self.servers.get(&server).map(|known| known.domain).unwrap_or_default(),
-            server,
-            secret: Secret::new(secret),
-            generation: 1,
-            number: create.number.clone(),
-            title: create.title.clone(),
-            creator: create.creator.clone(),
-            creator_name: create.creator_name.clone(),
-            made_at_ms: self.wall_ms,
-        }
-    }
-
-    fn choose_server(&self, wanted: ServerId) -> Option<ServerId> {
-        if wanted != ServerId(0) {
-            return self.servers.contains_key(&wanted).then_some(wanted);
-        }
-        // The least loaded of those that answer; else of all.
-        self.servers.values().min_by_key(|server| (server.attached.is_none(), server.legs.len())).map(|s| s.id)
-    }
-
-    pub(super) fn created(&mut self, leg: LegId, key: Box<RecoveryKey>, answer: ClientAnswer) {
-        self.put(Output::Cache(CacheTask::PutKey(key.clone())));
-        if let Some(known) = self.legs.get_mut(&leg)
-            && known.row.state == StoredState::Created
-        {
-            known.unstarted = Some(key);
-        }
-        self.publish(leg, EventKind::Created, Vec::new());
-        self.answer_stored(None, answer);
-        self.flush_waiting(leg);
-    }
-
-    /// The id exists (SPEC K-5): with the same content that is a success, else not.
-    fn create_again(&mut self, leg: LegId, waiting: &Waiting, create: &Create) {
-        let Some(row) = self.legs.get(&leg).map(|known| &known.row) else { return };
-        let same = row.number == create.number && row.title == create.title;
-        match (row.state, same) {
-            (StoredState::Ended, _) => self.refuse(waiting, ErrorCode::ENDED, "a meeting of this id has ended"),
-            (_, true) => self.refuse(waiting, ErrorCode::OK, "it exists with the same content"),
-            (_, false) => self.refuse(waiting, ErrorCode::EXISTS, "a meeting of this id exists with other content"),
-        }
-    }
-
-    /// The store has the id already: its row says what to answer.
-    pub(super) fn create_lost(&mut self, leg: LegId, key: &RecoveryKey, answer: &ClientAnswer) {
-        self.forget_leg(leg);
-        let op = ClientOp::Create(Create {
-            meeting: leg.meeting,
-            server: key.server,
-            number: key.number.clone(),
-            title: key.title.clone(),
-            creator: key.creator.clone(),
-            creator_name: key.creator_name.clone(),
-        });
-        let command = ClientCommand { instance: answer.instance, number: answer.number, meeting: leg.meeting, op };
-        let deadline = self.now + self.settings.waiting_deadline;
-        self.read_for(leg, Waiting { rights: Rights::default(), command, deadline });
-    }
-
-    fn start(&mut self, leg: LegId, waiting: &Waiting) {
-        let Some(known) = self.legs.get_mut(&leg) else { return };
-        let Some(key) = known.unstarted.take() else {
-            // Its creation is being stored: its key comes with that.
-            return self.wait(leg, waiting.clone());
-        };
-        let start = Start {
-            secret: key.secret.clone(),
-            generation: key.generation,
-            row: LegRow {
-                number: key.number.clone(),
-                title: key.title.clone(),
-                creator: key.creator.clone(),
-                creator_name: key.creator_name.clone(),
-                chair: key.creator.clone(),
-                first_speaker: Number::default(),
-                second_speaker: Number::default(),
-                started_at_ms: 0,
-            },
-        };
-        self.intend_op(leg, Op::Start(start), Some(&waiting.command), Some(StoredState::Starting));
-    }
-
-    fn end_created(&mut self, leg: LegId, waiting: &Waiting) {
-        let answer = answer(&waiting.command, ErrorCode::OK, "", leg.meeting);
-        let row = self.answer_row(&answer);
-        let Some(known) = self.legs.get_mut(&leg) else { return };
-        let expect = Expect { version: known.row.version, state: StoredState::Created };
-        known.row.state = StoredState::Ended;
-        known.row.cause = EndCause::Commanded;
-        known.row.version += 1;
-        known.unstarted = None;
-        let write = StateWrite { leg, expect, state: StoredState::Ended, cause: EndCause::Commanded, accepted: None };
-        let unit = Unit { writes: vec![Write::State(write), Write::Answer(row)] };
-        let id = self.persist(lane(leg), unit, After::Closed { leg, answer: Some(answer) });
-        if let Some(known) = self.legs.get_mut(&leg) {
-            known.closing = Some(id);
-        }
-    }
-
-    fn mark_first(&mut self, leg: LegId, waiting: &Waiting, first: bool) {
-        if let Some(known) = self.legs.get_mut(&leg) {
-            known.row.first = first;
-        }
-        let answer = answer(&waiting.command, ErrorCode::OK, "", leg.meeting);
-        let unit = Unit { writes: vec![Write::First(leg, first), Write::Answer(self.answer_row(&answer))] };
-        self.persist(lane(leg), unit, After::Answered { leg: None, answer });
-    }
-
-    // ---- intents ----
-
-    fn intend(&mut self, leg: LegId, waiting: &Waiting) {
-        let op = match &waiting.command.op {
-            ClientOp::End => {
-                let cause = if waiting.rights.operator { EndCause::Operator } else { EndCause::Commanded };
-                return self.intend_op(leg, Op::End(End { cause }), Some(&waiting.command), Some(StoredState::Ending));
-            }
-            ClientOp::AddTerminal(op) => Op::AddTerminal(op.clone()),
-            ClientOp::RemoveTerminal(op) => Op::RemoveTerminal(op.clone()),
-            ClientOp::SetRole(op) => Op::SetRole(op.clone()),
-            ClientOp::SetDecode(op) if op.windows.len() > message::WINDOWS_MAX => {
-                return self.refuse(waiting, ErrorCode::TOO_MANY, "a terminal has at most 16 windows");
-            }
-            ClientOp::SetDecode(op) => Op::SetDecode(op.clone()),
-            ClientOp::SetExtra(op) => Op::SetExtra(op.clone()),
-            ClientOp::Create(_) | ClientOp::Start | ClientOp::Mark(_) | ClientOp::Adopt(_) => return,
-        };
-        let full = self.legs.get(&leg).is_some_and(|known| known.open.len() >= self.settings.intents_per_leg);
-        if full {
-            return self.refuse(waiting, ErrorCode::RETRY, "too many commands of the meeting are under way");
-        }
-        self.intend_op(leg, op, Some(&waiting.command), None);
-    }
-
-    /// Commits an intent (with a change of state, if the operation is one) and sends it after that.
-    pub(super) fn intend_op(
-        &mut self,
-        leg: LegId,
-        op: Op,
-        command: Option<&ClientCommand>,
-        state: Option<StoredState>,
-    ) {
-        let Some(known) = self.legs.get_mut(&leg) else { return };
-        let mut writes = Vec::new();
-        if let Some(state) = state {
-            let expect = Expect { version: known.row.version, state: known.row.state };
-            known.row.state = state;
-            known.row.version += 1;
-            writes.push(Write::State(StateWrite { leg, expect, state, cause: EndCause::None, accepted: None }));
-        }
-        known.row.intent += 1;
-        let number = known.row.intent;
-        let command = command.map(|command| CommandId { instance: command.instance, number: command.number });
-        let intent = Intent { leg, number, op, command };
-        writes.push(Write::Intent(intent.clone()));
-        let after = self.persist(lane(leg), Unit { writes }, After::Intent(leg, number));
-        if let Some(known) = self.legs.get_mut(&leg) {
-            known.open.push_back(OpenIntent { intent, asked: None, after: Some(after) });
-        }
-        self.send_open(leg);
-    }
-
-    pub(super) fn intent_stored(&mut self, leg: LegId, number: u64) {
-        if let Some(known) = self.legs.get_mut(&leg)
-            && let Some(open) = known.open.iter_mut().find(|open| open.intent.number == number)
-        {
-            open.after = None;
-        }
-        self.send_open(leg);
-    }
-
-    /// One command of a leg is in flight: the first open intent. The session holds it until it is stored.
-    pub(super) fn send_open(&mut self, leg: LegId) {
-        let Some(known) = self.legs.get(&leg) else { return };
-        let Some(open) = known.open.front() else { return };
-        let attached = self.servers.get(&known.row.server).is_some_and(|server| server.attached.is_some());
-        let starts = matches!(open.intent.op, Op::Start(_)) && known.row.state != StoredState::InMeeting;
-        if open.asked.is_some() || !attached || !(starts || known.takes_commands()) {
-            return;
-        }
-        let request = message::Command {
-            leg,
-            handle: known.row.handle.filter(|_| !starts).unwrap_or(Handle(0)),
-            intent: open.intent.number,
-            op: open.intent.op.clone(),
-        };
-        let (server, after, number) = (known.row.server, open.after, open.intent.number);
-        let ticket = self.ask(server, Asked::Intent(leg, number), Request::Command(request), after);
-        if let Some(open) = self.legs.get_mut(&leg).and_then(|known| known.open.front_mut()) {
-            open.asked = Some(ticket);
-        }
-    }
-
-    pub(super) fn commanded(&mut self, ticket: Ticket, result: Result<CommandAnswer, RequestError>) {
-        let Some(Asked::Intent(leg, number)) = self.tickets.remove(&ticket) else { return };
-        let Some(known) = self.legs.get_mut(&leg) else { return };
-        let server = known.row.server;
-        let Some(open) = known.open.front_mut().filter(|open| open.asked == Some(ticket)) else { return };
-        if open.intent.number != number {
-            return;
-        }
-        match result {
-            Ok(answer) if matches!(answer.code, ErrorCode::STALE_TOKEN | ErrorCode::NOT_ATTACHED) => {
-                // The leg is not ours any more: its intent stays open until it is taken over again.
-                open.asked = None;
-                known.control = Control::None;
-                self.want_round(server, Trigger::Reconcile);
-            }
-            Ok(answer) => {
-                let Some(open) = known.open.pop_front() else { return };
-                self.carried_out(server, leg, &open, &answer);
-                self.intent_done(leg, &open, answer.code, answer.detail.as_str());
-                self.send_open(leg);
-                self.intents_settled(leg);
-            }
-            Err(RequestError::Refused(failure))
-                if !matches!(failure.code, ErrorCode::BUSY | ErrorCode::STALE_TOKEN | ErrorCode::NOT_ATTACHED) =>
-            {
-                let Some(open) = known.open.pop_front() else { return };
-                self.intent_done(leg, &open, failure.code, failure.detail.as_str());
-                self.send_open(leg);
-                self.intents_settled(leg);
-            }
-            // It may or may not have run: it stays open and is sent again, with the same number.
-            Err(error) => {
-                open.asked = None;
-                if error != RequestError::LinkLost {
-                    tracing::warn!(server = server.0, %leg, "{}: {error}", open.intent.op.name());
-                    if let Some(round) = self.round(server)
-                        && round.finishing.remove(&leg)
-                    {
-                        self.pend(server, leg, "unreachable");
-                    }
-                    self.want_round(server, Trigger::Reconcile);
-                    self.try_end_round(server);
-                }
-            }
-        }
-    }
-
-    fn carried_out(&mut self, server: ServerId, leg: LegId, open: &OpenIntent, answer: &CommandAnswer) {
-        match (&open.intent.op, answer.code) {
-            (Op::Start(_), ErrorCode::OK) => {
-                if self.legs.get(&leg).is_some_and(|known| known.row.state == StoredState::Starting) {
-                    let place =
-                        Place { boot: answer.boot, handle: answer.handle, table_revision: answer.table_revision };
-                    self.accepted(server, leg, place, answer.mark);
-                    self.publish_started(leg);
-                }
-            }
-            (Op::Start(_), _) => {
-                // Refused for good: the meeting never ran (or its tombstone says that it is over).
-                self.close(leg, EndCause::ByServer);
-            }
-            (Op::End(end), ErrorCode::OK | ErrorCode::ENDED | ErrorCode::UNKNOWN_MEETING) => {
-                // The ended event came before, as a rule; else this is the explicit end.
-                self.close(leg, end.cause);
-            }
-            (_, ErrorCode::UNKNOWN_MEETING | ErrorCode::ENDED) => self.want_round(server, Trigger::Reconcile),
-            _ => {}
-        }
-    }
-
-    fn publish_started(&mut self, leg: LegId) {
-        self.publish(leg, EventKind::Started, Vec::new());
-        self.mirror_key(leg);
-    }
-
-    /// Commits an intent's result, and with it the client's answer.
-    pub(super) fn intent_done(&mut self, leg: LegId, open: &OpenIntent, code: ErrorCode, detail: &str) {
-        let result = IntentResult { leg, number: open.intent.number, code };
-        let mut writes = vec![Write::IntentDone(result)];
-        let after = match open.intent.command {
-            Some(id) => {
-                let answer = ClientAnswer {
-                    instance: id.instance,
-                    number: id.number,
-                    code,
-                    retry_after_ms: 0,
-                    detail: remeet_protocol::wire::Text::cut(detail),
-                    meeting: leg.meeting,
-                };
-                writes.push(Write::Answer(self.answer_row(&answer)));
-                After::Answered { leg: Some(leg), answer }
-            }
-            None => After::Noted,
-        };
-        self.persist(lane(leg), Unit { writes }, after);
-    }
-
-    /// Nothing is open on the leg: a round that finishes its start or end may end.
-    fn intents_settled(&mut self, leg: LegId) {
-        let Some(known) = self.legs.get(&leg) else { return };
-        if !known.open.is_empty() {
-            return;
-        }
-        let (server, state) = (known.row.server, known.row.state);
-        if let Some(round) = self.round(server) {
-            round.finishing.remove(&leg);
-        }
-        if state == StoredState::Ended && known_is_settled(self.legs.get(&leg)) {
-            self.forget_leg(leg);
-        }
-        self.try_back_fill(server);
-    }
-}
-
-fn known_is_settled(leg: Option<&Leg>) -> bool {
-    leg.is_some_and(|leg| leg.closing.is_none() && !leg.in_round)
 }
 
 /// The leg that a client's command is for: the first one.
 pub(super) fn first_leg(command: &ClientCommand) -> LegId {
     LegId { meeting: command.meeting, leg: 0 }
-}
-
-/// The control row of a new leg.
-pub(super) fn new_row(key: &RecoveryKey, state: StoredState) -> StoredLeg {
-    StoredLeg {
-        leg: key.leg,
-        domain: key.domain,
-        server: key.server,
-        state,
-        cause: EndCause::None,
-        epoch: remeet_protocol::Epoch(0),
-        boot: None,
-        handle: None,
-        table_revision: 0,
-        mark: super::core::NOTHING,
-        generation: key.generation,
-        intent: 0,
-        first: false,
-        quarantine: None,
-        version: 1,
-        number: key.number.clone(),
-        title: key.title.clone(),
-    }
 }

@@ -2,11 +2,11 @@
 
 use super::instances::Instances;
 use super::leg::Leg;
-use super::report::{RoundReport, Trigger};
+use super::report::Trigger;
 use super::server::Server;
 use super::settings::Settings;
-use super::{Alarm, AlarmKind, CacheTask, Input, Output, Published, Read, ReadId, ReadResult, ServerView, Waiter};
-use crate::model::{Moment, StoredLeg, StoredState, meeting_state};
+use super::{Alarm, AlarmKind, CacheTask, Input, Output, Published, Read, ReadId, ReadResult, Waiter};
+use crate::model::{Moment, StoredLeg};
 use crate::session::{Heard, PersistId, Request, Ticket};
 use crate::store::{CacheWrite, CachedHead, Outcome, Unit};
 use rand_chacha::ChaCha20Rng;
@@ -320,104 +320,6 @@ impl Core {
         let deadlines = self.servers.values().filter_map(|server| server.round.as_ref().map(|round| round.deadline));
         let waiting = self.waiting_until();
         retries.chain(deadlines).chain(waiting).chain(self.reconcile_at).min()
-    }
-
-    // ---- getters ----
-
-    /// The term, once one began.
-    #[must_use]
-    pub fn token(&self) -> Option<Token> {
-        self.token
-    }
-
-    /// A meeting's state as clients see it, and whether what is stored of it may be behind.
-    #[must_use]
-    pub fn derive(&self, rows: &[StoredLeg]) -> (MeetingState, bool) {
-        let epoch = self.token.map(|token| token.epoch).unwrap_or_default();
-        let reachable = |server| self.servers.get(&server).is_some_and(|server: &Server| server.up);
-        // What is on its way to the store counts: memory is newer than the rows that were read.
-        let rows: Vec<&StoredLeg> =
-            rows.iter().map(|row| self.legs.get(&row.leg).map_or(row, |leg| &leg.row)).collect();
-        let state = meeting_state(rows.iter().copied(), epoch, reachable);
-        let recovering = rows.iter().any(|row| {
-            let live = !matches!(row.state, StoredState::Ended | StoredState::Created);
-            live && self.legs.get(&row.leg).is_none_or(|leg| leg.in_round || !leg.takes_commands())
-        });
-        (state, recovering)
-    }
-
-    /// Every server, for the operator.
-    #[must_use]
-    pub fn server_views(&self) -> Vec<ServerView> {
-        self.servers.values().map(|server| self.view(server)).collect()
-    }
-
-    /// Orphans of every server.
-    pub fn orphans(&self) -> impl Iterator<Item = (ServerId, Handle, LegId)> + '_ {
-        self.servers
-            .values()
-            .flat_map(|server| server.orphans.iter().map(move |(handle, entry)| (server.id, *handle, entry.leg)))
-    }
-
-    /// Sums the last reports of one trigger over all servers.
-    #[must_use]
-    pub fn report(&self, trigger: Trigger) -> RoundReport {
-        let mut sum = RoundReport::default();
-        for report in self.servers.values().filter_map(|server| server.reports.get(&trigger)) {
-            sum.add(report);
-        }
-        sum
-    }
-
-    /// Whether no round runs and none is due: every server that is up has been compared.
-    #[must_use]
-    pub fn is_steady(&self) -> bool {
-        self.token.is_some()
-            && self.servers.values().all(|server| {
-                server.round.is_none() && server.retry_at.is_none() && (!server.up || server.first_pass_done)
-            })
-    }
-
-    /// Persists that were handed out and are not written yet.
-    #[must_use]
-    pub fn persists_open(&self) -> usize {
-        self.after.len()
-    }
-
-    fn view(&self, server: &Server) -> ServerView {
-        let mut view = ServerView {
-            id: server.id,
-            up: server.up,
-            attached: server.attached.is_some(),
-            boot: server.attached.map(|(boot, _)| boot),
-            table_revision: server.attached.map_or(0, |(_, revision)| revision),
-            round: server.round.as_ref().map(|round| round.stage_name()),
-            legs: 0,
-            in_meeting: 0,
-            recovering: 0,
-            orphans: server.orphans.len() as u64,
-            pending: BTreeMap::new(),
-            quarantined: 0,
-            misbehaved: server.misbehaved,
-            trouble: server.trouble.clone(),
-            reports: server.reports.clone(),
-        };
-        for leg in server.legs.iter().filter_map(|leg| self.legs.get(leg)) {
-            if matches!(leg.row.state, StoredState::Ended | StoredState::Created) {
-                continue;
-            }
-            view.legs += 1;
-            if leg.is_ours(self.token) {
-                view.in_meeting += 1;
-            } else if !leg.takes_commands() {
-                view.recovering += 1;
-            }
-            view.quarantined += u64::from(leg.row.quarantine.is_some());
-        }
-        for reason in server.pending.values() {
-            *view.pending.entry(reason).or_default() += 1;
-        }
-        view
     }
 
     // ---- for the other files of the core ----

@@ -13,7 +13,7 @@
 //!
 //! - [`plan`] – puts every leg into exactly one bucket; no state, can be printed without acting.
 //! - [`core`](self) – one [`Core`] holds every server's round and every leg's state; its methods stand in
-//!   a file a subject: `round`, `takeover`, `backfill`, `events`, `commands`, `adopt`.
+//!   a file a subject: `round`, `takeover`, `backfill`, `events`, `commands`, `meetings`, `intents`, `adopt`.
 //! - [`report`] – what a round came to; the numbers add up (rule 6).
 
 mod adopt;
@@ -24,7 +24,9 @@ mod core;
 mod events;
 mod exchange;
 mod instances;
+mod intents;
 mod leg;
+mod meetings;
 pub mod plan;
 pub mod report;
 mod round;
@@ -32,6 +34,7 @@ mod server;
 mod settings;
 mod starts;
 mod takeover;
+mod views;
 
 pub use alarm::{Alarm, AlarmKind};
 pub use core::Core;

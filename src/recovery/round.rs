@@ -51,6 +51,8 @@ pub(super) struct Round {
     /// Legs whose content needed no transfer: only their cached status is compared.
     pub unchanged: Vec<LegId>,
     pub fates: BTreeMap<LegId, Fate>,
+    /// Legs whose stored rows cannot be read: no orphans.
+    pub unreadable: BTreeSet<LegId>,
     /// Gaps in the server's events that this round closes.
     pub gaps: Vec<u64>,
     pub report: RoundReport,
@@ -148,6 +150,7 @@ impl Core {
         let gaps = std::mem::take(&mut known.gaps);
         known.round = Some(Round {
             gaps,
+            unreadable: BTreeSet::new(),
             trigger: if known.first_pass_done { trigger } else { Trigger::Restart },
             begun: now,
             deadline,
@@ -253,7 +256,9 @@ impl Core {
     }
 
     pub(super) fn round_looked_up(&mut self, server: ServerId, found: LookUp) {
+        let mut unreadable = Vec::new();
         for bad in found.bad {
+            unreadable.extend(leg_named(&bad.leg));
             let text = format!("the stored leg {} cannot be read and is left alone: {}", bad.leg, bad.reason);
             self.alarm(AlarmKind::BadRow, Some(server), None, text);
         }
@@ -268,6 +273,7 @@ impl Core {
         for (leg, secret) in keys {
             round.keys.insert(leg, (secret, KeySource::Database));
         }
+        round.unreadable.extend(unreadable);
         round.looked_up = true;
         self.release_strangers(server);
         self.try_plan(server);
@@ -342,6 +348,9 @@ impl Core {
             match &place.bucket {
                 Bucket::TakeOver | Bucket::FinishEnd | Bucket::FinishAdoption { .. } => take_over.push(leg),
                 Bucket::FinishStart => self.finish_start(server, leg),
+                Bucket::Orphan if self.round(server).is_some_and(|round| round.unreadable.contains(&leg)) => {
+                    self.note_fate(server, leg, Fate::Pending("unreadable row"));
+                }
                 Bucket::Orphan => self.orphan(server, &place, &inventory),
                 Bucket::Ended(cause) => {
                     if let Some(round) = self.round(server) {
@@ -523,7 +532,7 @@ impl Core {
         let gaps = round.gaps;
         let again = known.again.take();
         // What time can mend is tried again soon; the rest waits for the operator or the next reconcile.
-        let mendable = |reason: &&str| !matches!(*reason, "conflict" | "bad key" | "no key");
+        let mendable = |reason: &&str| !matches!(*reason, "conflict" | "bad key" | "no key" | "unreadable row");
         if known.pending.values().any(|reason| mendable(&reason)) {
             known.retry_at = Some((now + known.setback(&self.settings), Trigger::Reconcile));
         } else {
@@ -553,4 +562,10 @@ impl Core {
             self.forget_leg(leg);
         }
     }
+}
+
+/// The leg that a bad row names, if that much of it can be read.
+fn leg_named(text: &str) -> Option<LegId> {
+    let (meeting, leg) = text.split_once('/')?;
+    Some(LegId { meeting: meeting.parse().ok()?, leg: leg.parse().ok()? })
 }

@@ -6,18 +6,20 @@
 use super::cacher::{self, Cacher};
 use super::clock::Clock;
 use super::handle::{Handle, Request, Shared, Troubled};
+use super::peer::Peer;
 use super::reader::Readers;
 use super::status::Telling;
+use super::term::{TermProgress, begin_term, prune};
 use super::writer::{self, Writers};
 use super::{RunError, status};
 use crate::config::Config;
-use crate::link::{self, LinkEvent, LinkHandle, LinkOptions, SendError};
+use crate::link::{self, LinkEvent, LinkOptions};
 use crate::ops::{Heartbeat, ServiceManager};
 use crate::recovery::{Command, Core, Input, Output, Waiter};
-use crate::session::{self, PersistId, Session};
+use crate::session::PersistId;
 use crate::store::{Cache, Outcome, Store, StoreError};
 use remeet_protocol::message::ClientAnswer;
-use remeet_protocol::{Epoch, ErrorCode, Holder, Packet, ServerId, Token};
+use remeet_protocol::{ErrorCode, Holder, ServerId};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,6 +27,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 /// Things taken in one turn before outputs are carried out: enough to batch, few enough that a flood
 /// from one side does not keep the others waiting.
@@ -68,17 +71,10 @@ pub(super) struct Driver {
     /// Which session awaits a persist.
     awaited: BTreeMap<PersistId, ServerId>,
     fenced: Option<String>,
+    /// Ends with the driver.
+    pruning: Option<AbortOnDropHandle<()>>,
     service: ServiceManager,
     heartbeat: Heartbeat,
-}
-
-/// One server: its session and its link.
-pub(super) struct Peer {
-    pub session: Session,
-    pub link: Option<LinkHandle>,
-    /// Packets that the link's queue had no room for.
-    backlog: Vec<Packet>,
-    pub link_since_ms: u64,
 }
 
 impl Driver {
@@ -144,6 +140,7 @@ impl Driver {
             last_waiter: 0,
             awaited: BTreeMap::new(),
             fenced: None,
+            pruning: None,
             service,
             heartbeat,
         };
@@ -214,6 +211,7 @@ impl Driver {
                 self.telling.term_since_ms = Some(self.clock.wall_ms());
                 self.shared.epoch.store(token.epoch.0, Ordering::Relaxed);
                 self.feed(Input::TermBegan(token));
+                self.pruning = Some(prune(Arc::clone(&self.store), token));
             }
         }
     }
@@ -506,85 +504,4 @@ impl Driver {
             link.close().await;
         }
     }
-}
-
-impl Peer {
-    fn new(config: &Config, server: &crate::config::Server, holder: Holder) -> Self {
-        let identity = session::Identity {
-            domain: config.scheduler.domain,
-            name: config.scheduler.name.clone(),
-            holder,
-            server: server.id,
-        };
-        let settings = session::Settings {
-            seed: u64::from(server.id.0) ^ holder.0.as_u64_pair().0,
-            answer_timeout: config.link.request_deadline,
-            keep_alive: config.link.keep_alive,
-            ..session::Settings::default()
-        };
-        Self { session: Session::new(identity, settings), link: None, backlog: Vec::new(), link_since_ms: 0 }
-    }
-
-    /// Hands the session's packets to the link, all in one batch.
-    fn send(&mut self) {
-        while let Some(packet) = self.session.poll_packet() {
-            self.backlog.push(packet);
-        }
-        if self.backlog.is_empty() && self.session.wants_close().is_none() {
-            return;
-        }
-        let Some(link) = &self.link else { return };
-        match link.try_send(std::mem::take(&mut self.backlog)) {
-            Ok(()) | Err(SendError::Closed) => {}
-            // The server reads too slowly; the link cuts it if that lasts.
-            Err(SendError::Full(packets)) => self.backlog = packets,
-        }
-        if let Some(reason) = self.session.wants_close() {
-            link.close_link(reason, self.session.redial_after().unwrap_or_default());
-        }
-    }
-}
-
-/// How the beginning of a term goes.
-enum TermProgress {
-    /// The database does not answer: it is asked again.
-    Waiting(String),
-    Began(Token),
-}
-
-/// Brings the schema up to date and begins a term; asks for as long as it takes. The database is the one
-/// source of recovery keys after a restart: while it is down nothing is taken over (design §6).
-fn begin_term(
-    store: Arc<dyn Store>,
-    node: String,
-    holder: Holder,
-    stop: CancellationToken,
-) -> mpsc::Receiver<TermProgress> {
-    let (progress, receiver) = mpsc::channel(4);
-    tokio::spawn(async move {
-        let mut pause = Duration::from_millis(100);
-        loop {
-            let began = async {
-                store.migrate().await?;
-                store.begin_term(&node, holder, Epoch(0)).await
-            };
-            let Some(began) = stop.run_until_cancelled(began).await else { return };
-            match began {
-                Ok(token) => {
-                    // The receiver is gone only when the driver is.
-                    let _ = progress.send(TermProgress::Began(token)).await;
-                    return;
-                }
-                Err(error) => {
-                    tracing::warn!("no term yet: {error}; asked again in {pause:?}");
-                    let _ = progress.send(TermProgress::Waiting(error.to_string())).await;
-                }
-            }
-            if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
-                return;
-            }
-            pause = (pause * 2).min(Duration::from_secs(2));
-        }
-    });
-    receiver
 }

@@ -22,8 +22,10 @@ mod clock;
 mod driver;
 mod handle;
 mod operator;
+mod peer;
 mod reader;
 mod status;
+mod term;
 mod writer;
 
 pub use clock::Clock;

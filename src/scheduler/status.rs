@@ -1,6 +1,7 @@
 //! What the operator is shown: the core's views, the sessions' counters and the queues in one report.
 
-use super::driver::{Driver, Peer};
+use super::driver::Driver;
+use super::peer::Peer;
 use crate::ops::status::{
     Alarms, ClientsStatus, Completeness, LegCounts, LinkState, Phase, Queues, RoundReport, ServerStatus, SinkHealth,
     Status, Term, Trigger,

@@ -123,7 +123,8 @@ pub struct BadRow {
 pub struct LookUp {
     /// The legs.
     pub found: Vec<Found>,
-    /// Rows that could not be read.
+    /// Rows that could not be read: control row, key or an open intent. Such a leg is not among `found`, and it is
+    /// no orphan: nothing may be concluded of it.
     pub bad: Vec<BadRow>,
 }
 
@@ -163,13 +164,15 @@ pub trait Store: Send + Sync + 'static {
     /// The named legs only, each with its recovery key and open intents.
     fn legs<'a>(&'a self, legs: &'a [LegId]) -> BoxFuture<'a, Result<LookUp, StoreError>>;
 
-    /// The legs of a meeting.
+    /// The legs of a meeting, in ascending order. One that cannot be read is named in the log and left out.
     fn meeting(&self, meeting: MeetingId) -> BoxFuture<'_, Result<Vec<StoredLeg>, StoreError>>;
 
-    /// Legs that are not ended, of meetings with an id above `after`, in ascending order; at most `max`.
+    /// Legs that are not ended, of meetings with an id above `after`, in ascending order; at most `max`. The end of
+    /// the page cuts no meeting, unless that one alone has more legs. Ends with an empty page.
     fn live_legs(&self, after: MeetingId, max: u16) -> BoxFuture<'_, Result<Vec<StoredLeg>, StoreError>>;
 
-    /// Content of legs, each leg's mark and records from one snapshot. An unknown leg is absent.
+    /// Content of legs, each leg's mark and records from one snapshot. An unknown leg is absent. A leg with a record
+    /// that cannot be read comes without that record and with a mark of zero, so that everything is pulled anew.
     fn contents<'a>(&'a self, legs: &'a [LegId]) -> BoxFuture<'a, Result<Vec<LegContent>, StoreError>>;
 
     /// What is kept of a client's instance.
@@ -177,7 +180,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// Writes units, many in one transaction. One outcome a unit, in order.
     ///
-    /// Units are applied as if one after the other; a unit with several writes is atomic.
+    /// Units are applied as if one after the other; a unit with several writes is atomic. Large calls are several
+    /// transactions; if a later one fails after an earlier one was committed, the answer is
+    /// [`StoreError::Unknown`], and [`Store::settle`] tells which units stand.
     fn write<'a>(&'a self, token: Token, units: &'a [Unit]) -> BoxFuture<'a, Result<Vec<Outcome>, StoreError>>;
 
     /// After [`StoreError::Unknown`]: raises the version of every row the units touch, under the term,

@@ -39,7 +39,7 @@ impl Default for StoreOptions {
             write_deadline: Duration::from_secs(2),
             call_deadline: Duration::from_secs(20),
             batch_units: 2_000,
-            batch_records: 20_000,
+            batch_records: 10_000,
         }
     }
 }

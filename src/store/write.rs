@@ -5,7 +5,9 @@ use remeet_protocol::message::EndCause;
 use remeet_protocol::record::Mark;
 use remeet_protocol::{BootId, Change, Epoch, Handle, LegId};
 
-/// Writes that stand or fall together. Their order within the unit does not matter.
+/// Writes that stand or fall together. Their order within the unit does not matter: a new leg comes first, then the
+/// state (with its content reset), key, intent, result, content, the rest. At most one of each kind a leg, but any
+/// number of intents, results and answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unit {
     /// The writes; seldom more than three.
@@ -22,6 +24,10 @@ pub enum Outcome {
     },
     /// Its compare-and-set did not fit (or the leg exists already, or the intent's number is taken):
     /// nothing of it is written. If the row exists: its version now, else 0.
+    ///
+    /// So are lost: a write to a leg that does not exist; a key of a lower generation, or another key of the same one;
+    /// and what can never be written (an illegal change of state, an acceptance of another term, a number above
+    /// 2^63 - 2 where numbers are compared, a value that the database refuses), with an error in the log.
     Lost {
         /// The control row's version.
         version: u64,

@@ -140,7 +140,7 @@ async fn both_stores_give_the_same_outcomes_and_rows() {
         }
         if batch % 20 == 19 {
             for f in [&sqlite, &postgres] {
-                for table in ["legs", "recovery_keys", "meetings", "intents"] {
+                for table in ["recovery_keys", "meetings", "intents", "legs"] {
                     f.sql(&format!("DELETE FROM {table} WHERE meeting IN (SELECT meeting FROM legs WHERE ended)"))
                         .await;
                 }

@@ -322,3 +322,29 @@ pub(crate) async fn an_unreadable_record_makes_the_mark_zero(f: &Fixture) {
     f.one(content(leg, changes.clone(), Some(mark_of(2, &changes)), true)).await;
     assert_eq!(f.content(leg).await, (mark_of(2, &changes), changes));
 }
+
+pub(crate) async fn mark_and_records_are_of_one_snapshot_while_writes_go_on(f: &Fixture) {
+    let leg = f.leg(1).await;
+    let at = |revision: u64| {
+        let errors = u32::try_from(revision).unwrap();
+        let changes =
+            vec![present(revision, window("1", 1, errors)), present(revision, terminal("1", &revision.to_string()))];
+        let mark = mark_of(revision, &changes);
+        Unit::one(content(leg, changes, Some(mark), false))
+    };
+    let writer = async {
+        for revision in 1..60 {
+            f.write(vec![at(revision)]).await;
+        }
+    };
+    let reader = async {
+        let mut seen = 0;
+        while seen < 59 {
+            let (mark, changes) = f.content(leg).await;
+            assert_eq!(mark, mark_of(mark.revision, &changes));
+            assert!(mark.revision >= seen);
+            seen = mark.revision;
+        }
+    };
+    tokio::join!(writer, reader);
+}

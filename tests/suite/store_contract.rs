@@ -1,5 +1,5 @@
-//! What every durable store promises, run against SQLite and Postgres alike. Cases about content, intents
-//! and unknown commits stand in files of their own; the list of all is here.
+//! What every durable store promises, run against SQLite and Postgres alike. Cases about look-ups, content,
+//! intents and unknown commits stand in files of their own; the list of all is here.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -9,7 +9,7 @@ use remeet::model::{RecoveryKey, StoredState};
 use remeet::store::{Expect, Outcome, StateWrite, StoreError, Unit, Write, open};
 use remeet_protocol::message::EndCause;
 use remeet_protocol::wire::Text;
-use remeet_protocol::{Epoch, Handle, Holder, LegId, MeetingId, Secret, ServerId, Token};
+use remeet_protocol::{Epoch, Handle, Holder, Secret, Token};
 use std::time::Duration;
 
 macro_rules! contract {
@@ -54,11 +54,13 @@ contract! {
         quarantine_and_mark_first_leave_the_version,
         writes_to_an_unknown_leg_lose,
         absurd_numbers_harm_only_their_own_unit,
+        an_empty_store_has_no_term_and_migrating_again_changes_nothing,
+        a_store_opened_again_has_everything,
+    }
+    store_look_up {
         look_up_finds_the_servers_live_legs_and_the_named_ones,
         live_legs_come_in_pages_that_cut_no_meeting,
         unreadable_rows_are_named_and_harm_no_others,
-        an_empty_store_has_no_term_and_migrating_again_changes_nothing,
-        a_store_opened_again_has_everything,
     }
     store_content {
         records_of_every_kind_come_back_as_they_were,
@@ -73,6 +75,7 @@ contract! {
         texts_with_nul_and_markers_come_back_exactly,
         several_content_writes_of_one_leg_in_one_batch_end_as_one_after_the_other,
         content_of_an_unknown_leg_is_absent,
+        mark_and_records_are_of_one_snapshot_while_writes_go_on,
         an_unreadable_record_makes_the_mark_zero,
     }
     store_intents {
@@ -372,87 +375,6 @@ pub(crate) async fn absurd_numbers_harm_only_their_own_unit(f: &Fixture) {
         .await;
     assert!(matches!(outcomes[..], [Outcome::Lost { .. }, Outcome::Applied { .. }, Outcome::Lost { .. }]));
     assert_eq!(f.content(other).await.1.len(), 1);
-}
-
-pub(crate) async fn look_up_finds_the_servers_live_legs_and_the_named_ones(f: &Fixture) {
-    let mut units = Vec::new();
-    for n in 1..=6 {
-        let mut new = new_leg(n, if n == 2 { Ended } else { InMeeting });
-        let server = ServerId(if n >= 5 { 2 } else { 1 });
-        (new.row.server, new.key.server) = (server, server);
-        units.push(Unit::one(Write::NewLeg(Box::new(new))));
-    }
-    f.write(units).await;
-    let of = async |server: u32, named: &[LegId]| {
-        let look_up = f.store.look_up(ServerId(server), named).await.unwrap();
-        assert!(look_up.bad.is_empty());
-        let mut legs: Vec<LegId> = look_up.found.into_iter().map(|found| found.row.leg).collect();
-        legs.sort_unstable();
-        legs
-    };
-    assert_eq!(of(1, &[]).await, [leg_id(1), leg_id(3), leg_id(4)]);
-    let named = [leg_id(2), leg_id(5), leg_id(3), leg_id(3), leg_id(99)];
-    assert_eq!(of(1, &named).await, [leg_id(1), leg_id(2), leg_id(3), leg_id(4), leg_id(5)]);
-    assert_eq!(of(9, &[leg_id(6)]).await, [leg_id(6)]);
-}
-
-pub(crate) async fn live_legs_come_in_pages_that_cut_no_meeting(f: &Fixture) {
-    let mut units = Vec::new();
-    for n in 1..=5 {
-        for leg in 0..if n == 3 { 3 } else { 1 } {
-            let mut new = new_leg(n, if n == 2 { Ended } else { InMeeting });
-            (new.row.leg.leg, new.key.leg.leg) = (leg, leg);
-            units.push(Unit::one(Write::NewLeg(Box::new(new))));
-        }
-    }
-    f.write(units).await;
-    let mut pages = Vec::new();
-    let mut after = MeetingId(uuid::Uuid::nil());
-    loop {
-        let page = f.store.live_legs(after, 2).await.unwrap();
-        let Some(last) = page.last() else { break };
-        after = last.leg.meeting;
-        pages.push(page.iter().map(|row| (row.leg.meeting, row.leg.leg)).collect::<Vec<_>>());
-    }
-    let meeting = |n| leg_id(n).meeting;
-    let expected = [
-        vec![(meeting(1), 0)],
-        // Alone it has more legs than fit.
-        vec![(meeting(3), 0), (meeting(3), 1)],
-        vec![(meeting(4), 0), (meeting(5), 0)],
-    ];
-    assert_eq!(pages, expected);
-}
-
-pub(crate) async fn unreadable_rows_are_named_and_harm_no_others(f: &Fixture) {
-    for n in 1..=5 {
-        f.leg(n).await;
-    }
-    let meeting = |n| leg_id(n).meeting;
-    f.sql(&format!("UPDATE legs SET state = 'dancing' WHERE meeting = '{}'", meeting(1))).await;
-    let digest = if f.kind == crate::store_fixture::Kind::Sqlite { "x'0102'" } else { "'\\x0102'" };
-    f.sql(&format!("UPDATE legs SET mark_digest = {digest} WHERE meeting = '{}'", meeting(2))).await;
-    f.sql(&format!("UPDATE recovery_keys SET secret = {digest} WHERE meeting = '{}'", meeting(3))).await;
-    f.sql(&format!("UPDATE legs SET format_version = 2 WHERE meeting = '{}'", meeting(4))).await;
-    let named: Vec<LegId> = (1..=5).map(leg_id).collect();
-    let look_up = f.store.look_up(ServerId(1), &named).await.unwrap();
-    assert_eq!(look_up.found.len(), 1);
-    assert_eq!(look_up.found[0].row.leg, leg_id(5));
-    let mut bad: Vec<(String, String)> = look_up.bad.into_iter().map(|bad| (bad.leg, bad.reason)).collect();
-    bad.sort();
-    let expected = ["dancing", "mark_digest", "secret", "format 2"];
-    assert_eq!(bad.len(), expected.len(), "{bad:?}");
-    for (n, ((leg, reason), word)) in (1..).zip(bad.iter().zip(expected)) {
-        assert_eq!(*leg, leg_id(n).to_string());
-        assert!(reason.contains(word), "{reason}");
-    }
-    // Listing goes on behind them, and a write to one of them loses without harm to its neighbour.
-    assert_eq!(f.store.live_legs(MeetingId(uuid::Uuid::nil()), 1).await.unwrap()[0].leg, leg_id(3));
-    let outcomes = f.write(vec![
-        Unit::one(state(leg_id(1), 1, InMeeting, Ending)),
-        Unit::one(state(leg_id(5), 1, InMeeting, Ending)),
-    ]);
-    assert_eq!(outcomes.await, [Outcome::Lost { version: 1 }, Outcome::Applied { version: 2 }]);
 }
 
 pub(crate) async fn an_empty_store_has_no_term_and_migrating_again_changes_nothing(f: &Fixture) {

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 const APPLIED: Outcome = Outcome::Applied { version: 0 };
 
 pub(crate) fn intent(leg: LegId, number: u64, command: Option<(u64, u64)>) -> Intent {
-    let op = if number % 2 == 0 {
+    let op = if number.is_multiple_of(2) {
         Op::End(End { cause: EndCause::Commanded })
     } else {
         let value = Some(Blob::new(vec![0, 1, 2]).unwrap());

@@ -13,8 +13,6 @@ use tokio::sync::watch;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum NextCommit {
-    /// Nothing unusual.
-    Passes = 0,
     /// It does not reach the server; the connection is silent from then on.
     IsLost = 1,
     /// It reaches the server; the answer is lost, and the connection is silent from then on.
@@ -29,6 +27,7 @@ pub(crate) struct Proxy {
 
 struct State {
     refuse: AtomicBool,
+    /// 0, or a [`NextCommit`].
     commit: AtomicU8,
     /// Connections made before this number is raised are silent.
     frozen: watch::Sender<u64>,
@@ -100,6 +99,9 @@ async fn pair(mut client: TcpStream, mut server: Box<dyn Stream>, state: Arc<Sta
     let (mut sent, mut answered) = (vec![0; 65536], vec![0; 65536]);
     loop {
         tokio::select! {
+            // First: what comes after the freeze does not pass.
+            biased;
+            _ = frozen.changed() => return std::future::pending().await,
             read = client.read(&mut sent) => {
                 let Ok(count @ 1..) = read else { return };
                 let bytes = &sent[..count];
@@ -119,7 +121,6 @@ async fn pair(mut client: TcpStream, mut server: Box<dyn Stream>, state: Arc<Sta
                     return;
                 }
             }
-            _ = frozen.changed() => return std::future::pending().await,
         }
     }
 }

@@ -21,6 +21,8 @@ use tokio_util::task::TaskTracker;
 
 /// How much longer than its transaction a commit is awaited before its outcome counts as unknown.
 const COMMIT_GRACE: Duration = Duration::from_secs(1);
+/// How long the pool may ping a connection that comes back.
+const RELEASE_SPAN: Duration = Duration::from_secs(1);
 /// Backends whose commit is unknown that are remembered; more than there are connections can never be alive.
 const SUSPECTS_MAX: usize = 64;
 
@@ -69,9 +71,12 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        if let Some(connection) = self.connection.take()
-            && !self.clean
-        {
+        let Some(mut connection) = self.connection.take() else { return };
+        if self.clean {
+            // The pool pings what comes back, without a deadline: a server that falls silent just then would keep
+            // the slot for ever.
+            tokio::spawn(tokio::time::timeout(RELEASE_SPAN, connection.return_to_pool()));
+        } else {
             // Its socket closes now and its slot is free at once; a polite close would wait for a silent server.
             drop(connection.detach());
         }

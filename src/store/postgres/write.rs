@@ -22,6 +22,9 @@ const CONTENDED_MAX: u32 = 5;
 /// How often a batch is tried after its losers have been taken out, before it is halved: more than once only if
 /// somebody else writes the same legs at the same time.
 const MISFITS_MAX: u32 = 3;
+/// Time-outs in a row after which a call gives up: by then a batch of 2,000 has shrunk to 31 units, so what is slow is
+/// not the batch.
+const SLOW_MAX: u32 = 6;
 const DOING: &str = "writing units";
 
 /// Units, by their place, that are written in one transaction.
@@ -45,6 +48,7 @@ impl PostgresStore {
         }
         let mut queue = self.batches(units, sound);
         let mut committed = false;
+        let mut slow = 0;
         // Part of the units stands: nobody may conclude from a failure that none does.
         let partly = |committed: bool, error: StoreError| match error {
             StoreError::Unavailable { doing, reason } | StoreError::Broken { doing, reason } if committed => {
@@ -64,12 +68,18 @@ impl PostgresStore {
             let these: Vec<&Unit> = batch.places.iter().map(|at| &units[*at]).collect();
             let fault = match self.attempt(token, compile(&these)).await {
                 Ok(()) => {
-                    committed = true;
+                    committed |= !these.is_empty();
+                    slow = 0;
                     continue;
                 }
                 Err(fault) => fault,
             };
-            let isolate = matches!(&fault, Fault::Slow(_) | Fault::Refused(_) if these.len() > 1);
+            slow += u32::from(matches!(fault, Fault::Slow(_)));
+            let isolate = match &fault {
+                Fault::Slow(_) => these.len() > 1 && slow < SLOW_MAX,
+                Fault::Refused(_) => these.len() > 1,
+                _ => false,
+            };
             match fault {
                 Fault::Misfit if batch.misfits < MISFITS_MAX => {
                     let facts =

@@ -107,10 +107,15 @@ impl Sessions {
         };
         let deadline = Instant::now() + span;
         let late = || Fault::Slow(format!("not done within {span:?}"));
-        let connection = timeout_at(deadline, pool.acquire()).await.map_err(|_| late())?.map_err(|e| fault(&e))?;
+        // Who waits for the lock gains nothing by asking for less.
+        let busy = || Fault::Down(format!("no turn within {span:?}: the file's write lock or every reader is taken"));
+        let connection = timeout_at(deadline, pool.acquire()).await.map_err(|_| busy())?.map_err(|e| fault(&e))?;
         let mut session = Session { connection: Some(connection), clean: false };
         let begun = timeout_at(deadline, session.connection().execute(begin)).await;
-        begun.map_err(|_| late())?.map_err(|error| fault(&error))?;
+        begun.map_err(|_| busy())?.map_err(|error| match fault(&error) {
+            Fault::Slow(_) => busy(),
+            fault => fault,
+        })?;
         let done = timeout_at(deadline, body(session.connection())).await.unwrap_or_else(|_| Err(late()));
         match done {
             Ok(value) => {
@@ -163,7 +168,7 @@ impl Sessions {
 pub(super) fn fault(error: &sqlx::Error) -> Fault {
     let sqlx::Error::Database(answer) = error else {
         return match error {
-            sqlx::Error::PoolTimedOut => Fault::Slow("the writing connection is busy".to_owned()),
+            sqlx::Error::PoolTimedOut => Fault::Down("every connection is busy".to_owned()),
             sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } | sqlx::Error::Encode(_) => {
                 Fault::Broken(error.to_string())
             }

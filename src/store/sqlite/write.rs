@@ -19,6 +19,9 @@ use std::ops::Range;
 use std::sync::Arc;
 use tokio::time::Instant;
 
+/// Time-outs in a row after which a call gives up: by then a batch of 2,000 has shrunk to 31 units, so what is slow is
+/// not the batch.
+const SLOW_MAX: u32 = 6;
 const DOING: &str = "writing units";
 
 impl SqliteStore {
@@ -27,6 +30,7 @@ impl SqliteStore {
         let units: Arc<[Unit]> = units.into();
         let mut queue = self.batches(&units);
         let mut outcomes = Vec::with_capacity(units.len());
+        let mut slow = 0;
         while let Some(batch) = queue.pop_front() {
             let these = Arc::clone(&units);
             let range = batch.clone();
@@ -39,8 +43,12 @@ impl SqliteStore {
                 Err(Fault::Down(format!("not all is written after {:?}", self.sessions.options().call_deadline)))
             };
             match written {
-                Ok(more) => outcomes.extend(more),
-                Err(Fault::Slow(_)) if batch.len() > 1 => {
+                Ok(more) => {
+                    outcomes.extend(more);
+                    slow = 0;
+                }
+                Err(Fault::Slow(_)) if batch.len() > 1 && slow < SLOW_MAX => {
+                    slow += 1;
                     let middle = batch.start + batch.len() / 2;
                     queue.push_front(middle..batch.end);
                     queue.push_front(batch.start..middle);

@@ -1,0 +1,215 @@
+//! Intents: committed, sent one at a time a leg, their results committed (design §3, *Commands to servers*).
+
+use super::Trigger;
+use super::commands::Waiting;
+use super::core::{After, Asked, Core, lane};
+use super::leg::{Control, Leg, OpenIntent};
+use super::takeover::Place;
+use crate::model::{CommandId, Intent, IntentResult, StoredState};
+use crate::session::{Request, RequestError, Ticket};
+use crate::store::{Expect, StateWrite, Unit, Write};
+use remeet_protocol::message::{
+    self, ClientAnswer, ClientCommand, ClientOp, CommandAnswer, End, EndCause, EventKind, Op,
+};
+use remeet_protocol::{ErrorCode, Handle, LegId, ServerId};
+
+impl Core {
+    pub(super) fn intend(&mut self, leg: LegId, waiting: &Waiting) {
+        let op = match &waiting.command.op {
+            ClientOp::End => {
+                let cause = if waiting.rights.operator { EndCause::Operator } else { EndCause::Commanded };
+                return self.intend_op(leg, Op::End(End { cause }), Some(&waiting.command), Some(StoredState::Ending));
+            }
+            ClientOp::AddTerminal(op) => Op::AddTerminal(op.clone()),
+            ClientOp::RemoveTerminal(op) => Op::RemoveTerminal(op.clone()),
+            ClientOp::SetRole(op) => Op::SetRole(op.clone()),
+            ClientOp::SetDecode(op) if op.windows.len() > message::WINDOWS_MAX => {
+                return self.refuse(waiting, ErrorCode::TOO_MANY, "a terminal has at most 16 windows");
+            }
+            ClientOp::SetDecode(op) => Op::SetDecode(op.clone()),
+            ClientOp::SetExtra(op) => Op::SetExtra(op.clone()),
+            ClientOp::Create(_) | ClientOp::Start | ClientOp::Mark(_) | ClientOp::Adopt(_) => return,
+        };
+        let full = self.legs.get(&leg).is_some_and(|known| known.open.len() >= self.settings.intents_per_leg);
+        if full {
+            return self.refuse(waiting, ErrorCode::RETRY, "too many commands of the meeting are under way");
+        }
+        self.intend_op(leg, op, Some(&waiting.command), None);
+    }
+
+    /// Commits an intent (with a change of state, if the operation is one) and sends it after that.
+    pub(super) fn intend_op(
+        &mut self,
+        leg: LegId,
+        op: Op,
+        command: Option<&ClientCommand>,
+        state: Option<StoredState>,
+    ) {
+        let Some(known) = self.legs.get_mut(&leg) else { return };
+        let mut writes = Vec::new();
+        if let Some(state) = state {
+            let expect = Expect { version: known.row.version, state: known.row.state };
+            known.row.state = state;
+            known.row.version += 1;
+            writes.push(Write::State(StateWrite { leg, expect, state, cause: EndCause::None, accepted: None }));
+        }
+        known.row.intent += 1;
+        let number = known.row.intent;
+        let command = command.map(|command| CommandId { instance: command.instance, number: command.number });
+        let intent = Intent { leg, number, op, command };
+        writes.push(Write::Intent(intent.clone()));
+        let after = self.persist(lane(leg), Unit { writes }, After::Intent(leg, number));
+        if let Some(known) = self.legs.get_mut(&leg) {
+            known.open.push_back(OpenIntent { intent, asked: None, after: Some(after) });
+        }
+        self.send_open(leg);
+    }
+
+    pub(super) fn intent_stored(&mut self, leg: LegId, number: u64) {
+        if let Some(known) = self.legs.get_mut(&leg)
+            && let Some(open) = known.open.iter_mut().find(|open| open.intent.number == number)
+        {
+            open.after = None;
+        }
+        self.send_open(leg);
+    }
+
+    /// One command of a leg is in flight: the first open intent. The session holds it until it is stored.
+    pub(super) fn send_open(&mut self, leg: LegId) {
+        let Some(known) = self.legs.get(&leg) else { return };
+        let Some(open) = known.open.front() else { return };
+        let attached = self.servers.get(&known.row.server).is_some_and(|server| server.attached.is_some());
+        let starts = matches!(open.intent.op, Op::Start(_)) && known.row.state != StoredState::InMeeting;
+        if open.asked.is_some() || !attached || !(starts || known.takes_commands()) {
+            return;
+        }
+        let request = message::Command {
+            leg,
+            handle: known.row.handle.filter(|_| !starts).unwrap_or(Handle(0)),
+            intent: open.intent.number,
+            op: open.intent.op.clone(),
+        };
+        let (server, after, number) = (known.row.server, open.after, open.intent.number);
+        let ticket = self.ask(server, Asked::Intent(leg, number), Request::Command(request), after);
+        if let Some(open) = self.legs.get_mut(&leg).and_then(|known| known.open.front_mut()) {
+            open.asked = Some(ticket);
+        }
+    }
+
+    pub(super) fn commanded(&mut self, ticket: Ticket, result: Result<CommandAnswer, RequestError>) {
+        let Some(Asked::Intent(leg, number)) = self.tickets.remove(&ticket) else { return };
+        let Some(known) = self.legs.get_mut(&leg) else { return };
+        let server = known.row.server;
+        let Some(open) = known.open.front_mut().filter(|open| open.asked == Some(ticket)) else { return };
+        if open.intent.number != number {
+            return;
+        }
+        match result {
+            Ok(answer) if matches!(answer.code, ErrorCode::STALE_TOKEN | ErrorCode::NOT_ATTACHED) => {
+                // The leg is not ours any more: its intent stays open until it is taken over again.
+                open.asked = None;
+                known.control = Control::None;
+                self.want_round(server, Trigger::Reconcile);
+            }
+            Ok(answer) => {
+                let Some(open) = known.open.pop_front() else { return };
+                self.carried_out(server, leg, &open, &answer);
+                self.intent_done(leg, &open, answer.code, answer.detail.as_str());
+                self.send_open(leg);
+                self.intents_settled(leg);
+            }
+            Err(RequestError::Refused(failure))
+                if !matches!(failure.code, ErrorCode::BUSY | ErrorCode::STALE_TOKEN | ErrorCode::NOT_ATTACHED) =>
+            {
+                let Some(open) = known.open.pop_front() else { return };
+                self.intent_done(leg, &open, failure.code, failure.detail.as_str());
+                self.send_open(leg);
+                self.intents_settled(leg);
+            }
+            // It may or may not have run: it stays open and is sent again, with the same number.
+            Err(error) => {
+                open.asked = None;
+                if error != RequestError::LinkLost {
+                    tracing::warn!(server = server.0, %leg, "{}: {error}", open.intent.op.name());
+                    if let Some(round) = self.round(server)
+                        && round.finishing.remove(&leg)
+                    {
+                        self.pend(server, leg, "unreachable");
+                    }
+                    self.want_round(server, Trigger::Reconcile);
+                    self.try_end_round(server);
+                }
+            }
+        }
+    }
+
+    fn carried_out(&mut self, server: ServerId, leg: LegId, open: &OpenIntent, answer: &CommandAnswer) {
+        match (&open.intent.op, answer.code) {
+            (Op::Start(_), ErrorCode::OK) => {
+                if self.legs.get(&leg).is_some_and(|known| known.row.state == StoredState::Starting) {
+                    let place =
+                        Place { boot: answer.boot, handle: answer.handle, table_revision: answer.table_revision };
+                    self.accepted(server, leg, place, answer.mark);
+                    self.publish_started(leg);
+                }
+            }
+            (Op::Start(_), _) => {
+                // Refused for good: the meeting never ran (or its tombstone says that it is over).
+                self.close(leg, EndCause::ByServer);
+            }
+            (Op::End(end), ErrorCode::OK | ErrorCode::ENDED | ErrorCode::UNKNOWN_MEETING) => {
+                // The ended event came before, as a rule; else this is the explicit end.
+                self.close(leg, end.cause);
+            }
+            (_, ErrorCode::UNKNOWN_MEETING | ErrorCode::ENDED) => self.want_round(server, Trigger::Reconcile),
+            _ => {}
+        }
+    }
+
+    fn publish_started(&mut self, leg: LegId) {
+        self.publish(leg, EventKind::Started, Vec::new());
+        self.mirror_key(leg);
+    }
+
+    /// Commits an intent's result, and with it the client's answer.
+    pub(super) fn intent_done(&mut self, leg: LegId, open: &OpenIntent, code: ErrorCode, detail: &str) {
+        let result = IntentResult { leg, number: open.intent.number, code };
+        let mut writes = vec![Write::IntentDone(result)];
+        let after = match open.intent.command {
+            Some(id) => {
+                let answer = ClientAnswer {
+                    instance: id.instance,
+                    number: id.number,
+                    code,
+                    retry_after_ms: 0,
+                    detail: remeet_protocol::wire::Text::cut(detail),
+                    meeting: leg.meeting,
+                };
+                writes.push(Write::Answer(self.answer_row(&answer)));
+                After::Answered { leg: Some(leg), answer }
+            }
+            None => After::Noted,
+        };
+        self.persist(lane(leg), Unit { writes }, after);
+    }
+
+    /// Nothing is open on the leg: a round that finishes its start or end may end.
+    pub(super) fn intents_settled(&mut self, leg: LegId) {
+        let Some(known) = self.legs.get(&leg) else { return };
+        if !known.open.is_empty() {
+            return;
+        }
+        let (server, state) = (known.row.server, known.row.state);
+        if let Some(round) = self.round(server) {
+            round.finishing.remove(&leg);
+        }
+        if state == StoredState::Ended && known_is_settled(self.legs.get(&leg)) {
+            self.forget_leg(leg);
+        }
+        self.try_back_fill(server);
+    }
+}
+
+fn known_is_settled(leg: Option<&Leg>) -> bool {
+    leg.is_some_and(|leg| leg.closing.is_none() && !leg.in_round)
+}

@@ -1,0 +1,53 @@
+//! One server: its session and its link.
+
+use crate::config::Config;
+use crate::link::{LinkHandle, SendError};
+use crate::session::{self, Session};
+use remeet_protocol::{Holder, Packet};
+
+/// One server: its session and its link.
+pub(super) struct Peer {
+    pub session: Session,
+    pub link: Option<LinkHandle>,
+    /// Packets that the link's queue had no room for.
+    pub backlog: Vec<Packet>,
+    pub link_since_ms: u64,
+}
+
+impl Peer {
+    pub(super) fn new(config: &Config, server: &crate::config::Server, holder: Holder) -> Self {
+        let identity = session::Identity {
+            domain: config.scheduler.domain,
+            name: config.scheduler.name.clone(),
+            holder,
+            server: server.id,
+        };
+        let settings = session::Settings {
+            server_domain: Some(server.domain),
+            seed: u64::from(server.id.0) ^ holder.0.as_u64_pair().0,
+            answer_timeout: config.link.request_deadline,
+            keep_alive: config.link.keep_alive,
+            ..session::Settings::default()
+        };
+        Self { session: Session::new(identity, settings), link: None, backlog: Vec::new(), link_since_ms: 0 }
+    }
+
+    /// Hands the session's packets to the link, all in one batch.
+    pub(super) fn send(&mut self) {
+        while let Some(packet) = self.session.poll_packet() {
+            self.backlog.push(packet);
+        }
+        if self.backlog.is_empty() && self.session.wants_close().is_none() {
+            return;
+        }
+        let Some(link) = &self.link else { return };
+        match link.try_send(std::mem::take(&mut self.backlog)) {
+            Ok(()) | Err(SendError::Closed) => {}
+            // The server reads too slowly; the link cuts it if that lasts.
+            Err(SendError::Full(packets)) => self.backlog = packets,
+        }
+        if let Some(reason) = self.session.wants_close() {
+            link.close_link(reason, self.session.redial_after().unwrap_or_default());
+        }
+    }
+}
