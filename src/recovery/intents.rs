@@ -174,6 +174,9 @@ impl Core {
 
     /// Commits an intent's result, and with it the client's answer.
     pub(super) fn intent_done(&mut self, leg: LegId, open: &OpenIntent, code: ErrorCode, detail: &str) {
+        let over = matches!(code, ErrorCode::ENDED | ErrorCode::UNKNOWN_MEETING);
+        // Ending what has ended is done (SPEC K-6).
+        let code = if over && matches!(open.intent.op, Op::End(_)) { ErrorCode::OK } else { code };
         let result = IntentResult { leg, number: open.intent.number, code };
         let mut writes = vec![Write::IntentDone(result)];
         let after = match open.intent.command {

@@ -367,6 +367,9 @@ impl Driver {
 
     fn wake(&mut self) {
         let now = self.clock.now();
+        if self.telling.cache_probe_due(self.clock.wall_ms()) {
+            self.cacher.probe();
+        }
         for peer in self.peers.values_mut() {
             if peer.session.next_wake().is_some_and(|(at, _)| at <= now) {
                 peer.session.wake(now);
