@@ -6,7 +6,7 @@
 //! ```
 //!
 //! - [`spawn`] – dials one server, again and again ([`dial`]).
-//! - [`listen`] – takes meeting clients' connections ([`mod@listen`]).
+//! - [`listen()`] – takes meeting clients' connections ([`mod@listen`]).
 //! - [`Outbox`] – the bounded queue of what is to be sent.
 //!
 //! TCP is plaintext, so it is refused beyond loopback, until the security work brings TLS.
