@@ -15,6 +15,7 @@ use remeet_protocol::message::{
 };
 use remeet_protocol::record::{LegRow, Number};
 use remeet_protocol::{ErrorCode, Handle, LegId, Secret, ServerId};
+use std::collections::BTreeSet;
 
 /// A command that waits for its meeting.
 #[derive(Debug, Clone)]
@@ -63,6 +64,14 @@ impl Core {
     }
 
     pub(super) fn instance_read(&mut self, instance: u64, kept: Instance) {
+        // Intents of legs that are not in memory: the leg may have ended, and nobody else would read it.
+        let legs: BTreeSet<LegId> = kept.open.iter().map(|(_, leg, _)| *leg).collect();
+        let legs: Vec<LegId> = legs.into_iter().filter(|leg| !self.legs.contains_key(leg)).collect();
+        if !legs.is_empty() {
+            let id = self.read_id();
+            self.reads.insert(id, Reading::Legs(legs.clone()));
+            self.put(Output::Read { id, read: Read::Legs(legs) });
+        }
         for command in self.instances.loaded(instance, kept) {
             self.admit(command);
         }
@@ -116,6 +125,7 @@ impl Core {
         for leg in legs {
             if self.legs.contains_key(&leg) {
                 self.place_waiting(leg);
+                self.settle_if_ended(leg);
                 continue;
             }
             for waiting in self.unplaced.remove(&leg).into_iter().flatten() {
@@ -233,7 +243,7 @@ impl Core {
     pub(super) fn refuse(&mut self, waiting: &Waiting, code: ErrorCode, detail: &str) {
         let command = &waiting.command;
         if matches!(code, ErrorCode::RETRY | ErrorCode::UNAVAILABLE | ErrorCode::UNREACHABLE) {
-            for waiter in self.instances.dropped(command) {
+            for waiter in self.instances.dropped(command.instance, command.number) {
                 self.answer_now(waiter, command, code, detail);
             }
             return;
@@ -349,6 +359,7 @@ impl Core {
 
     /// The store has the id already: its row says what to answer.
     pub(super) fn create_lost(&mut self, leg: LegId, key: &RecoveryKey, answer: &ClientAnswer) {
+        let waiting = self.legs.get_mut(&leg).map(|known| std::mem::take(&mut known.waiting));
         self.forget_leg(leg);
         let op = ClientOp::Create(Create {
             meeting: leg.meeting,
@@ -361,6 +372,10 @@ impl Core {
         let command = ClientCommand { instance: answer.instance, number: answer.number, meeting: leg.meeting, op };
         let deadline = self.now + self.settings.waiting_deadline;
         self.read_for(leg, Waiting { rights: Rights::default(), command, deadline });
+        for waiting in waiting.into_iter().flatten() {
+            self.waiting = self.waiting.saturating_sub(1);
+            self.read_for(leg, waiting);
+        }
     }
 
     fn start(&mut self, leg: LegId, waiting: &Waiting) {
@@ -519,10 +534,11 @@ impl Core {
                 self.send_open(leg);
                 self.intents_settled(leg);
             }
-            Err(RequestError::Refused(failure))
-                if !matches!(failure.code, ErrorCode::BUSY | ErrorCode::STALE_TOKEN | ErrorCode::NOT_ATTACHED) =>
-            {
+            Err(RequestError::Refused(failure)) if is_final(failure.code) => {
                 let Some(open) = known.open.pop_front() else { return };
+                if matches!(open.intent.op, Op::Start(_)) && known.row.state == StoredState::Starting {
+                    self.close(leg, EndCause::ByServer);
+                }
                 self.intent_done(leg, &open, failure.code, failure.detail.as_str());
                 self.send_open(leg);
                 self.intents_settled(leg);
@@ -540,6 +556,7 @@ impl Core {
                     self.want_round(server, Trigger::Reconcile);
                     self.try_end_round(server);
                 }
+                self.settle_if_ended(leg);
             }
         }
     }
@@ -594,6 +611,7 @@ impl Core {
         let id = self.persist(lane(leg), Unit { writes }, after);
         if let Some(known) = self.legs.get_mut(&leg) {
             known.settling = Some(id);
+            known.done = known.done.max(open.intent.number);
         }
     }
 
@@ -612,6 +630,19 @@ impl Core {
         }
         self.try_back_fill(server);
     }
+}
+
+/// A failure means that the command was not looked at (SPEC C-6), so it is sent again; but one that says
+/// that it cannot be read, or is not allowed, will be said again.
+fn is_final(code: ErrorCode) -> bool {
+    matches!(
+        code,
+        ErrorCode::MALFORMED
+            | ErrorCode::NOT_ALLOWED
+            | ErrorCode::UNSUPPORTED
+            | ErrorCode::TOO_MANY
+            | ErrorCode::EXISTS
+    )
 }
 
 fn known_is_settled(leg: Option<&Leg>) -> bool {

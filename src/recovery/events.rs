@@ -259,8 +259,8 @@ impl Core {
 impl Leg {
     /// Something was asked that may make the leg ours: a start, a takeover, an adoption.
     fn awaits_answer(&self) -> bool {
-        let starting = self.row.state != StoredState::InMeeting
-            && self.open.front().is_some_and(|open| open.asked.is_some());
+        let starting =
+            self.row.state != StoredState::InMeeting && self.open.front().is_some_and(|open| open.asked.is_some());
         starting || self.control == Control::AwaitAnswer
     }
 
