@@ -121,7 +121,6 @@ fn stores(config: &Config, found: &mut Problems) {
     } else {
         found.range("store.connections_max", store.connections_max, 1, 64);
     }
-    found.span_ms("store.connect_deadline_ms", store.connect_deadline, 100, 60_000);
     // Above 2 s a writer could hold the term's row past a renewal of the lease (design §5).
     found.span_ms("store.write_deadline_ms", store.write_deadline, 50, 2_000);
     found.span_ms("store.read_deadline_ms", store.read_deadline, 100, 60_000);
@@ -130,7 +129,6 @@ fn stores(config: &Config, found: &mut Problems) {
     if config.cache_address().is_none() {
         found.add("cache.url", format!("{:?} names no cache: give memory: or redis://host", cache.url.shown()));
     }
-    found.span_ms("cache.connect_deadline_ms", cache.connect_deadline, 50, 30_000);
     found.span_ms("cache.deadline_ms", cache.deadline, 10, 30_000);
     found.range("cache.legs_max", cache.legs_max, 1, 10_000_000);
 }
@@ -204,7 +202,7 @@ fn clients(config: &Config, found: &mut Problems) {
 
 fn recovery(config: &Config, found: &mut Problems) {
     let recovery = &config.recovery;
-    found.range("recovery.takeovers_in_flight", recovery.takeovers_in_flight, 1, 256);
+    found.range("recovery.requests_in_flight", recovery.requests_in_flight, 2, 256);
     found.range("recovery.pulls_in_flight", recovery.pulls_in_flight, 1, 1_024);
     found.span_s("recovery.reconcile_interval_s", recovery.reconcile_interval, 1, 86_400);
     found.span_s("recovery.round_deadline_s", recovery.round_deadline, 1, 600);

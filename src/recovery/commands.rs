@@ -8,6 +8,7 @@ use crate::model::{ClientAnswerRow, CommandId, Moment, StoredState};
 use crate::store::{Instance, LookUp, Unit, Write};
 use remeet_protocol::message::{ClientAnswer, ClientCommand, ClientOp};
 use remeet_protocol::{ErrorCode, LegId};
+use std::collections::BTreeSet;
 
 /// A command that waits for its meeting.
 #[derive(Debug, Clone)]
@@ -56,6 +57,14 @@ impl Core {
     }
 
     pub(super) fn instance_read(&mut self, instance: u64, kept: Instance) {
+        // Intents of legs that are not in memory: the leg may have ended, and nobody else would read it.
+        let legs: BTreeSet<LegId> = kept.open.iter().map(|(_, leg, _)| *leg).collect();
+        let legs: Vec<LegId> = legs.into_iter().filter(|leg| !self.legs.contains_key(leg)).collect();
+        if !legs.is_empty() {
+            let id = self.read_id();
+            self.reads.insert(id, Reading::Legs(legs.clone()));
+            self.put(Output::Read { id, read: Read::Legs(legs) });
+        }
         for command in self.instances.loaded(instance, kept) {
             self.admit(command);
         }
@@ -109,6 +118,7 @@ impl Core {
         for leg in legs {
             if self.legs.contains_key(&leg) {
                 self.place_waiting(leg);
+                self.settle_if_ended(leg);
                 continue;
             }
             for waiting in self.unplaced.remove(&leg).into_iter().flatten() {
@@ -226,7 +236,7 @@ impl Core {
     pub(super) fn refuse(&mut self, waiting: &Waiting, code: ErrorCode, detail: &str) {
         let command = &waiting.command;
         if matches!(code, ErrorCode::RETRY | ErrorCode::UNAVAILABLE | ErrorCode::UNREACHABLE) {
-            for waiter in self.instances.dropped(command) {
+            for waiter in self.instances.dropped(command.instance, command.number) {
                 self.answer_now(waiter, command, code, detail);
             }
             return;

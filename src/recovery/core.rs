@@ -5,7 +5,7 @@ use super::leg::Leg;
 use super::report::Trigger;
 use super::server::{Server, Taken};
 use super::settings::Settings;
-use super::{Alarm, AlarmKind, CacheTask, Input, Output, Published, Read, ReadId, ReadResult, Waiter};
+use super::{Alarm, AlarmKind, CacheTask, Input, Output, Published, ReadId, ReadResult, Waiter};
 use crate::model::{Moment, StoredLeg};
 use crate::session::{Heard, PersistId, Request, Ticket};
 use crate::store::{CacheWrite, CachedHead, Outcome, Unit};
@@ -36,6 +36,8 @@ pub struct Core {
     /// What a ticket was for, so that its answer finds its leg.
     pub(super) tickets: BTreeMap<Ticket, Asked>,
     pub(super) reconcile_at: Option<Moment>,
+    /// Legs whose row must be read again and could not be; each leg's lost writes are few.
+    pub(super) unread_rows: Vec<(Moment, LegId)>,
     /// Legs whose stored rows are to be counted: one read at a time takes all that have gathered.
     pub(super) to_count: Vec<LegId>,
     pub(super) counting: bool,
@@ -127,6 +129,7 @@ impl Core {
             reads: BTreeMap::new(),
             tickets: BTreeMap::new(),
             reconcile_at: None,
+            unread_rows: Vec::new(),
             to_count: Vec::new(),
             counting: false,
             last_id: 0,
@@ -214,47 +217,6 @@ impl Core {
         }
     }
 
-    /// A compare-and-set was lost: the row is not what the plan saw. Read it again, then plan again.
-    fn lost(&mut self, id: PersistId, after: After, version: u64) {
-        let leg = match after {
-            After::Created { leg, key, answer } => return self.create_lost(leg, &key, &answer),
-            // No compare-and-set is in it: the store does not lose it.
-            After::Answered { answer, .. } => return answer.into_iter().for_each(|answer| self.answer_stored(answer)),
-            After::Event { server, event, .. } => {
-                // Nothing of it is stored, so it is not acknowledged: it is held until the row is read.
-                let leg = event.leg;
-                tracing::warn!(server = server.0, %leg, "an event's write was lost against a newer row");
-                let waits = self.servers.get(&server).and_then(|known| known.unacknowledged.get(&event.number));
-                // Of a boot id that is over: nobody waits for it.
-                if waits == Some(&Taken::Storing(id)) {
-                    self.hold(server, *event);
-                }
-                leg
-            }
-            After::Page | After::Noted => return,
-            After::Accepted(leg)
-            | After::Pulled { leg, .. }
-            | After::Closed { leg, .. }
-            | After::Intent(leg, _)
-            | After::Adopting(leg) => leg,
-        };
-        let limit = self.settings.lost_retries;
-        let Some(known) = self.legs.get_mut(&leg) else { return };
-        known.lost += 1;
-        if known.lost > limit {
-            let text = format!(
-                "the leg's row changed under this term {limit} times (version {version}): restart the scheduler"
-            );
-            let server = known.row.server;
-            self.pend(server, leg, "unclear");
-            self.alarm(AlarmKind::Conflict, Some(server), Some(leg), text);
-            return;
-        }
-        let read = self.read_id();
-        self.reads.insert(read, Reading::Again(leg));
-        self.put(Output::Read { id: read, read: Read::Legs(vec![leg]) });
-    }
-
     fn read(&mut self, id: ReadId, result: Result<ReadResult, String>) {
         let Some(reading) = self.reads.remove(&id) else { return };
         match (reading, result) {
@@ -275,7 +237,7 @@ impl Core {
             (Reading::Legs(legs), Ok(ReadResult::LookUp(found))) => self.legs_read(legs, found),
             (Reading::Legs(legs), Err(reason)) => self.legs_unread(legs, &reason),
             (Reading::Again(leg), Ok(ReadResult::LookUp(found))) => self.read_again(leg, found),
-            (Reading::Again(leg), Err(reason)) => self.legs_unread(vec![leg], &reason),
+            (Reading::Again(leg), Err(reason)) => self.unread_again(leg, &reason),
             (Reading::Instance(instance), Ok(ReadResult::Instance(kept))) => self.instance_read(instance, kept),
             (Reading::Instance(instance), Err(reason)) => self.instance_unread(instance, &reason),
             // The driver answers each read with its own kind of result.
@@ -285,6 +247,7 @@ impl Core {
 
     fn wake(&mut self) {
         self.expire_waiting();
+        self.read_rows_again();
         let due: Vec<(ServerId, Trigger)> = self
             .servers
             .values_mut()
@@ -331,7 +294,8 @@ impl Core {
         let retries = self.servers.values().filter_map(|server| server.retry_at.map(|(at, _)| at));
         let deadlines = self.servers.values().filter_map(|server| server.round.as_ref().map(|round| round.deadline));
         let waiting = self.waiting_until();
-        retries.chain(deadlines).chain(waiting).chain(self.reconcile_at).min()
+        let unread = self.unread_rows.iter().map(|(at, _)| *at);
+        retries.chain(deadlines).chain(waiting).chain(unread).chain(self.reconcile_at).min()
     }
 
     // ---- for the other files of the core ----

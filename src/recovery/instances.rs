@@ -2,7 +2,7 @@
 //! below the kept ones never runs.
 
 use super::{Command, Waiter};
-use crate::model::ClientAnswerRow;
+use crate::model::{ClientAnswerRow, CommandId};
 use crate::store::Instance;
 use remeet_protocol::message::{ClientAnswer, ClientCommand};
 use remeet_protocol::wire::Text;
@@ -121,11 +121,8 @@ impl Instances {
     }
 
     /// A command had no effect and its answer is not kept: it may be sent again.
-    pub(super) fn dropped(&mut self, command: &ClientCommand) -> Vec<Waiter> {
-        self.known
-            .get_mut(&command.instance)
-            .and_then(|known| known.in_flight.remove(&command.number))
-            .unwrap_or_default()
+    pub(super) fn dropped(&mut self, instance: u64, number: u64) -> Vec<Waiter> {
+        self.known.get_mut(&instance).and_then(|known| known.in_flight.remove(&number)).unwrap_or_default()
     }
 
     fn touch(&mut self, instance: u64) {
@@ -161,6 +158,18 @@ fn answer_of(row: &ClientAnswerRow) -> ClientAnswer {
         retry_after_ms: 0,
         detail: Text::cut(&row.detail),
         meeting: row.meeting,
+    }
+}
+
+/// The answer to a command of which nothing was stored.
+pub(super) fn put_off(command: CommandId, meeting: MeetingId) -> ClientAnswer {
+    ClientAnswer {
+        instance: command.instance,
+        number: command.number,
+        code: ErrorCode::RETRY,
+        retry_after_ms: super::core::retry_after_ms(ErrorCode::RETRY),
+        detail: Text::cut("the meeting's row changed meanwhile: ask again"),
+        meeting,
     }
 }
 

@@ -119,10 +119,11 @@ impl Core {
                 self.send_open(leg);
                 self.intents_settled(leg);
             }
-            Err(RequestError::Refused(failure))
-                if !matches!(failure.code, ErrorCode::BUSY | ErrorCode::STALE_TOKEN | ErrorCode::NOT_ATTACHED) =>
-            {
+            Err(RequestError::Refused(failure)) if is_final(failure.code) => {
                 let Some(open) = known.open.pop_front() else { return };
+                if matches!(open.intent.op, Op::Start(_)) && known.row.state == StoredState::Starting {
+                    self.close(leg, EndCause::ByServer);
+                }
                 self.intent_done(leg, &open, failure.code, failure.detail.as_str());
                 self.send_open(leg);
                 self.intents_settled(leg);
@@ -140,6 +141,7 @@ impl Core {
                     self.want_round(server, Trigger::Reconcile);
                     self.try_end_round(server);
                 }
+                self.settle_if_ended(leg);
             }
         }
     }
@@ -197,6 +199,7 @@ impl Core {
         let id = self.persist(lane(leg), Unit { writes }, after);
         if let Some(known) = self.legs.get_mut(&leg) {
             known.settling = Some(id);
+            known.done = known.done.max(open.intent.number);
         }
     }
 
@@ -225,6 +228,19 @@ impl Core {
         }
         self.try_back_fill(server);
     }
+}
+
+/// A failure means that the command was not looked at (SPEC C-6), so it is sent again; but one that says
+/// that it cannot be read, or is not allowed, will be said again.
+fn is_final(code: ErrorCode) -> bool {
+    matches!(
+        code,
+        ErrorCode::MALFORMED
+            | ErrorCode::NOT_ALLOWED
+            | ErrorCode::UNSUPPORTED
+            | ErrorCode::TOO_MANY
+            | ErrorCode::EXISTS
+    )
 }
 
 fn known_is_settled(leg: Option<&Leg>) -> bool {

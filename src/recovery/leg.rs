@@ -97,6 +97,8 @@ pub(super) struct Leg {
     /// The result of the last intent is on its way to the store. The next leaves only after it: of two that
     /// the server has executed a later term could not learn the first one's answer.
     pub settling: Option<PersistId>,
+    /// The last intent whose result was handed to the store: a row read before that does not open it again.
+    pub done: u64,
     /// Commands that wait for the leg's recovery, not persisted yet.
     pub waiting: VecDeque<Waiting>,
     /// Events that came before the leg was ours; bounded by the server's window of unacknowledged ones.
@@ -133,6 +135,7 @@ impl Leg {
             removed_meanwhile: Vec::new(),
             open: VecDeque::new(),
             settling: None,
+            done: 0,
             waiting: VecDeque::new(),
             held: Vec::new(),
             unstarted: None,

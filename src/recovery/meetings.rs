@@ -86,6 +86,7 @@ impl Core {
 
     /// The store has the id already: its row says what to answer.
     pub(super) fn create_lost(&mut self, leg: LegId, key: &RecoveryKey, answer: &ClientAnswer) {
+        let waiting = self.legs.get_mut(&leg).map(|known| std::mem::take(&mut known.waiting));
         self.forget_leg(leg);
         let op = ClientOp::Create(Create {
             meeting: leg.meeting,
@@ -98,6 +99,10 @@ impl Core {
         let command = ClientCommand { instance: answer.instance, number: answer.number, meeting: leg.meeting, op };
         let deadline = self.now + self.settings.waiting_deadline;
         self.read_for(leg, Waiting { rights: Rights::default(), command, deadline });
+        for waiting in waiting.into_iter().flatten() {
+            self.waiting = self.waiting.saturating_sub(1);
+            self.read_for(leg, waiting);
+        }
     }
 
     pub(super) fn start(&mut self, leg: LegId, waiting: &Waiting) {

@@ -17,6 +17,7 @@
 //! - [`report`] – what a round came to; the numbers add up (rule 6).
 
 mod adopt;
+mod again;
 mod alarm;
 mod backfill;
 mod commands;

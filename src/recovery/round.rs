@@ -12,7 +12,7 @@
 //! ```
 
 use super::core::{Asked, Core, Reading};
-use super::leg::{Control, Leg};
+use super::leg::Control;
 use super::plan::{Bucket, Planned, Seen, plan};
 use super::report::{Fate, KeySource, RoundReport, Trigger};
 use super::{AlarmKind, Output, Read};
@@ -131,6 +131,7 @@ impl Core {
             if was_ours {
                 self.publish(leg, EventKind::State, Vec::new());
             }
+            self.settle_if_ended(leg);
         }
         self.tickets.retain(|_, asked| *asked != Asked::Round(server));
     }
@@ -279,25 +280,6 @@ impl Core {
         self.try_plan(server);
     }
 
-    /// Merges a read row into memory. Memory that is as new stays: it holds what is on its way.
-    pub(super) fn take_found(&mut self, found: crate::store::Found) {
-        let id = found.row.leg;
-        if self.legs.get(&id).is_none_or(|known| known.row.version < found.row.version) {
-            let mut leg = Leg::new(found.row);
-            if let Some(known) = self.legs.remove(&id) {
-                leg.waiting = known.waiting;
-                leg.held = known.held;
-                leg.control = known.control;
-            }
-            leg.open = found.open.into_iter().map(super::leg::OpenIntent::stored).collect();
-            if leg.row.state == StoredState::Created {
-                leg.unstarted = found.key.map(Box::new);
-            }
-            self.insert_leg(leg);
-        }
-        self.place_waiting(id);
-    }
-
     fn try_plan(&mut self, server: ServerId) {
         let Some(attached) = self.servers.get(&server).and_then(|known| known.attached) else { return };
         let Some(round) = self.round(server) else { return };
@@ -383,7 +365,23 @@ impl Core {
             }
         }
         self.compare_unclaimed(server, &inventory, &mut take_over);
+        self.settle_unplanned(server, &inventory);
         self.want_keys(server, take_over);
+    }
+
+    /// Legs that need nothing from the plan: what stands open on ended ones is answered, and what waits
+    /// for the attach on those that are not started may go on.
+    fn settle_unplanned(&mut self, server: ServerId, inventory: &Inventory) {
+        let known = self.servers.get(&server).into_iter().flat_map(|known| known.legs.iter().copied());
+        let legs: BTreeSet<LegId> = known.chain(inventory.entries.iter().map(|entry| entry.leg)).collect();
+        for leg in legs {
+            let planned = self.round(server).is_some_and(|round| round.planned.contains_key(&leg));
+            match self.legs.get(&leg).filter(|known| known.row.server == server).map(|known| known.row.state) {
+                Some(StoredState::Ended) if !planned => self.settle_if_ended(leg),
+                Some(StoredState::Created) => self.flush_waiting(leg),
+                _ => {}
+            }
+        }
     }
 
     fn pend_conflict(&mut self, server: ServerId, place: &Planned) {

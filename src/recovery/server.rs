@@ -120,7 +120,7 @@ impl Server {
 
     /// Another round left something undone: the pause before the next, twice as long each time.
     pub(super) fn setback(&mut self, settings: &Settings) -> Duration {
-        let pause = settings.round_retry * 2u32.pow(self.setbacks.min(5));
+        let pause = (settings.round_retry * 2u32.pow(self.setbacks.min(16))).min(settings.round_retry_max);
         self.setbacks += 1;
         pause
     }

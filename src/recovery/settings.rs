@@ -11,8 +11,10 @@ pub struct Settings {
     /// A round that has not ended by then is given up and begun anew: twice rule 18's 30 s.
     pub round_deadline: Duration,
     /// A round that failed or left legs pending is followed by another after this, doubled each time in a
-    /// row up to 32-fold: short against rule 18, and no load on a server that refuses for long.
+    /// row: short against rule 18, and no load on a server that refuses for long.
     pub round_retry: Duration,
+    /// The longest of these pauses.
+    pub round_retry_max: Duration,
     /// Everything is compared with every server this often, events or not: finds what a lost event or a
     /// mistake left behind. Costs one inventory a server.
     pub reconcile_every: Duration,
@@ -41,7 +43,8 @@ impl Default for Settings {
         Self {
             pulls_in_flight: 64,
             round_deadline: Duration::from_secs(60),
-            round_retry: Duration::from_secs(1),
+            round_retry: Duration::from_millis(200),
+            round_retry_max: Duration::from_secs(5),
             reconcile_every: Duration::from_secs(300),
             waiting_per_leg: 64,
             waiting_total: 10_000,

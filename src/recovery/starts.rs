@@ -35,7 +35,10 @@ impl Core {
                 // Its answer is on its way and says more than "ended".
                 left.push_back(open);
             } else {
-                self.intent_done(leg, &open, ErrorCode::ENDED, "the meeting has ended");
+                // Ending what has ended is done (SPEC K-6).
+                let ends = matches!(open.intent.op, Op::End(_));
+                let code = if ends { ErrorCode::OK } else { ErrorCode::ENDED };
+                self.intent_done(leg, &open, code, "the meeting has ended");
             }
         }
         if let Some(known) = self.legs.get_mut(&leg) {

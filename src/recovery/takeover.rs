@@ -306,6 +306,9 @@ impl Core {
             if let Some(round) = self.round(server) {
                 round.storing.insert(leg);
             }
+        } else {
+            // The row is as memory thinks: what was lost before has been mended.
+            known.lost = 0;
         }
         let claimed = self.round(server).is_some_and(|round| round.claims.contains(&leg));
         if let Some(round) = self.round(server).filter(|round| round.claims.contains(&leg)) {
@@ -418,30 +421,6 @@ impl Core {
             known.in_round = false;
         }
         self.try_back_fill(server);
-    }
-
-    /// The leg's compare-and-set was lost and its row has been read again.
-    pub(super) fn read_again(&mut self, leg: LegId, found: LookUp) {
-        let lost = self.legs.get(&leg).map_or(0, |known| known.lost);
-        let server = self.legs.get(&leg).map(|known| known.row.server);
-        if let Some(known) = self.legs.get_mut(&leg) {
-            // What was handed to the store for this leg lost too: the row is the truth.
-            known.row.version = 0;
-        }
-        for found in found.found {
-            self.take_found(found);
-        }
-        if let Some(known) = self.legs.get_mut(&leg) {
-            known.lost = lost;
-            known.control = Control::None;
-        }
-        if let Some(round) = server.and_then(|server| self.round(server)) {
-            round.storing.remove(&leg);
-        }
-        if let Some(server) = server {
-            self.try_end_round(server);
-            self.want_round(server, super::Trigger::Reconcile);
-        }
     }
 
     /// Legs in trouble: not in control, or their back-fill is quarantined; with the reason.

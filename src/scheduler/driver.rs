@@ -36,8 +36,8 @@ const TURN: usize = 512;
 const REQUESTS: usize = 1_024;
 /// Link events that wait for the driver: a full queue stops reading from the sockets.
 const LINK_EVENTS: usize = 256;
-/// Events that wait for the slowest subscriber; then it gets a reset.
-const PUBLISHED: usize = 16_384;
+/// The most that `clients.events_waiting_max` may ask for: they are kept once for all subscribers, some 16 MB.
+const PUBLISHED_MAX: usize = 65_536;
 /// Units on their way to the store beyond which client commands are answered `retry`: several seconds of
 /// a loaded store's work.
 const WRITES_WAITING_MAX: usize = 50_000;
@@ -95,6 +95,9 @@ impl Driver {
         let settings = crate::recovery::Settings {
             pulls_in_flight: usize::try_from(config.recovery.pulls_in_flight).unwrap_or(usize::MAX),
             reconcile_every: config.recovery.reconcile_interval,
+            round_deadline: config.recovery.round_deadline,
+            round_retry: config.recovery.retry_first,
+            round_retry_max: config.recovery.retry_max,
             waiting_deadline: config.clients.command_deadline,
             waiting_per_leg: usize::try_from(config.clients.commands_waiting_max).unwrap_or(usize::MAX),
             ..crate::recovery::Settings::default()
@@ -105,7 +108,8 @@ impl Driver {
         let (cacher, cached) = Cacher::new(Arc::clone(&store), Arc::clone(&cache));
         let (sender, requests) = mpsc::channel(REQUESTS);
         let (links, link_events) = mpsc::channel(LINK_EVENTS);
-        let (published, _) = broadcast::channel(PUBLISHED);
+        let events_waiting = usize::try_from(config.clients.events_waiting_max).unwrap_or(PUBLISHED_MAX);
+        let (published, _) = broadcast::channel(events_waiting.clamp(1, PUBLISHED_MAX));
         let shared = Arc::new(Shared::default());
         let handle = Handle {
             requests: sender,

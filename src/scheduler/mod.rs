@@ -101,16 +101,23 @@ fn open_store(config: &Config) -> Result<Arc<dyn store::Store>, RunError> {
     let options = store::StoreOptions {
         read_deadline: config.store.read_deadline,
         write_deadline: config.store.write_deadline,
+        // Bulk writes saturate two cores with two connections; the larger half reads.
+        write_connections: (config.store.connections_max / 2).max(1),
+        read_connections: config.store.connections_max.div_ceil(2).max(1),
         ..store::StoreOptions::default()
     };
     store::open(&url, &options).map_err(|error| RunError::Open(error.to_string()))
 }
 
 fn open_cache(config: &Config) -> Result<Arc<dyn store::Cache>, RunError> {
+    let limits = store::CacheLimits {
+        deadline: config.cache.deadline,
+        legs_max: usize::try_from(config.cache.legs_max).unwrap_or(usize::MAX),
+    };
     let url = match config.cache_address() {
         Some(CacheAddress::Redis(url)) => url.expose().to_owned(),
         Some(CacheAddress::Memory) => "memory:".to_owned(),
         None => return Err(RunError::Open("cache.url names no cache: write memory: or redis://…".to_owned())),
     };
-    store::open_cache(&url).map_err(|error| RunError::Open(error.to_string()))
+    store::open_cache_with(&url, limits).map_err(|error| RunError::Open(error.to_string()))
 }

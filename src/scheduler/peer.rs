@@ -27,6 +27,7 @@ impl Peer {
             seed: u64::from(server.id.0) ^ holder.0.as_u64_pair().0,
             answer_timeout: config.link.request_deadline,
             keep_alive: config.link.keep_alive,
+            window: usize::try_from(config.recovery.requests_in_flight).unwrap_or(32),
             ..session::Settings::default()
         };
         Self { session: Session::new(identity, settings), link: None, backlog: Vec::new(), link_since_ms: 0 }

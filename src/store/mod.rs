@@ -35,7 +35,7 @@ mod write;
 
 pub use failing::{Call, FailingStore, Failure};
 pub use open::{StoreOptions, open};
-pub use open_cache::open_cache;
+pub use open_cache::{CacheLimits, open_cache, open_cache_with};
 pub use write::{Accepted, ContentWrite, Expect, NewLeg, Outcome, StateWrite, Unit, Write};
 
 use crate::model::{ClientAnswerRow, Intent, LegContent, RecoveryKey, StoredLeg};

@@ -1,9 +1,10 @@
 //! Opens a cache by its URL.
 
 use super::memory::MemoryCache;
-use super::redis::RedisCache;
+use super::redis::{RedisCache, RedisLimits};
 use super::{Cache, CacheError};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Opens the cache that `url` names: `memory:` for the one in this process, `redis://`, `rediss://`,
 /// `redis+unix://` or `unix://` for Redis.
@@ -11,10 +12,35 @@ use std::sync::Arc;
 /// Nothing is connected yet: a Redis that is down now is used as soon as it answers. Fails only if the
 /// URL cannot be understood; the message never repeats the URL, which may hold a password.
 pub fn open_cache(url: &str) -> Result<Arc<dyn Cache>, CacheError> {
-    if matches!(url, "memory" | "memory:" | "memory://") {
-        return Ok(Arc::new(MemoryCache::default()));
+    open_cache_with(url, CacheLimits::default())
+}
+
+/// What the configuration bounds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheLimits {
+    /// For one pipeline to Redis, connecting included. Default 1 s.
+    pub deadline: Duration,
+    /// The most legs of the cache in this process, at 20 entries each: ten terminals with some windows and
+    /// extra information. Default 100,000.
+    pub legs_max: usize,
+}
+
+impl Default for CacheLimits {
+    fn default() -> Self {
+        Self { deadline: Duration::from_secs(1), legs_max: 100_000 }
     }
-    Ok(Arc::new(RedisCache::open(url)?))
+}
+
+/// Entries that a leg is reckoned to have.
+const ENTRIES_PER_LEG: usize = 20;
+
+/// As [`open_cache`], with limits.
+pub fn open_cache_with(url: &str, limits: CacheLimits) -> Result<Arc<dyn Cache>, CacheError> {
+    if matches!(url, "memory" | "memory:" | "memory://") {
+        return Ok(Arc::new(MemoryCache::bounded(limits.legs_max.saturating_mul(ENTRIES_PER_LEG))));
+    }
+    let redis = RedisLimits { answer: limits.deadline, call: limits.deadline * 5, ..RedisLimits::default() };
+    Ok(Arc::new(RedisCache::with_limits(url, redis)?))
 }
 
 #[cfg(test)]

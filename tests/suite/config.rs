@@ -129,7 +129,7 @@ fn each_bad_value_is_named_with_its_key_and_its_remedy() {
             "link.reconnect_first_ms",
             "link.reconnect_max_ms",
         ),
-        ("[[client]]", "[recovery]\ntakeovers_in_flight = 0\n[[client]]", "recovery.takeovers_in_flight", "1 to 256"),
+        ("[[client]]", "[recovery]\nrequests_in_flight = 0\n[[client]]", "recovery.requests_in_flight", "2 to 256"),
         ("[[client]]", "[recovery]\nround_deadline_s = 9999\n[[client]]", "recovery.round_deadline_s", "(seconds)"),
         ("[[client]]", "[operator]\nsocket = \"x.sock\"\n[[client]]", "operator.socket", "begin it with /"),
         (

@@ -1,0 +1,179 @@
+//! Rows that are not what memory thought: a compare-and-set was lost, so the row is read again and
+//! everything is planned anew (rule 4). Nothing follows from a write that was lost.
+
+use super::core::{After, Core, Reading};
+use super::leg::{Leg, OpenIntent};
+use super::server::Taken;
+use super::{AlarmKind, Output, Read, Trigger};
+use crate::model::{CommandId, StoredState};
+use crate::session::PersistId;
+use crate::store::{Found, LookUp};
+use remeet_protocol::LegId;
+
+impl Core {
+    /// A compare-and-set was lost: the row is not what the plan saw.
+    pub(super) fn lost(&mut self, id: PersistId, after: After, version: u64) {
+        let leg = match after {
+            After::Created { leg, key, answer } => return self.create_lost(leg, &key, &answer),
+            // No compare-and-set is in it: the store does not lose it.
+            After::Answered { answer, .. } => return answer.into_iter().for_each(|answer| self.answer_stored(answer)),
+            After::Event { server, event, .. } => {
+                // Nothing of it is stored, so it is not acknowledged: it is held until the row is read.
+                let leg = event.leg;
+                tracing::warn!(server = server.0, %leg, "an event's write was lost against a newer row");
+                let waits = self.servers.get(&server).and_then(|known| known.unacknowledged.get(&event.number));
+                // Of a boot id that is over: nobody waits for it.
+                if waits == Some(&Taken::Storing(id)) {
+                    self.hold(server, *event);
+                }
+                leg
+            }
+            After::Page | After::Noted => return,
+            After::Intent(leg, number) => {
+                self.intent_lost(leg, number);
+                leg
+            }
+            After::Closed { leg, answer } => {
+                if let Some(answer) = answer {
+                    let command = CommandId { instance: answer.instance, number: answer.number };
+                    self.put_off(command, leg);
+                }
+                leg
+            }
+            After::Accepted(leg) | After::Pulled { leg, .. } | After::Adopting(leg) => leg,
+        };
+        let limit = self.settings.lost_retries;
+        let Some(known) = self.legs.get_mut(&leg) else { return };
+        if known.closing == Some(id) {
+            known.closing = None;
+        }
+        known.lost += 1;
+        if known.lost > limit {
+            known.lost = 0;
+            let text = format!("the leg's row changed under this term {limit} times in a row (version {version})");
+            let server = known.row.server;
+            self.alarm(AlarmKind::Conflict, Some(server), Some(leg), text);
+        }
+        self.read_leg_again(leg);
+    }
+
+    /// The intent is not stored, so it was never sent: its client may command again.
+    fn intent_lost(&mut self, leg: LegId, number: u64) {
+        let Some(known) = self.legs.get_mut(&leg) else { return };
+        let Some(place) = known.open.iter().position(|open| open.intent.number == number) else { return };
+        let Some(open) = known.open.remove(place) else { return };
+        if let Some(ticket) = open.asked {
+            // The session forgets it without an answer.
+            self.tickets.remove(&ticket);
+        }
+        if let Some(command) = open.intent.command {
+            self.put_off(command, leg);
+        }
+    }
+
+    /// Nothing of a command was stored: whoever waits is told to ask again.
+    fn put_off(&mut self, command: CommandId, leg: LegId) {
+        for waiter in self.instances.dropped(command.instance, command.number) {
+            self.put(Output::Answer(waiter, super::instances::put_off(command, leg.meeting)));
+        }
+    }
+
+    pub(super) fn read_leg_again(&mut self, leg: LegId) {
+        let read = self.read_id();
+        self.reads.insert(read, Reading::Again(leg));
+        self.put(Output::Read { id: read, read: Read::Legs(vec![leg]) });
+    }
+
+    /// The row could not be read: it is read again after a while, since memory of the leg is of no use.
+    pub(super) fn unread_again(&mut self, leg: LegId, reason: &str) {
+        tracing::warn!(%leg, "a row that changed could not be read again: {reason}");
+        self.unread_rows.push((self.now + self.settings.round_retry, leg));
+    }
+
+    pub(super) fn read_rows_again(&mut self) {
+        let now = self.now;
+        let due: Vec<LegId> = self.unread_rows.extract_if(.., |(at, _)| *at <= now).map(|(_, leg)| leg).collect();
+        for leg in due {
+            self.read_leg_again(leg);
+        }
+    }
+
+    /// The leg's compare-and-set was lost and its row has been read again.
+    pub(super) fn read_again(&mut self, leg: LegId, found: LookUp) {
+        let Some(known) = self.legs.get_mut(&leg) else { return };
+        // What was handed to the store for this leg lost too: the row is the truth.
+        known.row.version = 0;
+        known.closing = None;
+        known.control = super::leg::Control::None;
+        let server = known.row.server;
+        for found in found.found {
+            self.take_found(found);
+        }
+        // It is in nobody's hands in this round; the next one takes it up.
+        if let Some(round) = self.round(server) {
+            let claimed = round.claims.remove(&leg);
+            let other = round.backfill.remove(&leg) | round.finishing.remove(&leg) | round.storing.remove(&leg);
+            if claimed || other {
+                self.pend(server, leg, "unclear");
+            }
+        }
+        self.settle_if_ended(leg);
+        self.want_round(server, Trigger::Reconcile);
+        self.try_back_fill(server);
+    }
+
+    /// Merges a read row into memory. Memory that is as new stays: it holds what is on its way.
+    pub(super) fn take_found(&mut self, found: Found) {
+        let id = found.row.leg;
+        let newer = |known: &Leg| known.row.version < found.row.version && known.closing.is_none();
+        if self.legs.get(&id).is_none_or(newer) {
+            let mut leg = Leg::new(found.row);
+            leg.open = found.open.into_iter().map(OpenIntent::stored).collect();
+            if leg.row.state == StoredState::Created {
+                leg.unstarted = found.key.map(Box::new);
+            }
+            if let Some(known) = self.legs.remove(&id) {
+                leg.inherit(known);
+            }
+            self.insert_leg(leg);
+        }
+        self.place_waiting(id);
+    }
+
+    /// A leg that has ended before this term, or whose end was stored by another way than this process
+    /// thought: what stands open is answered.
+    pub(super) fn settle_if_ended(&mut self, leg: LegId) {
+        let Some(known) = self.legs.get(&leg) else { return };
+        if known.row.state != StoredState::Ended || known.closing.is_some() {
+            return;
+        }
+        self.end_open_intents(leg);
+        if self.legs.get(&leg).is_some_and(|known| known.open.is_empty() && known.settling.is_none() && !known.in_round)
+        {
+            self.forget_leg(leg);
+        }
+    }
+}
+
+impl Leg {
+    /// Takes over what of `before` is not in the row.
+    fn inherit(&mut self, before: Leg) {
+        self.row.intent = self.row.intent.max(before.row.intent);
+        self.open.retain(|open| open.intent.number > before.done);
+        for open in before.open {
+            // Its persist is on its way, behind the one that was lost.
+            if open.after.is_some() && self.open.iter().all(|known| known.intent.number != open.intent.number) {
+                self.open.push_back(OpenIntent { asked: None, ..open });
+            }
+        }
+        self.done = before.done;
+        self.waiting = before.waiting;
+        self.held = before.held;
+        self.control = before.control;
+        self.adoption = before.adoption;
+        self.settling = before.settling;
+        self.cache_open = before.cache_open;
+        self.lost = before.lost;
+        self.cache_behind = true;
+    }
+}
