@@ -9,12 +9,13 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use remeet_protocol::message::{
-    ClientCommand, ClientEvent, EventKind, Failure, Goodbye, Hello, KeepAliveAnswer, Reset, Role, Subscribed, Welcome,
+    ClientAnswer, ClientCommand, ClientEvent, EventKind, Failure, Goodbye, Hello, KeepAliveAnswer, Reset, Role,
+    Subscribed, Welcome,
 };
 use remeet_protocol::packet::{Header, VERSION};
 use remeet_protocol::wire::{Text, pack};
 use remeet_protocol::{Address, BootId, DomainId, ErrorCode, Flags, Incoming, MeetingId, Message, Packet};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +24,9 @@ use tokio_util::sync::CancellationToken;
 
 /// Requests of one client under way; more wait in its socket. Twice what the client library sends.
 const IN_FLIGHT: usize = 256;
+/// Packets of one client that wait for room among those; a client that sends more without waiting for its
+/// answers is cut.
+const BACKLOG: usize = 4_096;
 /// Meetings whose update a connection is promised at a time (SPEC K-7): more are answered without one.
 const PROMISES: usize = 4_096;
 /// A client that takes nothing for this long is given up; its link cuts it at about the same time.
@@ -45,6 +49,10 @@ pub(super) struct Connection {
     subscription: Option<Subscription>,
     /// Meetings whose update was promised, with the request that asked.
     promised: BTreeMap<MeetingId, u64>,
+    /// Gets under way, and meetings that were recovered meanwhile: their answers may be older than that.
+    gets: usize,
+    refreshed: BTreeSet<MeetingId>,
+    backlog: VecDeque<Incoming>,
 }
 
 struct Subscription {
@@ -57,7 +65,15 @@ struct Subscription {
 /// What came of a request.
 enum Done {
     Answer(Vec<Packet>),
-    Meeting { packets: Vec<Packet>, meeting: MeetingId, request: u64, recovering: bool },
+    /// A get's answer.
+    Meeting {
+        packets: Vec<Packet>,
+        meeting: MeetingId,
+        request: u64,
+        recovering: bool,
+    },
+    /// A get's failure.
+    NoMeeting(Vec<Packet>),
 }
 
 /// The connection is over.
@@ -85,6 +101,9 @@ impl Connection {
             feed: None,
             subscription: None,
             promised: BTreeMap::new(),
+            gets: 0,
+            refreshed: BTreeSet::new(),
+            backlog: VecDeque::new(),
         }
     }
 
@@ -92,17 +111,19 @@ impl Connection {
     pub(super) async fn run(mut self, mut packets: mpsc::Receiver<Vec<Incoming>>) {
         let stop = self.stop.clone();
         loop {
-            let room = self.in_flight.len() < IN_FLIGHT;
             let next = tokio::select! {
                 () = stop.cancelled() => {
                     self.goodbye().await;
                     Err(Over)
                 }
-                batch = packets.recv(), if room => match batch {
+                batch = packets.recv() => match batch {
                     Some(batch) => self.take(batch).await,
                     None => Err(Over),
                 },
-                Some(done) = self.in_flight.next() => self.finish(done).await,
+                Some(done) = self.in_flight.next() => match self.finish(done).await {
+                    Ok(()) => self.take_backlog().await,
+                    over => over,
+                },
                 published = next_published(&mut self.feed) => self.tell(published).await,
             };
             if next.is_err() {
@@ -113,7 +134,20 @@ impl Connection {
     }
 
     async fn take(&mut self, batch: Vec<Incoming>) -> Result<(), Over> {
-        for incoming in batch {
+        self.backlog.extend(batch);
+        self.take_backlog().await?;
+        if self.backlog.len() > BACKLOG {
+            self.handle.count("clients_cut");
+            tracing::warn!(peer = %self.peer, "a client sends without waiting for its answers: it is cut");
+            return Err(Over);
+        }
+        Ok(())
+    }
+
+    async fn take_backlog(&mut self) -> Result<(), Over> {
+        while self.in_flight.len() < IN_FLIGHT
+            && let Some(incoming) = self.backlog.pop_front()
+        {
             match incoming {
                 Ok(packet) if self.client.is_none() => self.greet(packet).await?,
                 Ok(packet) => self.request(packet).await?,
@@ -195,7 +229,7 @@ impl Connection {
             }
             Message::Get(get) => {
                 self.feed.get_or_insert_with(|| self.handle.subscribe());
-                self.in_flight.push(Box::pin(meeting(self.envelope(request), self.handle.clone(), get.meeting, false)));
+                self.get(self.envelope(request), get.meeting, false);
                 Ok(())
             }
             Message::List(list) => {
@@ -224,28 +258,62 @@ impl Connection {
         }
     }
 
+    /// A command whose server does not answer goes on; its client is told so in time, and asks again with the
+    /// same id: it gets the one answer (SPEC K-4).
     fn command(&self, request: u64, command: ClientCommand) {
         let rights = Rights { control: self.may(Right::Control), operator: self.may(Right::Operator) };
         let (envelope, handle) = (self.envelope(request), self.handle.clone());
+        let deadline = self.config.clients.command_deadline * 2;
+        let late = ClientAnswer {
+            instance: command.instance,
+            number: command.number,
+            code: ErrorCode::NOT_DURABLE,
+            retry_after_ms: 1_000,
+            detail: Text::cut("the meeting's server has not answered yet: ask again with the same id"),
+            meeting: command.meeting,
+        };
         self.in_flight.push(Box::pin(async move {
-            Done::Answer(match handle.command(rights, command).await {
-                Ok(answer) => envelope.answer(vec![answer.into()]),
-                Err(gone) => envelope.failure(&Unavailable(gone.to_string())),
+            Done::Answer(match tokio::time::timeout(deadline, handle.command(rights, command)).await {
+                Ok(Ok(answer)) => envelope.answer(vec![answer.into()]),
+                Ok(Err(gone)) => envelope.failure(&Unavailable(gone.to_string())),
+                Err(_) => envelope.answer(vec![late.into()]),
             })
         }));
+    }
+
+    fn get(&mut self, envelope: Envelope, meeting_id: MeetingId, update: bool) {
+        self.gets += 1;
+        self.in_flight.push(Box::pin(meeting(envelope, self.handle.clone(), meeting_id, update)));
+    }
+
+    fn got(&mut self) {
+        self.gets = self.gets.saturating_sub(1);
+        if self.gets == 0 {
+            self.refreshed.clear();
+        }
     }
 
     async fn finish(&mut self, done: Done) -> Result<(), Over> {
         match done {
             Done::Answer(packets) => self.send(packets).await,
+            Done::NoMeeting(packets) => {
+                self.got();
+                self.rest();
+                self.send(packets).await
+            }
             Done::Meeting { packets, meeting, request, recovering } => {
-                if recovering && self.promised.len() < PROMISES {
+                self.send(packets).await?;
+                if recovering && self.refreshed.contains(&meeting) {
+                    // Recovered while it was read: the promised update comes at once.
+                    self.get(self.envelope(request), meeting, true);
+                } else if recovering && self.promised.len() < PROMISES {
                     self.promised.insert(meeting, request);
                 } else {
                     self.promised.remove(&meeting);
                 }
+                self.got();
                 self.rest();
-                self.send(packets).await
+                Ok(())
             }
         }
     }
@@ -318,8 +386,7 @@ impl Connection {
         tracing::info!(peer = %self.peer, missed, "a slow subscriber is given a snapshot");
         // What was promised may have been among the missed: everything promised is answered again.
         for (meeting_id, request) in std::mem::take(&mut self.promised) {
-            let envelope = self.envelope(request);
-            self.in_flight.push(Box::pin(meeting(envelope, self.handle.clone(), meeting_id, true)));
+            self.get(self.envelope(request), meeting_id, true);
         }
         let epoch = self.handle.epoch();
         let Some(subscription) = &mut self.subscription else { return Ok(()) };
@@ -333,10 +400,11 @@ impl Connection {
         if !matches!(published.kind, EventKind::Refreshed | EventKind::Ended) {
             return;
         }
+        if self.gets > 0 {
+            self.refreshed.insert(published.leg.meeting);
+        }
         if let Some(request) = self.promised.remove(&published.leg.meeting) {
-            let envelope = self.envelope(request);
-            let update = meeting(envelope, self.handle.clone(), published.leg.meeting, true);
-            self.in_flight.push(Box::pin(update));
+            self.get(self.envelope(request), published.leg.meeting, true);
         }
     }
 
@@ -396,9 +464,9 @@ async fn meeting(envelope: Envelope, handle: Handle, meeting: MeetingId, update:
         }
         Ok(None) => {
             let failure = Failure::new(ErrorCode::UNKNOWN_MEETING, "no such meeting");
-            Done::Answer(envelope.answer(vec![failure.into()]))
+            Done::NoMeeting(envelope.answer(vec![failure.into()]))
         }
-        Err(error) => Done::Answer(envelope.failure(&error)),
+        Err(error) => Done::NoMeeting(envelope.failure(&error)),
     }
 }
 

@@ -14,9 +14,9 @@ use tokio_util::task::TaskTracker;
 
 /// Events of connections that wait to be handed to their tasks.
 const EVENTS: usize = 256;
-/// Batches of packets that wait for one connection's task; a client that floods waits in its socket, and
-/// so do the others for a moment: the task takes each batch as soon as it has room for its commands.
-const BATCHES: usize = 16;
+/// Batches of packets that wait for one connection's task. The task takes them at once; a client that has
+/// sent this many more is flooding, and is cut: nobody else waits for it.
+const BATCHES: usize = 64;
 
 /// The open port.
 pub struct Door {
@@ -64,10 +64,11 @@ impl Door {
                     tasks.spawn(client.run(packets));
                 }
                 Some(ClientLinkEvent::Packets(connection, packets)) => {
-                    // A task that has ended takes no more.
+                    // A task that has ended takes no more; one whose client floods is ended by this.
                     if let Some(inbox) = inboxes.get(&connection)
-                        && inbox.send(packets).await.is_err()
+                        && inbox.try_send(packets).is_err()
                     {
+                        handle.count("clients_cut");
                         inboxes.remove(&connection);
                     }
                 }

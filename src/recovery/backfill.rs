@@ -18,12 +18,18 @@ use remeet_protocol::{Change, LegId, ServerId};
 /// in one piece, because what it lacks is removed; the session bounds it.
 const PAGE_CHANGES: usize = 1_000;
 
+/// Pulls of a leg in a row whose stored rows do not add up; then its back-fill is quarantined.
+const RECOUNTS_MAX: u8 = 5;
+
 impl Core {
     /// Once control of all the server's legs is settled, back-fill of any begins; and goes on.
     pub(super) fn try_back_fill(&mut self, server: ServerId) {
+        let deadline = self.now + self.settings.round_deadline;
         let Some(round) = self.round(server) else { return self.start_pulls(server) };
         if round.stage == Stage::TakingOver && round.claims.is_empty() {
             round.stage = Stage::BackFilling;
+            // The deadline was control's; back-fill has its own, moved on by every leg that is done.
+            round.deadline = deadline;
             let legs: Vec<LegId> = round.backfill.iter().copied().collect();
             for leg in legs {
                 self.decide(server, leg);
@@ -119,7 +125,7 @@ impl Core {
         let Some(known) = self.legs.get_mut(&leg) else { return self.pull_over(server, finished) };
         let Content::Pulling(pulling) = &mut known.content else { return self.pull_over(server, finished) };
         if pulling.ticket != ticket {
-            return;
+            return self.pull_over(server, finished);
         }
         match result {
             Ok(page) => {
@@ -257,13 +263,21 @@ impl Core {
         self.counting = false;
         for digest in digests {
             let leg = digest.leg;
-            let Some(known) = self.legs.get(&leg) else { continue };
+            let Some(known) = self.legs.get_mut(&leg) else { continue };
             let Content::AwaitDigest { whole } = known.content else { continue };
             let server = known.row.server;
             let same = digest.rows.count == digest.mark.count && digest.rows.digest == digest.mark.digest;
-            let open_gap = !known.gap.is_empty() || digest.rows.revision > digest.mark.revision;
-            if same && !open_gap {
+            // A record that cannot be read takes the stored mark away: only the ground helps.
+            let spoilt = digest.mark.revision == 0 && known.row.mark.revision > 0;
+            let open_gap = !spoilt && (!known.gap.is_empty() || digest.rows.revision > digest.mark.revision);
+            known.recounts = known.recounts.saturating_add(1);
+            if same && !open_gap && !spoilt {
+                known.recounts = 0;
                 self.verified(server, leg, &digest);
+            } else if known.recounts > RECOUNTS_MAX {
+                known.recounts = 0;
+                let text = format!("its stored rows did not settle in {RECOUNTS_MAX} pulls");
+                self.quarantine(server, leg, text);
             } else if !whole || open_gap {
                 // Not all there: once more since the mark if a gap is open, else from the ground.
                 self.pull_again(server, leg, !open_gap);
@@ -327,18 +341,23 @@ impl Core {
 
     fn content_done(&mut self, server: ServerId, leg: LegId) {
         let (now, wall_ms) = (self.now, self.wall_ms);
+        let deadline = now + self.settings.round_deadline;
         let mut was_in_round = false;
+        let mut pulled = false;
         if let Some(known) = self.legs.get_mut(&leg) {
+            pulled = matches!(known.content, Content::AwaitDigest { .. } | Content::AwaitCache);
             known.content = Content::Idle;
             was_in_round = std::mem::take(&mut known.in_round);
         }
         if let Some(round) = self.round(server)
             && round.backfill.remove(&leg)
         {
+            round.deadline = deadline;
             round.report.backfilled_ms = millis(now.since(round.begun));
             round.report.backfilled_at_ms = wall_ms;
         }
-        if was_in_round {
+        // Also what was pulled outside a round must be told: no event carried it (rule 15).
+        if was_in_round || pulled {
             self.publish(leg, EventKind::Refreshed, Vec::new());
         }
         self.try_back_fill(server);

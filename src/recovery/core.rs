@@ -162,7 +162,7 @@ impl Core {
             Heard::Down { reason } => self.down(server, reason),
             Heard::Inventory(ticket, result) => self.inventory(server, ticket, result),
             Heard::Attached(ticket, result) => self.attached(server, ticket, result),
-            Heard::Takeover(ticket, result) => self.takeover_answered(server, ticket, result),
+            Heard::Takeover(_, result) => self.takeover_answered(server, result),
             Heard::Pulled(ticket, result) => self.pulled(server, ticket, result),
             Heard::Commanded(ticket, result) => self.commanded(ticket, result),
             Heard::Adopted(ticket, result) => self.adopted(server, ticket, result),

@@ -118,6 +118,8 @@ pub(super) struct Leg {
     pub cache_open: u32,
     /// The client that asked for its adoption.
     pub adoption: Option<Waiting>,
+    /// Pulls in a row whose stored rows did not add up.
+    pub recounts: u8,
     /// Its cached status is known to be behind: refill it once the content stands.
     pub cache_behind: bool,
     /// Changes were stored that no cache task carries: another refill follows the open tasks.
@@ -145,6 +147,7 @@ impl Leg {
             behind: false,
             cache_open: 0,
             adoption: None,
+            recounts: 0,
             cache_behind: false,
             cache_missed: false,
         }

@@ -327,6 +327,11 @@ impl Core {
         let mut take_over = Vec::new();
         for place in planned {
             let leg = place.leg;
+            // Two handles of one leg are two places of it: the first one is the leg's.
+            let double = self.round(server).is_some_and(|round| round.planned.contains_key(&leg));
+            if let Some(round) = self.round(server).filter(|_| !double) {
+                round.planned.insert(leg, place.clone());
+            }
             match &place.bucket {
                 Bucket::TakeOver | Bucket::FinishEnd | Bucket::FinishAdoption { .. } => take_over.push(leg),
                 Bucket::FinishStart => self.finish_start(server, leg),
@@ -352,7 +357,7 @@ impl Core {
                     let text = format!("{reason}: nothing is killed; compare the servers and end the wrong one there");
                     self.alarm(AlarmKind::Conflict, Some(server), Some(leg), text);
                     if place.live {
-                        self.pend_conflict(server, &place);
+                        self.pend_conflict(server, &place, double);
                     }
                 }
                 Bucket::Unclear(reason) => {
@@ -360,8 +365,10 @@ impl Core {
                     self.pend(server, leg, "unclear");
                 }
             }
-            if let Some(round) = self.round(server) {
-                round.planned.insert(leg, place);
+            // A round ends only when the ends that it found are stored: what it compared may be acknowledged then.
+            let closing = self.legs.get(&leg).is_some_and(|known| known.closing.is_some());
+            if let Some(round) = self.round(server).filter(|_| closing) {
+                round.finishing.insert(leg);
             }
         }
         self.compare_unclaimed(server, &inventory, &mut take_over);
@@ -384,11 +391,11 @@ impl Core {
         }
     }
 
-    fn pend_conflict(&mut self, server: ServerId, place: &Planned) {
+    fn pend_conflict(&mut self, server: ServerId, place: &Planned, double: bool) {
         // A leg of another server stays that server's affair: only this round's report counts it.
         if let Some(round) = self.round(server) {
             // Two handles of one leg are two live entries: the second one must count too.
-            if round.fates.contains_key(&place.leg) || round.planned.contains_key(&place.leg) {
+            if double {
                 round.report.count(&Fate::Pending("conflict"));
             } else {
                 round.fates.insert(place.leg, Fate::Pending("conflict"));
@@ -448,7 +455,10 @@ impl Core {
         } else if let Some(known) = self.servers.get_mut(&server) {
             known.pending.remove(&leg);
         }
-        if let Some(round) = self.round(server) {
+        // A leg that the inventory did not report live has no place in the round's sum (rule 6).
+        if let Some(round) = self.round(server)
+            && round.planned.get(&leg).is_some_and(|place| place.live)
+        {
             round.fates.insert(leg, fate);
         }
     }

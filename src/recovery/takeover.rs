@@ -8,7 +8,7 @@ use super::report::{Fate, KeySource};
 use super::round::Stage;
 use super::{AlarmKind, CacheTask, Output, Read};
 use crate::model::StoredState;
-use crate::session::{PersistId, Request, RequestError, TakeoverResults, Ticket};
+use crate::session::{PersistId, Request, RequestError, TakeoverResults};
 use crate::store::{Accepted, CachedKey, Expect, LookUp, StateWrite, Unit, Write};
 use remeet_protocol::message::{Adopt, EndCause, EventKind, TakeoverClaim, TakeoverResult};
 use remeet_protocol::proof::{self, Claim};
@@ -133,10 +133,15 @@ impl Core {
             round.claims.extend(claims.iter().map(|claim| claim.leg));
         }
         if !claims.is_empty() {
-            self.ask(server, Asked::Round(server), Request::Takeover(claims), None);
+            // Its answers name their legs: no ticket is kept.
+            let ticket = self.ask(server, Asked::Round(server), Request::Takeover(claims), None);
+            self.tickets.remove(&ticket);
         }
         for (leg, old, handle, secret, generation) in adoptions {
             self.note_fate(server, leg, Fate::Pending("adopting"));
+            if let Some(round) = self.round(server) {
+                round.claims.remove(&leg);
+            }
             self.ask_adoption(server, Adopt { handle, old, new: leg, secret, generation }, None);
         }
         self.try_back_fill(server);
@@ -145,7 +150,6 @@ impl Core {
     pub(super) fn takeover_answered(
         &mut self,
         server: ServerId,
-        ticket: Ticket,
         result: Result<TakeoverResults, (Vec<LegId>, RequestError)>,
     ) {
         match result {
@@ -174,9 +178,6 @@ impl Core {
                     self.claim_failed(server, leg, reason);
                 }
             }
-        }
-        if self.round(server).is_none_or(|round| round.claims.is_empty()) {
-            self.tickets.remove(&ticket);
         }
         self.try_back_fill(server);
     }
@@ -413,7 +414,9 @@ impl Core {
         if let Some(round) = self.round(server) {
             round.finishing.remove(&leg);
             round.backfill.remove(&leg);
-            if round.claims.remove(&leg) {
+            let claimed = round.claims.remove(&leg);
+            let live = round.planned.get(&leg).is_some_and(|place| place.live);
+            if claimed || (live && !round.fates.contains_key(&leg)) {
                 round.fates.insert(leg, Fate::Ended);
             }
         }

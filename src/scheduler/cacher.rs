@@ -10,6 +10,8 @@ use tokio::sync::mpsc;
 
 /// Tasks of a pipeline (parts.md trap 15 measured 1,000).
 const PIPELINE: usize = 1_000;
+/// Tasks that wait: every leg of a large network once; some 50 MB of small writes.
+const QUEUE_MAX: usize = 100_000;
 /// Legs that a refill holds in memory at a time: some 10 MB.
 const REFILL: usize = 500;
 
@@ -38,8 +40,19 @@ impl Cacher {
         (Self { store, cache, done, queue: VecDeque::new(), busy: false }, results)
     }
 
-    pub(super) fn push(&mut self, task: CacheTask) {
+    /// Queues a task. Beyond the bound status writes are not queued: the input says that the leg's cached
+    /// status is behind, and the next comparison mends it.
+    pub(super) fn push(&mut self, task: CacheTask) -> Option<Input> {
+        let leg = match &task {
+            CacheTask::Write(write) => Some(write.head.leg),
+            CacheTask::Refill(head) => Some(head.leg),
+            CacheTask::MirrorKey(_) | CacheTask::PutKey(_) | CacheTask::Forget(..) => None,
+        };
+        if let Some(leg) = leg.filter(|_| self.queue.len() >= QUEUE_MAX) {
+            return Some(Input::Cached(vec![leg], Err("too many cache tasks wait".to_owned())));
+        }
         self.queue.push_back(task);
+        None
     }
 
     /// Tasks that are queued or being done.

@@ -441,7 +441,11 @@ impl Driver {
                 }
             }
             Output::Read { id, read } => self.readers.begin(id, read),
-            Output::Cache(task) => self.cacher.push(task),
+            Output::Cache(task) => {
+                if let Some(behind) = self.cacher.push(task) {
+                    self.feed(behind);
+                }
+            }
             Output::Answer(waiter, answer) => {
                 if let Some(client) = self.waiters.remove(&waiter) {
                     // A client that left gets the kept answer when it asks again.
