@@ -395,7 +395,7 @@ impl Core {
         self.try_back_fill(server);
     }
 
-    fn refill(&mut self, leg: LegId) {
+    pub(super) fn refill(&mut self, leg: LegId) {
         let Some(head) = self.legs.get(&leg).and_then(|known| self.head(known)) else { return };
         if let Some(known) = self.legs.get_mut(&leg) {
             known.cache_open += 1;
@@ -421,6 +421,12 @@ impl Core {
                     }
                 }
                 None => known.cache_behind = true,
+            }
+            if let Some(known) = self.legs.get_mut(leg)
+                && known.cache_open == 0
+                && std::mem::take(&mut known.cache_missed)
+            {
+                self.refill(*leg);
             }
             if self.legs.get(leg).is_some_and(|known| known.cache_open == 0 && known.content == Content::AwaitCache) {
                 self.content_done(server, *leg);

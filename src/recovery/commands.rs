@@ -238,7 +238,7 @@ impl Core {
     /// Commits an answer that no other write goes with.
     pub(super) fn answer_kept(&mut self, answer: ClientAnswer) {
         let unit = Unit::one(Write::Answer(self.answer_row(&answer)));
-        self.persist(answer.instance, unit, After::Answered { leg: None, answer });
+        self.persist(answer.instance, unit, After::Answered { leg: None, answer: Some(answer) });
     }
 
     pub(super) fn answer_row(&self, answer: &ClientAnswer) -> ClientAnswerRow {
@@ -251,12 +251,9 @@ impl Core {
         }
     }
 
-    pub(super) fn answer_stored(&mut self, leg: Option<LegId>, answer: ClientAnswer) {
+    pub(super) fn answer_stored(&mut self, answer: ClientAnswer) {
         for waiter in self.instances.answered(&answer) {
             self.put(Output::Answer(waiter, answer.clone()));
-        }
-        if let Some(leg) = leg {
-            self.intents_settled(leg);
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::instances::Instances;
 use super::leg::Leg;
 use super::report::Trigger;
-use super::server::Server;
+use super::server::{Server, Taken};
 use super::settings::Settings;
 use super::{Alarm, AlarmKind, CacheTask, Input, Output, Published, Read, ReadId, ReadResult, Waiter};
 use crate::model::{Moment, StoredLeg};
@@ -80,8 +80,8 @@ pub(super) enum After {
     Created { leg: LegId, key: Box<crate::model::RecoveryKey>, answer: ClientAnswer },
     /// An adopting leg: the request that awaits it is on its way.
     Adopting(LegId),
-    /// A command's result; its client is answered.
-    Answered { leg: Option<LegId>, answer: ClientAnswer },
+    /// A command's answer, and the result of its intent on `leg`.
+    Answered { leg: Option<LegId>, answer: Option<ClientAnswer> },
     /// A quarantine or the operator's mark.
     Noted,
 }
@@ -184,7 +184,7 @@ impl Core {
         let Some(after) = self.after.remove(&id) else { return };
         match outcome {
             Outcome::Applied { .. } => self.stored(id, after),
-            Outcome::Lost { version } => self.lost(after, version),
+            Outcome::Lost { version } => self.lost(id, after, version),
         }
     }
 
@@ -196,27 +196,39 @@ impl Core {
             After::Pulled { leg, cache } => self.pull_stored(leg, cache),
             After::Closed { leg, answer } => {
                 if let Some(answer) = answer {
-                    self.answer_stored(None, answer);
+                    self.answer_stored(answer);
                 }
                 self.closed(id, leg);
             }
             After::Intent(leg, number) => self.intent_stored(leg, number),
             After::Created { leg, key, answer } => self.created(leg, key, answer),
             After::Adopting(leg) => self.mirror_key(leg),
-            After::Answered { leg, answer } => self.answer_stored(leg, answer),
+            After::Answered { leg, answer } => {
+                if let Some(answer) = answer {
+                    self.answer_stored(answer);
+                }
+                if let Some(leg) = leg {
+                    self.result_stored(id, leg);
+                }
+            }
         }
     }
 
     /// A compare-and-set was lost: the row is not what the plan saw. Read it again, then plan again.
-    fn lost(&mut self, after: After, version: u64) {
+    fn lost(&mut self, id: PersistId, after: After, version: u64) {
         let leg = match after {
             After::Created { leg, key, answer } => return self.create_lost(leg, &key, &answer),
-            After::Answered { answer, .. } => return self.answer_stored(None, answer),
+            // No compare-and-set is in it: the store does not lose it.
+            After::Answered { answer, .. } => return answer.into_iter().for_each(|answer| self.answer_stored(answer)),
             After::Event { server, event, .. } => {
                 // Nothing of it is stored, so it is not acknowledged: it is held until the row is read.
                 let leg = event.leg;
-                tracing::error!(server = server.0, %leg, "an event's write was lost against a newer row");
-                self.hold(server, *event);
+                tracing::warn!(server = server.0, %leg, "an event's write was lost against a newer row");
+                let waits = self.servers.get(&server).and_then(|known| known.unacknowledged.get(&event.number));
+                // Of a boot id that is over: nobody waits for it.
+                if waits == Some(&Taken::Storing(id)) {
+                    self.hold(server, *event);
+                }
                 leg
             }
             After::Page | After::Noted => return,
@@ -420,12 +432,17 @@ impl Core {
 
     /// Drops a leg from memory.
     pub(super) fn forget_leg(&mut self, leg: LegId) {
-        if let Some(known) = self.legs.remove(&leg)
-            && let Some(server) = self.servers.get_mut(&known.row.server)
-        {
+        let Some(known) = self.legs.remove(&leg) else { return };
+        let id = known.row.server;
+        if let Some(server) = self.servers.get_mut(&id) {
             server.legs.remove(&leg);
             server.pending.remove(&leg);
         }
+        for event in known.held {
+            // What is left has ended, and needs nothing more.
+            self.set_taken(id, event.number, Taken::Stored);
+        }
+        self.acknowledge(id);
     }
 }
 

@@ -22,15 +22,21 @@ impl Core {
             (None, _) | (_, None) => matches!(leg.row.state, StoredState::Starting | StoredState::Ending),
             (Some(handle), stored) => handle == event.handle && stored == boot,
         });
-        let round_may_know = known.is_none() && self.servers.get(&server).is_some_and(|known| known.round.is_some());
-        if known.is_some_and(|leg| leg.control == Control::Ours) && of_this_leg {
+        let ours = known.is_some_and(|leg| leg.control == Control::Ours);
+        let round = self.servers.get(&server).and_then(|known| known.round.as_ref());
+        let waits = match known {
+            // A round may make it ours; so does the answer to a start that is under way.
+            Some(leg) => round.is_some() || leg.awaits_answer(),
+            // The look-up may bring the leg.
+            None => round.is_some_and(|round| !round.looked_up),
+        };
+        if of_this_leg && (ours || event.ended != EndCause::None) {
             self.take_event(server, event);
-        } else if of_this_leg && event.ended != EndCause::None {
-            self.take_event(server, event);
-        } else if known.is_some() || round_may_know {
+        } else if waits {
             self.hold(server, event);
         } else {
-            // An orphan's, or of a leg whose end is stored: nothing here is to be stored.
+            // An orphan's, or of a leg whose end is stored, or of one that nobody is about to take over: its
+            // mark has not moved, so a later pull reads what this told.
             self.set_taken(server, number, Taken::Stored);
         }
         self.acknowledge(server);
@@ -98,7 +104,7 @@ impl Core {
             .get(&server)
             .into_iter()
             .flat_map(|known| known.legs.iter().copied())
-            .filter(|leg| self.legs.get(leg).is_some_and(|leg| !leg.held.is_empty() && leg.control == Control::None))
+            .filter(|leg| self.legs.get(leg).is_some_and(|leg| !leg.held.is_empty() && !leg.awaits_answer()))
             .collect();
         for leg in legs {
             self.release_held(server, leg);
@@ -205,13 +211,25 @@ impl Core {
     }
 
     fn cache_event(&mut self, leg: LegId, event: &Event, base: Option<u64>) {
-        let Some(base) = base else { return };
+        let Some(base) = base else { return self.cache_skipped(leg) };
         let Some(head) = self.legs.get(&leg).and_then(|known| self.head(known)) else { return };
         let write = CacheWrite { head, base: Some(base), mark: event.mark, changes: event.changes.clone() };
         if let Some(known) = self.legs.get_mut(&leg) {
             known.cache_open += 1;
         }
         self.put(Output::Cache(CacheTask::Write(write)));
+    }
+
+    /// An event's changes are stored and go into no cache write: the next refill must have read after this.
+    fn cache_skipped(&mut self, leg: LegId) {
+        let Some(known) = self.legs.get_mut(&leg) else { return };
+        // The end of a pull refills by itself.
+        let pulls = matches!(known.content, Content::Queued { .. } | Content::Pulling(_) | Content::AwaitStored { .. });
+        if known.cache_open > 0 {
+            known.cache_missed = true;
+        } else if !pulls {
+            self.refill(leg);
+        }
     }
 
     /// Events whose rows (or end) this persist stored may be acknowledged.
@@ -226,12 +244,12 @@ impl Core {
         self.acknowledge(server);
     }
 
-    fn set_taken(&mut self, server: ServerId, number: u64, taken: Taken) {
+    pub(super) fn set_taken(&mut self, server: ServerId, number: u64, taken: Taken) {
         let Some(known) = self.servers.get_mut(&server) else { return };
         known.unacknowledged.insert(number, taken);
     }
 
-    fn acknowledge(&mut self, server: ServerId) {
+    pub(super) fn acknowledge(&mut self, server: ServerId) {
         if let Some(number) = self.servers.get_mut(&server).and_then(super::server::Server::stored_upto) {
             self.put(Output::Acknowledge { server, number });
         }
@@ -239,6 +257,13 @@ impl Core {
 }
 
 impl Leg {
+    /// Something was asked that may make the leg ours: a start, a takeover, an adoption.
+    fn awaits_answer(&self) -> bool {
+        let starting =
+            self.row.state != StoredState::InMeeting && self.open.front().is_some_and(|open| open.asked.is_some());
+        starting || self.control == Control::AwaitAnswer
+    }
+
     /// Remembers what an event removed while a pull runs: the pull's older rows must not bring it back.
     fn note_removals(&mut self, event: &Event) {
         if !matches!(self.content, Content::Pulling(_) | Content::Queued { .. }) {

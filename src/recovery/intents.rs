@@ -6,7 +6,7 @@ use super::core::{After, Asked, Core, lane};
 use super::leg::{Control, Leg, OpenIntent};
 use super::takeover::Place;
 use crate::model::{CommandId, Intent, IntentResult, StoredState};
-use crate::session::{Request, RequestError, Ticket};
+use crate::session::{PersistId, Request, RequestError, Ticket};
 use crate::store::{Expect, StateWrite, Unit, Write};
 use remeet_protocol::message::{
     self, ClientAnswer, ClientCommand, ClientOp, CommandAnswer, End, EndCause, EventKind, Op,
@@ -89,7 +89,8 @@ impl Core {
             intent: open.intent.number,
             op: open.intent.op.clone(),
         };
-        let (server, after, number) = (known.row.server, open.after, open.intent.number);
+        // Both are in the leg's lane: the later one stored, both are.
+        let (server, after, number) = (known.row.server, open.after.max(known.settling), open.intent.number);
         let ticket = self.ask(server, Asked::Intent(leg, number), Request::Command(request), after);
         if let Some(open) = self.legs.get_mut(&leg).and_then(|known| known.open.front_mut()) {
             open.asked = Some(ticket);
@@ -144,15 +145,15 @@ impl Core {
     }
 
     fn carried_out(&mut self, server: ServerId, leg: LegId, open: &OpenIntent, answer: &CommandAnswer) {
+        let starting = self.legs.get(&leg).is_some_and(|known| known.row.state == StoredState::Starting);
         match (&open.intent.op, answer.code) {
-            (Op::Start(_), ErrorCode::OK) => {
-                if self.legs.get(&leg).is_some_and(|known| known.row.state == StoredState::Starting) {
-                    let place =
-                        Place { boot: answer.boot, handle: answer.handle, table_revision: answer.table_revision };
-                    self.accepted(server, leg, place, answer.mark);
-                    self.publish_started(leg);
-                }
+            (Op::Start(_), ErrorCode::OK) if starting => {
+                let place = Place { boot: answer.boot, handle: answer.handle, table_revision: answer.table_revision };
+                self.accepted(server, leg, place, answer.mark);
+                self.publish_started(leg);
             }
+            // A takeover came before the start's answer.
+            (Op::Start(_), ErrorCode::OK) => {}
             (Op::Start(_), _) => {
                 // Refused for good: the meeting never ran (or its tombstone says that it is over).
                 self.close(leg, EndCause::ByServer);
@@ -173,6 +174,9 @@ impl Core {
 
     /// Commits an intent's result, and with it the client's answer.
     pub(super) fn intent_done(&mut self, leg: LegId, open: &OpenIntent, code: ErrorCode, detail: &str) {
+        let over = matches!(code, ErrorCode::ENDED | ErrorCode::UNKNOWN_MEETING);
+        // Ending what has ended is done (SPEC K-6).
+        let code = if over && matches!(open.intent.op, Op::End(_)) { ErrorCode::OK } else { code };
         let result = IntentResult { leg, number: open.intent.number, code };
         let mut writes = vec![Write::IntentDone(result)];
         let after = match open.intent.command {
@@ -186,11 +190,24 @@ impl Core {
                     meeting: leg.meeting,
                 };
                 writes.push(Write::Answer(self.answer_row(&answer)));
-                After::Answered { leg: Some(leg), answer }
+                After::Answered { leg: Some(leg), answer: Some(answer) }
             }
-            None => After::Noted,
+            None => After::Answered { leg: Some(leg), answer: None },
         };
-        self.persist(lane(leg), Unit { writes }, after);
+        let id = self.persist(lane(leg), Unit { writes }, after);
+        if let Some(known) = self.legs.get_mut(&leg) {
+            known.settling = Some(id);
+        }
+    }
+
+    /// An intent's result is stored.
+    pub(super) fn result_stored(&mut self, id: PersistId, leg: LegId) {
+        if let Some(known) = self.legs.get_mut(&leg)
+            && known.settling == Some(id)
+        {
+            known.settling = None;
+        }
+        self.intents_settled(leg);
     }
 
     /// Nothing is open on the leg: a round that finishes its start or end may end.

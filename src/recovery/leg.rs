@@ -94,6 +94,9 @@ pub(super) struct Leg {
     pub removed_meanwhile: Vec<(remeet_protocol::RecordKey, u64)>,
     /// Intents that are not done, in order; the first may be in flight.
     pub open: VecDeque<OpenIntent>,
+    /// The result of the last intent is on its way to the store. The next leaves only after it: of two that
+    /// the server has executed a later term could not learn the first one's answer.
+    pub settling: Option<PersistId>,
     /// Commands that wait for the leg's recovery, not persisted yet.
     pub waiting: VecDeque<Waiting>,
     /// Events that came before the leg was ours; bounded by the server's window of unacknowledged ones.
@@ -115,6 +118,8 @@ pub(super) struct Leg {
     pub adoption: Option<Waiting>,
     /// Its cached status is known to be behind: refill it once the content stands.
     pub cache_behind: bool,
+    /// Changes were stored that no cache task carries: another refill follows the open tasks.
+    pub cache_missed: bool,
 }
 
 impl Leg {
@@ -127,6 +132,7 @@ impl Leg {
             gap: Vec::new(),
             removed_meanwhile: Vec::new(),
             open: VecDeque::new(),
+            settling: None,
             waiting: VecDeque::new(),
             held: Vec::new(),
             unstarted: None,
@@ -137,6 +143,7 @@ impl Leg {
             cache_open: 0,
             adoption: None,
             cache_behind: false,
+            cache_missed: false,
         }
     }
 

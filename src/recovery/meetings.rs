@@ -69,7 +69,7 @@ impl Core {
             known.unstarted = Some(key);
         }
         self.publish(leg, EventKind::Created, Vec::new());
-        self.answer_stored(None, answer);
+        self.answer_stored(answer);
         self.flush_waiting(leg);
     }
 
@@ -146,7 +146,7 @@ impl Core {
         }
         let answer = answer(&waiting.command, ErrorCode::OK, "", leg.meeting);
         let unit = Unit { writes: vec![Write::First(leg, first), Write::Answer(self.answer_row(&answer))] };
-        self.persist(lane(leg), unit, After::Answered { leg: None, answer });
+        self.persist(lane(leg), unit, After::Answered { leg: None, answer: Some(answer) });
     }
 }
 

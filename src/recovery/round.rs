@@ -533,12 +533,13 @@ impl Core {
         let again = known.again.take();
         // What time can mend is tried again soon; the rest waits for the operator or the next reconcile.
         let mendable = |reason: &&str| !matches!(*reason, "conflict" | "bad key" | "no key" | "unreadable row");
-        if known.pending.values().any(|reason| mendable(&reason)) {
+        if known.pending.values().any(mendable) {
             known.retry_at = Some((now + known.setback(&self.settings), Trigger::Reconcile));
         } else {
             known.setbacks = 0;
         }
         self.close_gaps(server, gaps);
+        self.release_all_held(server);
         self.forget_ended(server);
         if let Some(trigger) = again {
             self.want_round(server, trigger);

@@ -3,7 +3,7 @@
 
 use crate::recovery::{CacheTask, Input};
 use crate::store::{Cache, CacheError, CacheOutcome, CacheWrite, CachedHead, Store};
-use remeet_protocol::{DomainId, Epoch, LegId};
+use remeet_protocol::{DomainId, Epoch, LegId, MeetingId};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -49,6 +49,20 @@ impl Cacher {
 
     pub(super) fn ended(&mut self) {
         self.busy = false;
+    }
+
+    /// Asks the cache for something small, to see whether it answers again.
+    pub(super) fn probe(&mut self) {
+        if self.busy {
+            return;
+        }
+        self.busy = true;
+        let (cache, done) = (Arc::clone(&self.cache), self.done.clone());
+        tokio::spawn(async move {
+            let nothing = LegId { meeting: MeetingId::default(), leg: 0 };
+            let health = cache.stamps(&[(DomainId(0), nothing)]).await.map(|_| ()).map_err(|error| error.to_string());
+            let _ = done.send(Done { inputs: Vec::new(), health: Some(health) });
+        });
     }
 
     /// Begins the next run: tasks of one kind from the queue's head, so that order is kept.

@@ -284,12 +284,7 @@ impl Driver {
         self.cacher.ended();
         let wall = self.clock.wall_ms();
         match done.health {
-            Some(Ok(())) => {
-                if self.telling.cache_answered(wall) {
-                    // It was away: everything cached is compared again.
-                    self.feed(Input::Reconcile);
-                }
-            }
+            Some(Ok(())) => self.cache_answered(wall),
             Some(Err(reason)) => {
                 tracing::warn!("{reason}; the cache is brought up to date when it answers");
                 self.telling.cache_failed(wall, reason);
@@ -298,6 +293,13 @@ impl Driver {
         }
         for input in done.inputs {
             self.feed(input);
+        }
+    }
+
+    fn cache_answered(&mut self, wall: u64) {
+        if self.telling.cache_answered(wall) {
+            // It was away: everything cached is compared again.
+            self.feed(Input::Reconcile);
         }
     }
 
@@ -365,6 +367,9 @@ impl Driver {
 
     fn wake(&mut self) {
         let now = self.clock.now();
+        if self.telling.cache_probe_due(self.clock.wall_ms()) {
+            self.cacher.probe();
+        }
         for peer in self.peers.values_mut() {
             if peer.session.next_wake().is_some_and(|(at, _)| at <= now) {
                 peer.session.wake(now);

@@ -23,6 +23,7 @@ pub(super) struct Telling {
     alarms: Alarms,
     store: Sink,
     cache: Sink,
+    cache_probed_ms: u64,
     counters: BTreeMap<String, u64>,
 }
 
@@ -45,6 +46,7 @@ impl Telling {
             alarms: Alarms::default(),
             store: sink(),
             cache: sink(),
+            cache_probed_ms: 0,
             counters: BTreeMap::new(),
         }
     }
@@ -85,6 +87,15 @@ impl Telling {
     pub(super) fn cache_failed(&mut self, wall_ms: u64, reason: String) {
         self.cache.fail(wall_ms, reason);
         self.count("cache_failures");
+    }
+
+    /// The cache was away when it was last used, and it is time to look again: at most once a second.
+    pub(super) fn cache_probe_due(&mut self, wall_ms: u64) -> bool {
+        let due = !self.cache.healthy && wall_ms.abs_diff(self.cache_probed_ms) >= 1_000;
+        if due {
+            self.cache_probed_ms = wall_ms;
+        }
+        due
     }
 
     /// Whether it was away before.

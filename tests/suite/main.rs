@@ -1,6 +1,7 @@
 //! Every test that needs more than one module. One binary, so that it links once.
 
 #![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::disallowed_methods, reason = "the tests of drivers read clocks and wait for conditions")]
 
 mod cache_contract;
 mod cache_proxy;

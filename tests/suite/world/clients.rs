@@ -1,6 +1,7 @@
 //! Model clients: they repeat a command under its id until it has a final answer, over crashes too.
 
 use super::{Happening, World};
+use remeet::model::Moment;
 use remeet::recovery::{Command, Input, Rights, Waiter};
 use remeet_protocol::message::{AddTerminal, ClientAnswer, ClientCommand, ClientOp, Create, SetExtra};
 use remeet_protocol::record::Number;
@@ -22,6 +23,8 @@ pub(super) struct Client {
     pub(super) answered: BTreeMap<u64, ClientAnswer>,
     /// Everything ever sent.
     pub(super) sent: BTreeMap<u64, ClientCommand>,
+    /// When the last command arrives: a client's stream keeps their order.
+    last: Moment,
     /// Answers that said *not now*.
     pub(super) put_off: BTreeMap<u64, Vec<ErrorCode>>,
 }
@@ -41,11 +44,11 @@ impl World {
 
     /// Sends a command, again if need be.
     pub(super) fn client_sends(&mut self, client: u64, number: u64) {
-        let Some(command) = self.clients.get(&client).and_then(|state| state.sent.get(&number)).cloned() else {
-            return;
-        };
         let pause = self.dice.pause(self.options.delay);
-        self.calendar.after(pause, Happening::ClientAsks { command });
+        let Some(state) = self.clients.get_mut(&client) else { return };
+        let Some(command) = state.sent.get(&number).cloned() else { return };
+        state.last = state.last.max(self.calendar.now() + pause);
+        self.calendar.at(state.last, Happening::ClientAsks { command });
         self.calendar.after(PATIENCE, Happening::ClientWaited { client, number });
     }
 
@@ -123,8 +126,9 @@ impl World {
             let meeting = self.new_meeting();
             legs.push(LegId { meeting, leg: 0 });
             asked.push(self.ask(1, meeting, create(meeting, server)));
-            asked.push(self.ask(1, meeting, ClientOp::Start));
         }
+        self.all_done(1, &asked);
+        let asked: Vec<u64> = legs.iter().map(|leg| self.ask(1, leg.meeting, ClientOp::Start)).collect();
         self.all_done(1, &asked);
         let mut asked = Vec::new();
         for leg in &legs {

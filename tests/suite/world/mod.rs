@@ -31,6 +31,7 @@ mod writer;
 mod crash;
 mod keys;
 mod ordinary;
+mod random;
 
 use calendar::Calendar;
 use clients::Client;
@@ -103,6 +104,14 @@ pub(super) struct World {
 impl World {
     /// Servers without meetings, an empty store, and a scheduler that starts.
     fn new(seed: u64, options: Options) -> Self {
+        // REMEET_WORLD_LOG=1: what the cores say, for whoever looks for a fault.
+        if std::env::var_os("REMEET_WORLD_LOG").is_some() {
+            let _ = tracing_subscriber::fmt()
+                .with_test_writer()
+                .without_time()
+                .with_max_level(tracing::Level::TRACE)
+                .try_init();
+        }
         let ids: Vec<ServerId> = (1..=options.servers).map(ServerId).collect();
         let simulated = |id: &ServerId| (*id, Simulated::new(seed, *id, options.event_queue, options.removals));
         let mut world = Self {
