@@ -1,6 +1,7 @@
 //! Adoption of orphans: a new key under the stored state *adopting*, then the server is told. Only for an
 //! operator's right; recovery repeats it with the same secret.
 
+use super::Trigger;
 use super::commands::Waiting;
 use super::core::{After, Asked, Core, lane};
 use super::instances::answer;
@@ -66,7 +67,7 @@ impl Core {
         let Some(known) = self.legs.get_mut(&leg) else { return };
         match result {
             Ok(done) if done.code.is_ok() => {
-                let Some(handle) = known.row.handle else { return };
+                let handle = known.row.handle.unwrap_or_default();
                 let waiting = known.adoption.take();
                 let place = Place { boot: done.boot, handle, table_revision: done.table_revision };
                 self.accepted(server, leg, place, done.mark);
@@ -86,9 +87,17 @@ impl Core {
             // It may have been carried out: the next round repeats it with the same secret.
             Err(error) => {
                 known.control = Control::None;
-                tracing::warn!(server = server.0, %leg, "adoption: {error}");
+                if error != RequestError::LinkLost {
+                    tracing::warn!(server = server.0, %leg, "adoption: {error}");
+                    self.want_round(server, Trigger::Reconcile);
+                }
             }
         }
+        // A round that repeated it may end.
+        if let Some(round) = self.round(server) {
+            round.finishing.remove(&leg);
+        }
+        self.try_back_fill(server);
     }
 
     fn adoption_done(&mut self, leg: LegId, waiting: &Waiting) {

@@ -31,10 +31,10 @@ impl Core {
             // The deadline was control's; back-fill has its own, moved on by every leg that is done.
             round.deadline = deadline;
             let legs: Vec<LegId> = round.backfill.iter().copied().collect();
-            for leg in legs {
-                self.decide(server, leg);
+            for leg in &legs {
+                self.decide(server, *leg);
             }
-            self.read_stamps(server);
+            self.read_stamps(server, legs);
         }
         self.start_pulls(server);
         self.try_end_round(server);
@@ -66,7 +66,7 @@ impl Core {
         let whole = mark.revision == target.revision && mark != target;
         if mark.revision >= target.revision && !whole && known.row.quarantine.is_none() {
             if let Some(round) = self.round(server) {
-                round.unchanged.push(leg);
+                round.unchanged.insert(leg);
             }
             return;
         }
@@ -365,11 +365,11 @@ impl Core {
 
     // ---- the cache ----
 
-    /// Legs without a transfer: only their cached status is compared, all in one read.
-    fn read_stamps(&mut self, server: ServerId) {
-        let Some(round) = self.round(server) else { return };
-        // Those that have ended meanwhile left memory, and the round's list with that.
-        let legs = std::mem::take(&mut round.unchanged);
+    /// What the cache holds of the round's legs, all in one read: of those without a transfer the status is
+    /// compared, of the others only whether their key is there.
+    fn read_stamps(&mut self, server: ServerId, legs: Vec<LegId>) {
+        let Some(round) = self.round(server).map(|round| round.id) else { return };
+        // Those that have ended meanwhile left memory, and the round's lists with that.
         let named: Vec<_> =
             legs.iter().filter_map(|leg| self.legs.get(leg).map(|known| (known.row.domain, *leg))).collect();
         let legs: Vec<LegId> = named.iter().map(|(_, leg)| *leg).collect();
@@ -377,7 +377,7 @@ impl Core {
             return;
         }
         let id = self.read_id();
-        self.reads.insert(id, Reading::Stamps(server, legs));
+        self.reads.insert(id, Reading::Stamps(round, legs));
         self.put(Output::Read { id, read: Read::Stamps(named) });
     }
 
@@ -386,22 +386,29 @@ impl Core {
         let mut stamps = stamps.into_iter().flatten();
         for leg in legs {
             let stamp = stamps.next();
+            let unchanged = self.round(server).is_some_and(|round| round.unchanged.remove(&leg));
             let Some(known) = self.legs.get_mut(&leg) else {
                 self.content_done(server, leg);
                 continue;
             };
+            let row = &known.row;
+            let key_fits = stamp.is_some_and(|stamp| stamp.generation == Some(row.generation));
+            if !unchanged || known.content != Content::Idle {
+                // A pull is under way, or was: it brings the status up to date, but not the key.
+                if reachable && !key_fits {
+                    self.mirror_key(leg);
+                }
+                continue;
+            }
             if !reachable {
                 known.cache_behind = true;
                 self.content_done(server, leg);
                 continue;
             }
-            let row = &known.row;
             let fits = stamp.is_some_and(|stamp| {
-                stamp.generation == Some(row.generation)
-                    && stamp.mark == Some(row.mark)
-                    && stamp.place.is_some_and(|(boot, handle)| same_place(row, boot, handle))
+                stamp.mark == Some(row.mark) && stamp.place.is_some_and(|(boot, handle)| same_place(row, boot, handle))
             });
-            if fits && !known.cache_behind {
+            if key_fits && fits && !known.cache_behind {
                 self.content_done(server, leg);
             } else {
                 known.content = Content::AwaitCache;

@@ -3,6 +3,7 @@
 use super::instances::Instances;
 use super::leg::Leg;
 use super::report::Trigger;
+use super::round::RoundId;
 use super::server::{Server, Taken};
 use super::settings::Settings;
 use super::{Alarm, AlarmKind, CacheTask, Input, Output, Published, ReadId, ReadResult, Waiter};
@@ -92,13 +93,13 @@ pub(super) enum After {
 #[derive(Debug)]
 pub(super) enum Reading {
     /// The round's look-up.
-    RoundLookUp(ServerId),
+    RoundLookUp(RoundId),
     /// The round's keys from the cache.
-    RoundCache(ServerId, Vec<LegId>),
+    RoundCache(RoundId, Vec<LegId>),
     /// The round's keys from the database, for what the cache could not give.
-    RoundStore(ServerId, Vec<LegId>),
+    RoundStore(RoundId, Vec<LegId>),
     /// Stamps of the round's legs.
-    Stamps(ServerId, Vec<LegId>),
+    Stamps(RoundId, Vec<LegId>),
     /// What pulled legs' rows add up to.
     Digests(Vec<LegId>),
     /// Legs that commands wait for.
@@ -107,6 +108,19 @@ pub(super) enum Reading {
     Again(LegId),
     /// A client's instance.
     Instance(u64),
+}
+
+impl Reading {
+    /// The round that asked, if one did.
+    fn round(&self) -> Option<RoundId> {
+        match self {
+            Reading::RoundLookUp(round)
+            | Reading::RoundCache(round, _)
+            | Reading::RoundStore(round, _)
+            | Reading::Stamps(round, _) => Some(*round),
+            Reading::Digests(_) | Reading::Legs(_) | Reading::Again(_) | Reading::Instance(_) => None,
+        }
+    }
 }
 
 impl Core {
@@ -219,19 +233,25 @@ impl Core {
 
     fn read(&mut self, id: ReadId, result: Result<ReadResult, String>) {
         let Some(reading) = self.reads.remove(&id) else { return };
+        if reading.round().is_some_and(|asked| self.round(asked.server).is_none_or(|round| round.id != asked)) {
+            // The round that asked is over. What it read is older than what the present one must know.
+            return;
+        }
         match (reading, result) {
-            (Reading::RoundLookUp(server), Ok(ReadResult::LookUp(found))) => self.round_looked_up(server, found),
-            (Reading::RoundLookUp(server), Err(reason)) => self.fail_round(server, &format!("look-up: {reason}")),
-            (Reading::RoundCache(server, legs), Ok(ReadResult::CachedKeys(keys))) => {
-                self.cached_keys(server, legs, keys);
+            (Reading::RoundLookUp(round), Ok(ReadResult::LookUp(found))) => self.round_looked_up(round.server, found),
+            (Reading::RoundLookUp(round), Err(reason)) => self.fail_round(round.server, &format!("look-up: {reason}")),
+            (Reading::RoundCache(round, legs), Ok(ReadResult::CachedKeys(keys))) => {
+                self.cached_keys(round.server, legs, keys);
             }
-            (Reading::RoundCache(server, legs), _) => self.cached_keys(server, legs, Vec::new()),
-            (Reading::RoundStore(server, legs), Ok(ReadResult::LookUp(found))) => {
-                self.stored_keys(server, legs, found);
+            (Reading::RoundCache(round, legs), _) => self.cached_keys(round.server, legs, Vec::new()),
+            (Reading::RoundStore(round, legs), Ok(ReadResult::LookUp(found))) => {
+                self.stored_keys(round.server, legs, found);
             }
-            (Reading::RoundStore(server, _), Err(reason)) => self.fail_round(server, &format!("keys: {reason}")),
-            (Reading::Stamps(server, legs), Ok(ReadResult::Stamps(stamps))) => self.stamps(server, legs, Some(stamps)),
-            (Reading::Stamps(server, legs), _) => self.stamps(server, legs, None),
+            (Reading::RoundStore(round, _), Err(reason)) => self.fail_round(round.server, &format!("keys: {reason}")),
+            (Reading::Stamps(round, legs), Ok(ReadResult::Stamps(stamps))) => {
+                self.stamps(round.server, legs, Some(stamps));
+            }
+            (Reading::Stamps(round, legs), _) => self.stamps(round.server, legs, None),
             (Reading::Digests(_), Ok(ReadResult::Digests(digests))) => self.digests(digests),
             (Reading::Digests(legs), Err(reason)) => self.digests_failed(legs, &reason),
             (Reading::Legs(legs), Ok(ReadResult::LookUp(found))) => self.legs_read(legs, found),

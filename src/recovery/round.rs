@@ -23,9 +23,17 @@ use remeet_protocol::message::{Attached, EventKind, LegState};
 use remeet_protocol::{BootId, LegId, Secret, ServerId, Token};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Names a round: an answer to one that is over is not taken for the next one's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct RoundId {
+    pub server: ServerId,
+    serial: u64,
+}
+
 /// A round under way.
 #[derive(Debug)]
 pub(super) struct Round {
+    pub id: RoundId,
     pub trigger: Trigger,
     pub begun: Moment,
     pub deadline: Moment,
@@ -49,7 +57,7 @@ pub(super) struct Round {
     /// Legs whose acceptance is on its way to the store.
     pub storing: BTreeSet<LegId>,
     /// Legs whose content needed no transfer: only their cached status is compared.
-    pub unchanged: Vec<LegId>,
+    pub unchanged: BTreeSet<LegId>,
     pub fates: BTreeMap<LegId, Fate>,
     /// Legs whose stored rows cannot be read: no orphans.
     pub unreadable: BTreeSet<LegId>,
@@ -139,6 +147,7 @@ impl Core {
     /// Begins a round, or remembers to begin one after the one that runs.
     pub(super) fn want_round(&mut self, server: ServerId, trigger: Trigger) {
         let (now, wall_ms, deadline) = (self.now, self.wall_ms, self.now + self.settings.round_deadline);
+        let id = RoundId { server, serial: self.next_id() };
         let Some(known) = self.servers.get_mut(&server) else { return };
         if self.token.is_none() || !known.up {
             return;
@@ -150,6 +159,7 @@ impl Core {
         known.retry_at = None;
         let gaps = std::mem::take(&mut known.gaps);
         known.round = Some(Round {
+            id,
             gaps,
             unreadable: BTreeSet::new(),
             trigger: if known.first_pass_done { trigger } else { Trigger::Restart },
@@ -167,7 +177,7 @@ impl Core {
             backfill: BTreeSet::new(),
             finishing: BTreeSet::new(),
             storing: BTreeSet::new(),
-            unchanged: Vec::new(),
+            unchanged: BTreeSet::new(),
             fates: BTreeMap::new(),
             report: RoundReport { began_at_ms: wall_ms, ..RoundReport::default() },
         });
@@ -215,8 +225,9 @@ impl Core {
             }
             Read::Legs(unknown)
         };
+        let Some(round) = self.round(server).map(|round| round.id) else { return };
         let id = self.read_id();
-        self.reads.insert(id, Reading::RoundLookUp(server));
+        self.reads.insert(id, Reading::RoundLookUp(round));
         self.put(Output::Read { id, read });
     }
 

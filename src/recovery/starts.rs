@@ -29,6 +29,7 @@ impl Core {
         let Some(known) = self.legs.get_mut(&leg) else { return };
         let open = std::mem::take(&mut known.open);
         let waiting = std::mem::take(&mut known.waiting);
+        let adoption = known.adoption.take();
         let mut left = std::collections::VecDeque::new();
         for open in open {
             if open.asked.is_some() {
@@ -43,6 +44,9 @@ impl Core {
         }
         if let Some(known) = self.legs.get_mut(&leg) {
             known.open = left;
+        }
+        if let Some(adoption) = adoption {
+            self.refuse(&adoption, ErrorCode::ENDED, "the orphan ended before it was adopted");
         }
         for waiting in waiting {
             self.waiting = self.waiting.saturating_sub(1);

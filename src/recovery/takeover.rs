@@ -31,9 +31,10 @@ impl Core {
             return self.claim(server, &legs);
         }
         round.stage = Stage::AwaitKeys;
+        let round = round.id;
         let named = legs.iter().filter_map(|leg| self.legs.get(leg).map(|known| (known.row.domain, *leg))).collect();
         let id = self.read_id();
-        self.reads.insert(id, Reading::RoundCache(server, legs));
+        self.reads.insert(id, Reading::RoundCache(round, legs));
         self.put(Output::Read { id, read: Read::CachedKeys(named) });
     }
 
@@ -67,12 +68,12 @@ impl Core {
 
     /// Reads keys from the database, for claims that follow.
     fn read_keys(&mut self, server: ServerId, legs: Vec<LegId>) {
-        if let Some(round) = self.round(server) {
-            // They count as claims from now on, so that control is not said to be complete without them.
-            round.claims.extend(legs.iter().copied());
-        }
+        let Some(round) = self.round(server) else { return };
+        // They count as claims from now on, so that control is not said to be complete without them.
+        round.claims.extend(legs.iter().copied());
+        let round = round.id;
         let id = self.read_id();
-        self.reads.insert(id, Reading::RoundStore(server, legs.clone()));
+        self.reads.insert(id, Reading::RoundStore(round, legs.clone()));
         self.put(Output::Read { id, read: Read::Legs(legs) });
     }
 
@@ -141,6 +142,7 @@ impl Core {
             self.note_fate(server, leg, Fate::Pending("adopting"));
             if let Some(round) = self.round(server) {
                 round.claims.remove(&leg);
+                round.finishing.insert(leg);
             }
             self.ask_adoption(server, Adopt { handle, old, new: leg, secret, generation }, None);
         }

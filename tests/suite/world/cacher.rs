@@ -131,6 +131,7 @@ impl World {
     /// Loses everything cached.
     pub(super) fn wipe_cache(&mut self) {
         self.cache = MemoryCache::default();
+        self.cache_disturbed = true;
     }
 
     /// Loses the cached keys of legs.

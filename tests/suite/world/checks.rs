@@ -183,6 +183,9 @@ impl World {
             }
             let _ = writeln!(text, "pending {:?}", process.core.pending());
         }
+        if std::env::var_os("REMEET_WORLD_LOG").is_some() {
+            let _ = writeln!(text, "{:#?}", self.process.as_ref().map(|process| &process.core));
+        }
         for difference in self.differences().iter().take(12) {
             let _ = writeln!(text, "- {difference}");
         }

@@ -93,6 +93,8 @@ pub(super) struct World {
     store_down: bool,
     cache: MemoryCache,
     cache_down: bool,
+    /// It was down or wiped: what it lacks is found by the next comparison only.
+    cache_disturbed: bool,
     process: Option<Process>,
     /// Lives of the scheduler so far.
     life: u64,
@@ -126,6 +128,7 @@ impl World {
             store_down: false,
             cache: MemoryCache::default(),
             cache_down: false,
+            cache_disturbed: false,
             process: None,
             life: 0,
             kill_after: None,

@@ -75,7 +75,7 @@ impl Disorder {
             }
             (85..87, _) => world.wipe_cache(),
             (87..89, _) => {
-                world.cache_down = true;
+                (world.cache_down, world.cache_disturbed) = (true, true);
                 world.later(Duration::from_millis(self.dice.below(2_000)), |world| world.cache_down = false);
             }
             (89..91, _) => {
@@ -125,8 +125,17 @@ fn disorder(seed: u64, options: Options, actions: u64) {
         world.boot();
     }
     let (options, unfaulted) = (&mut world.options, Options::default());
+    let datagrams = options.loss > 0.0;
     (options.loss, options.doubles, options.disorder) = (0.0, 0.0, false);
     options.unknown_commits = unfaulted.unknown_commits;
+    if datagrams {
+        // The simulator's core is the stream's: it sends unacknowledged events again at an attach only.
+        (1..=3).for_each(|server| world.break_link(ServerId(server), "attach again"));
+    }
+    if world.cache_disturbed {
+        // Nobody tells the scheduler that the cache forgot something: the periodic comparison finds it.
+        world.input(Input::Reconcile);
+    }
     world.quiet();
     let live: usize = world.servers.values().map(|simulated| simulated.core.table().legs().count()).sum();
     let tombstones = world.servers.values().flat_map(|simulated| simulated.core.dump().legs);
