@@ -151,7 +151,7 @@ fn terminal_row(random: &mut impl Rng, terminal: &Number) -> TerminalRow {
     TerminalRow {
         number: terminal.clone(),
         home_domain: DOMAIN,
-        name: text("Hall \u{0}\"x\""),
+        name: text("Hall \u{1}\"x\""),
         online: random.random(),
         in_meeting: random.random(),
         joined_at_ms: random.random(),
