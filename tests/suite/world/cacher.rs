@@ -133,9 +133,4 @@ impl World {
         self.cache = MemoryCache::default();
         self.cache_disturbed = true;
     }
-
-    /// Loses the cached keys of legs.
-    pub(super) fn forget_cached_keys(&mut self, legs: &[(DomainId, LegId)]) {
-        now(self.cache.forget_keys(legs)).expect("in process");
-    }
 }

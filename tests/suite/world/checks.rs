@@ -14,11 +14,14 @@ use std::time::Duration;
 const RECOVERED_WITHIN: Duration = Duration::from_secs(30);
 
 impl World {
-    /// At every commit: no live leg is closed (rule 8), and none stands as in-meeting that its server did
+    /// At every commit: states change as the one list of transitions allows (rules 4 and 9), no live leg is closed (rule 8), and none stands as in-meeting that its server did
     /// not give to this term (rule 7).
     pub(super) fn check_transitions(&mut self) {
         for transition in std::mem::take(&mut self.store.transitions) {
             let row = &transition.after;
+            if let Some(before) = &transition.before {
+                assert!(before.state.may_become(row.state), "rules 4 and 9: {transition:?}");
+            }
             let simulated = &self.servers[&row.server];
             let live = simulated.live(row.leg);
             match row.state {
