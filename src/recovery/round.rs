@@ -13,7 +13,7 @@
 
 use super::core::{Asked, Core, Reading};
 use super::leg::{Control, Leg};
-use super::plan::{Bucket, Planned, Seen, plan};
+use super::plan::{Bucket, Planned, Seen, TWO_HANDLES, plan};
 use super::report::{Fate, KeySource, RoundReport, Trigger};
 use super::{AlarmKind, Output, Read};
 use crate::model::{Moment, StoredLeg, StoredState};
@@ -332,6 +332,10 @@ impl Core {
         let mut take_over = Vec::new();
         for place in planned {
             let leg = place.leg;
+            let second = place.bucket == Bucket::Conflict(TWO_HANDLES);
+            if !second && let Some(round) = self.round(server) {
+                round.planned.insert(leg, place.clone());
+            }
             match &place.bucket {
                 Bucket::TakeOver | Bucket::FinishEnd | Bucket::FinishAdoption { .. } => take_over.push(leg),
                 Bucket::FinishStart => self.finish_start(server, leg),
@@ -353,17 +357,18 @@ impl Core {
                 Bucket::Conflict(reason) => {
                     let text = format!("{reason}: nothing is killed; compare the servers and end the wrong one there");
                     self.alarm(AlarmKind::Conflict, Some(server), Some(leg), text);
-                    if place.live {
-                        self.pend_conflict(server, &place);
+                    if second && let Some(round) = self.round(server) {
+                        // A live entry beside the leg's own: it counts too.
+                        round.report.count(&Fate::Pending("conflict"));
+                    } else if place.live {
+                        // A leg of another server stays that server's affair: only this report counts it.
+                        self.note_fate(server, leg, Fate::Pending("conflict"));
                     }
                 }
                 Bucket::Unclear(reason) => {
                     tracing::warn!(server = server.0, %leg, "left alone until the next round: {reason}");
                     self.pend(server, leg, "unclear");
                 }
-            }
-            if let Some(round) = self.round(server) {
-                round.planned.insert(leg, place);
             }
         }
         self.compare_unclaimed(server, &inventory, &mut take_over);
@@ -383,21 +388,6 @@ impl Core {
                 Some(StoredState::Created) => self.flush_waiting(leg),
                 _ => {}
             }
-        }
-    }
-
-    fn pend_conflict(&mut self, server: ServerId, place: &Planned) {
-        // A leg of another server stays that server's affair: only this round's report counts it.
-        if let Some(round) = self.round(server) {
-            // Two handles of one leg are two live entries: the second one must count too.
-            if round.fates.contains_key(&place.leg) || round.planned.contains_key(&place.leg) {
-                round.report.count(&Fate::Pending("conflict"));
-            } else {
-                round.fates.insert(place.leg, Fate::Pending("conflict"));
-            }
-        }
-        if let Some(known) = self.servers.get_mut(&server) {
-            known.pending.insert(place.leg, "conflict");
         }
     }
 
@@ -450,7 +440,10 @@ impl Core {
         } else if let Some(known) = self.servers.get_mut(&server) {
             known.pending.remove(&leg);
         }
-        if let Some(round) = self.round(server) {
+        // What the inventory did not report live (a leg that was started or adopted meanwhile) is not counted.
+        if let Some(round) = self.round(server)
+            && round.planned.get(&leg).is_some_and(|place| place.live)
+        {
             round.fates.insert(leg, fate);
         }
     }
