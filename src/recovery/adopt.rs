@@ -20,7 +20,13 @@ use remeet_protocol::{ErrorCode, LegId, MeetingId, ServerId};
 
 impl Core {
     pub(super) fn adopt(&mut self, waiting: Waiting, adopt: &AdoptOrphan) {
+        if let Some(leg) = self.adopted_before(adopt) {
+            return self.adopt_again(leg, waiting);
+        }
         let known = self.servers.get(&adopt.server);
+        if known.is_some_and(|known| known.attached.is_none() || !known.first_pass_done) {
+            return self.refuse(&waiting, ErrorCode::RETRY, "the server's meetings are not compared yet");
+        }
         let orphan = known.and_then(|known| known.orphans.get(&adopt.handle)).filter(|entry| entry.leg == adopt.leg);
         let (Some(orphan), Some((boot, _))) = (orphan.cloned(), known.and_then(|known| known.attached)) else {
             let detail = "no such orphan: `remeet status` lists them by server and handle";
@@ -32,7 +38,7 @@ impl Core {
             meeting: leg.meeting,
             server: adopt.server,
             number: Number::default(),
-            title: Text::cut(&format!("adopted from {}", orphan.leg)),
+            title: title(orphan.leg),
             creator: Number::default(),
             creator_name: Text::default(),
         };
@@ -53,6 +59,34 @@ impl Core {
         self.insert_leg(memory);
         let after = self.persist(lane(leg), unit, After::Adopting(leg));
         self.ask_adoption(adopt.server, request, Some(after));
+    }
+
+    /// The leg that this orphan has become, or is becoming: a command repeated over a crash finds it.
+    fn adopted_before(&self, adopt: &AdoptOrphan) -> Option<LegId> {
+        let server = self.servers.get(&adopt.server)?;
+        let (title, boot) = (title(adopt.leg), server.last_boot);
+        let is_it = |leg: &&LegId| {
+            self.legs.get(leg).map(|known| &known.row).is_some_and(|row| {
+                let stands = matches!(row.state, StoredState::Adopting | StoredState::InMeeting);
+                stands && row.handle == Some(adopt.handle) && row.boot == boot && row.title == title
+            })
+        };
+        server.legs.iter().find(is_it).copied()
+    }
+
+    fn adopt_again(&mut self, leg: LegId, waiting: Waiting) {
+        let Some(known) = self.legs.get_mut(&leg) else { return };
+        match (known.row.state, &known.adoption) {
+            (StoredState::InMeeting, _) => self.adoption_done(leg, &waiting),
+            (_, None) => {
+                let server = known.row.server;
+                known.adoption = Some(waiting);
+                if known.control == Control::None {
+                    self.want_round(server, Trigger::Reconcile);
+                }
+            }
+            (_, Some(_)) => self.refuse(&waiting, ErrorCode::RETRY, "it is being adopted for another command"),
+        }
     }
 
     pub(super) fn ask_adoption(&mut self, server: ServerId, request: Adopt, after: Option<PersistId>) {
@@ -76,6 +110,8 @@ impl Core {
                     known.orphans.remove(&handle);
                 }
                 self.want_pull(server, leg, true);
+                // That of an earlier term's attempt may not have come to it.
+                self.mirror_key(leg);
                 if let Some(waiting) = waiting {
                     self.adoption_done(leg, &waiting);
                 }
@@ -125,4 +161,9 @@ impl Core {
         self.random.fill_bytes(&mut random);
         MeetingId(uuid::Builder::from_unix_timestamp_millis(self.wall_ms, &random).into_uuid())
     }
+}
+
+/// The title of an adopted meeting names the orphan: a repeated command finds it by that.
+fn title(orphan: LegId) -> Text<256> {
+    Text::cut(&format!("adopted from {orphan}"))
 }

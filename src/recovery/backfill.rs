@@ -197,16 +197,13 @@ impl Core {
             None
         };
         let stored_mark = if whole { upto } else { mark };
-        let write = ContentWrite { leg, changes, mark: Some(stored_mark), full: whole };
-        let unit = Unit::one(Write::Content(write));
+        let mut write = ContentWrite { leg, changes, mark: Some(stored_mark), full: whole };
         if whole && mark != upto {
-            // The whole content as of `upto`, then the steps that events made beyond it.
-            self.persist(lane(leg), unit, After::Page);
-            let steps = ContentWrite { leg, changes: Vec::new(), mark: Some(mark), full: false };
-            self.persist(lane(leg), Unit::one(Write::Content(steps)), After::Pulled { leg, cache });
-        } else {
-            self.persist(lane(leg), unit, After::Pulled { leg, cache });
+            // First the whole content as of `upto`, then the steps that events made beyond it.
+            self.persist(lane(leg), Unit::one(Write::Content(write)), After::Page);
+            write = ContentWrite { leg, changes: Vec::new(), mark: Some(mark), full: false };
         }
+        self.persist(lane(leg), Unit::one(Write::Content(write)), After::Pulled { leg, cache });
         self.count_pull(leg, whole);
     }
 

@@ -49,6 +49,9 @@ pub enum Bucket {
     Unclear(&'static str),
 }
 
+/// The reason of a conflict within one server: the leg's other entry has a bucket of its own.
+pub const TWO_HANDLES: &str = "the server reports the leg under two handles";
+
 /// One leg's place in the plan.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Planned {
@@ -67,13 +70,7 @@ pub struct Planned {
 /// Makes the plan. Legs that need nothing (created; ended with a tombstone) are left out.
 #[must_use]
 pub fn plan(seen: &Seen<'_>) -> Vec<Planned> {
-    // Adopting legs are found by handle: the server may still have them under their old name.
-    let adopting: BTreeMap<Handle, &StoredLeg> = seen
-        .stored
-        .values()
-        .filter(|row| row.state == StoredState::Adopting && row.server == seen.server && row.boot == Some(seen.boot))
-        .filter_map(|row| row.handle.map(|handle| (handle, *row)))
-        .collect();
+    let adopting = adopting(seen);
     // One entry a leg: with two handles for one leg the stored handle is the one, else the first.
     let mut chosen: BTreeMap<LegId, Handle> = BTreeMap::new();
     for entry in seen.inventory.iter().filter(|entry| entry.state == LegState::Live) {
@@ -102,7 +99,7 @@ pub fn plan(seen: &Seen<'_>) -> Vec<Planned> {
         } else if !live {
             tombstone(seen, entry, &chosen)
         } else if chosen.get(&entry.leg) != Some(&entry.handle) {
-            Some(Bucket::Conflict("the server reports the leg under two handles"))
+            Some(Bucket::Conflict(TWO_HANDLES))
         } else {
             Some(reported_live(seen, seen.stored.get(&entry.leg).copied()))
         };
@@ -118,6 +115,24 @@ pub fn plan(seen: &Seen<'_>) -> Vec<Planned> {
         }
     }
     planned
+}
+
+/// Adopting legs by handle: the server may still have them under their old name. A handle that one of our
+/// legs has already is not another's to adopt.
+fn adopting<'a>(seen: &Seen<'a>) -> BTreeMap<Handle, &'a StoredLeg> {
+    let here = |row: &&&StoredLeg| row.server == seen.server && row.boot == Some(seen.boot);
+    let taken: BTreeMap<Handle, LegId> = seen.inventory.iter().map(|entry| (entry.handle, entry.leg)).collect();
+    let stands = |row: &StoredLeg| !matches!(row.state, StoredState::Created | StoredState::Ended);
+    seen.stored
+        .values()
+        .filter(here)
+        .filter(|row| row.state == StoredState::Adopting)
+        .filter_map(|row| row.handle.map(|handle| (handle, *row)))
+        .filter(|(handle, row)| {
+            let holder = taken.get(handle).and_then(|leg| seen.stored.get(leg)).filter(here);
+            holder.is_none_or(|holder| holder.leg == row.leg || holder.handle != Some(*handle) || !stands(holder))
+        })
+        .collect()
 }
 
 fn reported_live(seen: &Seen<'_>, stored: Option<&StoredLeg>) -> Bucket {

@@ -13,7 +13,7 @@
 
 use super::core::{Asked, Core, Reading};
 use super::leg::Control;
-use super::plan::{Bucket, Planned, Seen, plan};
+use super::plan::{Bucket, Planned, Seen, TWO_HANDLES, plan};
 use super::report::{Fate, KeySource, RoundReport, Trigger};
 use super::{AlarmKind, Output, Read};
 use crate::model::{Moment, StoredLeg, StoredState};
@@ -338,9 +338,8 @@ impl Core {
         let mut take_over = Vec::new();
         for place in planned {
             let leg = place.leg;
-            // Two handles of one leg are two places of it: the first one is the leg's.
-            let double = self.round(server).is_some_and(|round| round.planned.contains_key(&leg));
-            if let Some(round) = self.round(server).filter(|_| !double) {
+            let second = place.bucket == Bucket::Conflict(TWO_HANDLES);
+            if !second && let Some(round) = self.round(server) {
                 round.planned.insert(leg, place.clone());
             }
             match &place.bucket {
@@ -367,8 +366,12 @@ impl Core {
                 Bucket::Conflict(reason) => {
                     let text = format!("{reason}: nothing is killed; compare the servers and end the wrong one there");
                     self.alarm(AlarmKind::Conflict, Some(server), Some(leg), text);
-                    if place.live {
-                        self.pend_conflict(server, &place, double);
+                    if second && let Some(round) = self.round(server) {
+                        // A live entry beside the leg's own: it counts too.
+                        round.report.count(&Fate::Pending("conflict"));
+                    } else if place.live {
+                        // A leg of another server stays that server's affair: only this report counts it.
+                        self.note_fate(server, leg, Fate::Pending("conflict"));
                     }
                 }
                 Bucket::Unclear(reason) => {
@@ -399,21 +402,6 @@ impl Core {
                 Some(StoredState::Created) => self.flush_waiting(leg),
                 _ => {}
             }
-        }
-    }
-
-    fn pend_conflict(&mut self, server: ServerId, place: &Planned, double: bool) {
-        // A leg of another server stays that server's affair: only this round's report counts it.
-        if let Some(round) = self.round(server) {
-            // Two handles of one leg are two live entries: the second one must count too.
-            if double {
-                round.report.count(&Fate::Pending("conflict"));
-            } else {
-                round.fates.insert(place.leg, Fate::Pending("conflict"));
-            }
-        }
-        if let Some(known) = self.servers.get_mut(&server) {
-            known.pending.insert(place.leg, "conflict");
         }
     }
 
@@ -466,7 +454,7 @@ impl Core {
         } else if let Some(known) = self.servers.get_mut(&server) {
             known.pending.remove(&leg);
         }
-        // A leg that the inventory did not report live has no place in the round's sum (rule 6).
+        // What the inventory did not report live (a leg that was started or adopted meanwhile) is not counted.
         if let Some(round) = self.round(server)
             && round.planned.get(&leg).is_some_and(|place| place.live)
         {

@@ -168,6 +168,7 @@ impl World {
             while let Some(output) = process.core.poll() {
                 quiet = false;
                 process.outputs += 1;
+                tracing::trace!(at = self.calendar.now().0, life = self.life, ?output);
                 self.carry_out(&mut process, output);
                 if self.kill_after.is_some_and(|limit| process.outputs >= limit) {
                     killed = true;
@@ -179,6 +180,7 @@ impl World {
             for (server, session) in sessions {
                 while let Some(heard) = session.poll_heard() {
                     quiet = false;
+                    tracing::trace!(at = now.0, server = server.0, ?heard);
                     core.handle(now, wall_ms, Input::Heard(*server, heard));
                 }
             }
