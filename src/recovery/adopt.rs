@@ -102,7 +102,6 @@ impl Core {
         match result {
             Ok(done) if done.code.is_ok() => {
                 let handle = known.row.handle.unwrap_or_default();
-                let waiting = known.adoption.take();
                 let place = Place { boot: done.boot, handle, table_revision: done.table_revision };
                 self.accepted(server, leg, place, done.mark);
                 self.note_fate(server, leg, Fate::Recovered);
@@ -112,9 +111,6 @@ impl Core {
                 self.want_pull(server, leg, true);
                 // That of an earlier term's attempt may not have come to it.
                 self.mirror_key(leg);
-                if let Some(waiting) = waiting {
-                    self.adoption_done(leg, &waiting);
-                }
             }
             Ok(done) => self.adoption_refused(server, leg, done.code, "the server refused the adoption"),
             Err(RequestError::Refused(failure)) if failure.code != ErrorCode::BUSY => {
@@ -136,7 +132,7 @@ impl Core {
         self.try_back_fill(server);
     }
 
-    fn adoption_done(&mut self, leg: LegId, waiting: &Waiting) {
+    pub(super) fn adoption_done(&mut self, leg: LegId, waiting: &Waiting) {
         let end = matches!(&waiting.command.op, ClientOp::Adopt(adopt) if adopt.end);
         if end {
             // Ending an orphan is adopt, then end; the end's result answers the client.

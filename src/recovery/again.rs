@@ -158,14 +158,17 @@ impl Core {
 impl Leg {
     /// Takes over what of `before` is not in the row.
     fn inherit(&mut self, before: Leg) {
-        self.row.intent = self.row.intent.max(before.row.intent);
-        self.open.retain(|open| open.intent.number > before.done);
+        // A result that is on its way is not in the row yet, nor is an intent above the row's highest.
+        let (done, stored_upto) = (before.done, self.row.intent);
+        self.open.retain(|open| open.intent.number > done);
         for open in before.open {
-            // Its persist is on its way, behind the one that was lost.
-            if open.after.is_some() && self.open.iter().all(|known| known.intent.number != open.intent.number) {
-                self.open.push_back(OpenIntent { asked: None, ..open });
+            match self.open.iter_mut().find(|known| known.intent.number == open.intent.number) {
+                Some(known) => *known = open,
+                None if open.intent.number > stored_upto => self.open.push_back(open),
+                None => {}
             }
         }
+        self.row.intent = stored_upto.max(before.row.intent);
         self.done = before.done;
         self.waiting = before.waiting;
         self.held = before.held;

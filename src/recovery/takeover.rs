@@ -96,14 +96,17 @@ impl Core {
         let mut ordered = Vec::with_capacity(legs.len());
         let mut keyless = Vec::new();
         let mut adoptions = Vec::new();
+        let mut over = Vec::new();
         for leg in legs {
-            let (Some(known), Some(round)) =
-                (self.legs.get(leg), self.servers.get(&server).and_then(|known| known.round.as_ref()))
+            let round = self.servers.get(&server).and_then(|known| known.round.as_ref());
+            let place = round.and_then(|round| round.planned.get(leg));
+            let (Some(known), Some(round), Some(place), Some(handle)) =
+                (self.legs.get(leg), round, place, place.and_then(|place| place.handle))
             else {
+                // It has ended while its key was read.
+                over.push(*leg);
                 continue;
             };
-            let Some(place) = round.planned.get(leg) else { continue };
-            let Some(handle) = place.handle else { continue };
             if let (Bucket::FinishAdoption { old }, Some((secret, _))) = (&place.bucket, round.keys.get(leg)) {
                 adoptions.push((*leg, *old, handle, secret.clone(), known.row.generation));
                 continue;
@@ -131,7 +134,11 @@ impl Core {
         }
         if let Some(round) = self.round(server) {
             round.stage = Stage::TakingOver;
+            round.claims.retain(|leg| !over.contains(leg));
             round.claims.extend(claims.iter().map(|claim| claim.leg));
+        }
+        for leg in over {
+            self.note_fate(server, leg, Fate::Ended);
         }
         if !claims.is_empty() {
             // Its answers name their legs: no ticket is kept.
@@ -329,6 +336,10 @@ impl Core {
         }
         if matches!(before, StoredState::Ended | StoredState::Ending) {
             self.end_zombie(leg);
+        }
+        if let Some(waiting) = self.legs.get_mut(&leg).and_then(|known| known.adoption.take()) {
+            // By the adoption's own answer, or by a takeover after that was lost.
+            self.adoption_done(leg, &waiting);
         }
         self.take_held(server, leg);
         let behind = self.legs.get(&leg).is_some_and(|known| known.row.mark.revision < mark.revision);
