@@ -127,6 +127,10 @@ impl Core {
 
     fn take_event(&mut self, server: ServerId, event: Event) {
         let number = event.number;
+        if self.legs.get(&event.leg).is_some_and(|known| known.closing.is_some()) {
+            // Its end is on its way to the store: acknowledged with that, and not before.
+            return self.hold(server, event);
+        }
         let taken =
             if event.ended == EndCause::None { self.store_event(server, event) } else { self.store_end(server, event) };
         self.set_taken(server, number, taken.map_or(Taken::Stored, Taken::Storing));
@@ -174,8 +178,7 @@ impl Core {
     fn store_end(&mut self, server: ServerId, event: Event) -> Option<PersistId> {
         let known = self.legs.get_mut(&event.leg)?;
         if known.row.state == StoredState::Ended {
-            // Stored already, or on its way: acknowledged with that.
-            return known.closing;
+            return None;
         }
         let leg = event.leg;
         let expect = Expect { version: known.row.version, state: known.row.state };

@@ -396,6 +396,7 @@ impl Core {
         self.put(Output::Cache(CacheTask::Forget(domain, leg)));
         self.publish(leg, EventKind::Ended, Vec::new());
         self.end_open_intents(leg);
+        self.release_held(server, leg);
         self.leg_settled(server, leg);
         let known = self.legs.get(&leg);
         if known.is_some_and(|known| !known.in_round && known.open.is_empty()) {
