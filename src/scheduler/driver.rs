@@ -209,6 +209,10 @@ impl Driver {
     fn term(&mut self, progress: TermProgress) {
         match progress {
             TermProgress::Waiting(reason) => self.telling.store_failed(self.clock.wall_ms(), reason),
+            TermProgress::Held(why) => {
+                tracing::info!("no term yet: {why}");
+                self.telling.store_answered(self.clock.wall_ms());
+            }
             TermProgress::Began(token) => {
                 tracing::info!(epoch = token.epoch.0, holder = %token.holder, "a term began");
                 self.telling.store_answered(self.clock.wall_ms());

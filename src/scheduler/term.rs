@@ -1,6 +1,6 @@
 //! The beginning of a term, and what is tidied up during it.
 
-use crate::store::Store;
+use crate::store::{Begun, Candidate, Store};
 use remeet_protocol::{Epoch, Holder, Token};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +12,8 @@ use tokio_util::task::AbortOnDropHandle;
 const PRUNE_EVERY: Duration = Duration::from_secs(3_600);
 const ANSWERS_KEPT_FOR: Duration = Duration::from_secs(24 * 3_600);
 const INSTANCES_MAX: u32 = 10_000;
+/// How long a term's lease lasts (design §5).
+const LEASE: Duration = Duration::from_secs(6);
 
 /// Deletes old client answers now and then. Between two statements of the store it may end at any time.
 pub(super) fn prune(store: Arc<dyn Store>, token: Token) -> AbortOnDropHandle<()> {
@@ -30,6 +32,8 @@ pub(super) fn prune(store: Arc<dyn Store>, token: Token) -> AbortOnDropHandle<()
 pub(super) enum TermProgress {
     /// The database does not answer: it is asked again.
     Waiting(String),
+    /// Another node holds the term: it is asked again.
+    Held(String),
     /// It began.
     Began(Token),
 }
@@ -48,14 +52,18 @@ pub(super) fn begin_term(
         loop {
             let began = async {
                 store.migrate().await?;
-                store.begin_term(&node, holder, Epoch(0)).await
+                store.begin_term(Candidate { node: &node, holder, lease: LEASE, epoch_above: Epoch(0) }).await
             };
             let Some(began) = stop.run_until_cancelled(began).await else { return };
             match began {
-                Ok(token) => {
+                Ok(Begun::Granted(token)) => {
                     // The receiver is gone only when the driver is.
                     let _ = progress.send(TermProgress::Began(token)).await;
                     return;
+                }
+                Ok(Begun::Held(standing)) => {
+                    let why = format!("another node holds the term: {}, as {}", standing.node, standing.token);
+                    let _ = progress.send(TermProgress::Held(why)).await;
                 }
                 Err(error) => {
                     tracing::warn!("no term yet: {error}; asked again in {pause:?}");

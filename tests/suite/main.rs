@@ -47,6 +47,8 @@ mod store_content;
 mod store_contract;
 mod store_fixture;
 mod store_intents;
+mod store_lease;
+mod store_lease_postgres;
 mod store_look_up;
 mod store_postgres;
 mod store_proxy;

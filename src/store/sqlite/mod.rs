@@ -4,6 +4,7 @@
 //! (`BEGIN IMMEDIATE`) and checks the term under it, so no other term can begin before it ends.
 
 mod arguments;
+mod lease;
 mod read;
 mod session;
 mod statements;
@@ -14,12 +15,13 @@ use super::open::malformed;
 use super::reads;
 use super::records::Sink;
 use super::settle::{Asked, Found, settle};
-use super::text::stored;
-use super::{CONTENTS_CHUNK, Instance, LookUp, Outcome, Store, StoreError, StoreOptions, Unit};
+use super::{
+    Begun, CONTENTS_CHUNK, Candidate, Instance, LookUp, Outcome, Standing, Store, StoreError, StoreOptions, Unit,
+};
 use crate::model::{LegContent, StoredLeg};
 use arguments::{Parameters, execute};
 use futures_util::future::BoxFuture;
-use remeet_protocol::{Epoch, Holder, LegId, MeetingId, ServerId, Token};
+use remeet_protocol::{LegId, MeetingId, ServerId, Token};
 use session::{Kind, Sessions, fault};
 use sqlx::SqliteConnection;
 use sqlx::migrate::{MigrateError, Migrator};
@@ -121,28 +123,6 @@ async fn bring_up_to_date(connection: &mut SqliteConnection) -> Result<(), Fault
     })
 }
 
-async fn begin(connection: &mut SqliteConnection, node: &str, holder: Holder, above: i64) -> Result<Token, Fault> {
-    let epoch = sqlx::query_scalar::<_, i64>(
-        "INSERT INTO term AS t (only_row, epoch, holder, node) VALUES (1, ?1 + 1, ?2, ?3) ON CONFLICT (only_row) \
-         DO UPDATE SET epoch = max(t.epoch, ?1) + 1, holder = excluded.holder, node = excluded.node, \
-         began_at = CURRENT_TIMESTAMP RETURNING epoch",
-    )
-    .bind(above)
-    .bind(holder.to_string())
-    .bind(stored(node))
-    .fetch_one(connection)
-    .await
-    .map_err(|error| fault(&error))?;
-    Ok(Token { epoch: Epoch(epoch.cast_unsigned()), holder })
-}
-
-async fn standing(connection: &mut SqliteConnection) -> Result<Option<Token>, Fault> {
-    let row = sqlx::query_as::<_, (i64, String)>("SELECT epoch, holder FROM term").fetch_optional(connection).await;
-    let Some((epoch, holder)) = row.map_err(|error| fault(&error))? else { return Ok(None) };
-    let holder = holder.parse().map_err(|error| Fault::Broken(format!("the term's holder {holder:?}: {error}")))?;
-    Ok(Some(Token { epoch: Epoch(epoch.cast_unsigned()), holder }))
-}
-
 async fn prune(connection: &mut SqliteConnection, token: Token, older_ms: i64, kept: u32) -> Result<u64, Fault> {
     check_term(connection, token).await?;
     let before = "CAST(unixepoch('subsec') * 1000 AS INTEGER) - ?1";
@@ -192,26 +172,24 @@ impl Store for SqliteStore {
         })
     }
 
-    fn begin_term<'a>(
-        &'a self,
-        node: &'a str,
-        holder: Holder,
-        epoch_above: Epoch,
-    ) -> BoxFuture<'a, Result<Token, StoreError>> {
-        let (doing, node) = ("beginning a term", node.to_owned());
-        Box::pin(async move {
-            let Ok(above) = i64::try_from(epoch_above.0) else {
-                return Err(StoreError::Broken { doing, reason: format!("no epoch can follow {epoch_above}") });
-            };
-            self.write(doing, Token::default(), move |connection| {
-                Box::pin(async move { begin(connection, &node, holder, above).await })
-            })
-            .await
-        })
+    fn begin_term<'a>(&'a self, candidate: Candidate<'a>) -> BoxFuture<'a, Result<Begun, StoreError>> {
+        Box::pin(self.next_term(candidate))
     }
 
-    fn term(&self) -> BoxFuture<'_, Result<Option<Token>, StoreError>> {
-        Box::pin(self.read("reading the term", |connection| Box::pin(standing(connection))))
+    fn standing(&self) -> BoxFuture<'_, Result<Option<Standing>, StoreError>> {
+        Box::pin(self.read("reading the term", |connection| Box::pin(lease::standing(connection))))
+    }
+
+    fn renew(&self, token: Token, lease: Duration) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(self.renew_lease(token, lease))
+    }
+
+    fn release(&self, token: Token) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(self.release_lease(token))
+    }
+
+    fn released(&self, at_most: Duration) -> BoxFuture<'_, ()> {
+        Box::pin(self.await_release(at_most))
     }
 
     fn look_up<'a>(&'a self, server: ServerId, legs: &'a [LegId]) -> BoxFuture<'a, Result<LookUp, StoreError>> {
