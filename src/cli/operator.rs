@@ -93,6 +93,11 @@ pub(super) async fn mark(options: MarkOptions) -> Result<(), Failure> {
     done(&options.socket, &request, said).await
 }
 
+pub(super) async fn step_down(options: SocketOptions) -> Result<(), Failure> {
+    let said = "handed over: a standby begins its term now; without one, this scheduler begins another after a lease";
+    done(&options, &OperatorRequest::StepDown, said).await
+}
+
 pub(super) async fn troubled(options: SocketOptions) -> Result<(), Failure> {
     each(&options, &OperatorRequest::Troubled, "no meeting is in trouble").await
 }

@@ -45,8 +45,9 @@ impl Door {
         self.listener.address
     }
 
-    /// Serves clients until `stop`; then tells each of them to come back.
-    pub async fn serve(mut self, config: Arc<Config>, handle: Handle, stop: CancellationToken) {
+    /// Serves clients until `stop`; then tells each of them to come back. The port stays open: who connects
+    /// meanwhile waits for the next call.
+    pub async fn serve(&mut self, config: Arc<Config>, handle: Handle, stop: CancellationToken) {
         let tasks = TaskTracker::new();
         let mut inboxes: HashMap<ConnectionId, mpsc::Sender<Vec<Incoming>>> = HashMap::new();
         loop {
@@ -84,6 +85,10 @@ impl Door {
         drop(inboxes);
         tasks.close();
         tasks.wait().await;
+    }
+
+    /// Closes the port.
+    pub async fn close(self) {
         self.listener.close().await;
     }
 }

@@ -19,6 +19,8 @@ pub enum AlarmKind {
     Quarantine,
     /// A newer token has attached to a server.
     StaleToken,
+    /// The lease was not renewed in time.
+    LeaseLapsed,
     /// A server broke the protocol.
     Misbehaviour,
     /// A stored row cannot be read.

@@ -216,6 +216,13 @@ pub enum Output {
     Publish(Published),
     /// Tell the operator.
     Alarm(Alarm),
+    /// A server has admitted a newer token than this term's: see [`super::lease::Lease::evidence`].
+    NewerToken {
+        /// The server.
+        server: ServerId,
+        /// The token that it named.
+        token: Token,
+    },
 }
 
 impl Published {

@@ -14,6 +14,7 @@
 //! - [`plan`] – puts every leg into exactly one bucket; no state, can be printed without acting.
 //! - [`core`](self) – one [`Core`] holds every server's round and every leg's state; its methods stand in
 //!   a file a subject: `round`, `takeover`, `backfill`, `events`, `commands`, `meetings`, `intents`, `adopt`.
+//! - [`lease`] – who may command, and until when; beside the core, over the lives of its schedulers.
 //! - [`report`] – what a round came to; the numbers add up (rule 6).
 
 mod adopt;
@@ -26,6 +27,7 @@ mod events;
 mod exchange;
 mod instances;
 mod intents;
+pub mod lease;
 mod leg;
 mod meetings;
 pub mod plan;

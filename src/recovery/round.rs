@@ -265,11 +265,7 @@ impl Core {
                 self.try_plan(server);
             }
             Err(RequestError::Refused(failure)) if failure.code == remeet_protocol::ErrorCode::STALE_TOKEN => {
-                let text = format!(
-                    "the server has admitted a newer token ({}): another scheduler commands it, or the database went back",
-                    failure.token
-                );
-                self.alarm(AlarmKind::StaleToken, Some(server), None, text);
+                self.put(Output::NewerToken { server, token: failure.token });
                 self.fail_round(server, "attach: stale token");
             }
             Err(error) => self.fail_round(server, &format!("attach: {error}")),

@@ -41,6 +41,7 @@ pub(super) enum Request {
     Status(oneshot::Sender<Box<Status>>),
     Troubled(oneshot::Sender<Vec<Troubled>>),
     Reconcile,
+    StepDown(oneshot::Sender<Result<(), String>>),
     Count(&'static str),
 }
 
@@ -100,6 +101,16 @@ impl Handle {
     /// The scheduler has ended.
     pub async fn reconcile(&self) -> Result<(), Gone> {
         self.requests.send(Request::Reconcile).await.map_err(|_| Gone)
+    }
+
+    /// Hands over: answered once the lease is released. `Err` says why there is nothing to hand over.
+    ///
+    /// # Errors
+    /// The scheduler has ended.
+    pub async fn step_down(&self) -> Result<Result<(), String>, Gone> {
+        let (answer, result) = oneshot::channel();
+        self.requests.send(Request::StepDown(answer)).await.map_err(|_| Gone)?;
+        result.await.map_err(|_| Gone)
     }
 
     /// Counts something that happened above.

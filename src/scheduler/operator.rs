@@ -10,9 +10,28 @@ use remeet_protocol::message::{ClientCommand, ClientOp};
 use remeet_protocol::{LegId, MeetingId};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use std::sync::{Arc, PoisonError, RwLock};
 
 /// The most legs of a dump: far beyond what the embedded cache holds.
 const DUMP_MAX: usize = 1_000_000;
+
+/// Answers operators over every life of the scheduler: with the handle of the present one.
+#[derive(Clone, Default)]
+pub(super) struct Desk(Arc<RwLock<Option<Handle>>>);
+
+impl Desk {
+    /// A new life has begun.
+    pub(super) fn set(&self, handle: Handle) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(handle);
+    }
+}
+
+impl Operator for Desk {
+    fn handle(&self, request: OperatorRequest) -> BoxFuture<'_, Result<OperatorAnswer, OperatorError>> {
+        let handle = self.0.read().unwrap_or_else(PoisonError::into_inner).clone();
+        Box::pin(async move { handle.ok_or(Gone)?.handle(request).await })
+    }
+}
 
 impl Operator for Handle {
     fn handle(&self, request: OperatorRequest) -> BoxFuture<'_, Result<OperatorAnswer, OperatorError>> {
@@ -39,6 +58,10 @@ impl Operator for Handle {
                     self.reconcile().await?;
                     Ok(OperatorAnswer::Done)
                 }
+                OperatorRequest::StepDown => match self.step_down().await? {
+                    Ok(()) => Ok(OperatorAnswer::Done),
+                    Err(text) => Err(OperatorError::new(OperatorErrorKind::WrongState, text)),
+                },
                 OperatorRequest::Mark { meeting, first } => self.mark(meeting, first).await,
             }
         })

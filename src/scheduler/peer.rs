@@ -3,7 +3,12 @@
 use crate::config::Config;
 use crate::link::{LinkHandle, SendError};
 use crate::session::{self, Session};
-use remeet_protocol::{Holder, Packet};
+use remeet_protocol::{Holder, Message, Packet};
+
+/// Whether a message changes who commands, or what a server does: what rule 5 is about.
+fn commands(message: &Message) -> bool {
+    matches!(message, Message::Attach(_) | Message::Takeover(_) | Message::Adopt(_) | Message::Command(_))
+}
 
 /// One server: its session and its link.
 pub(super) struct Peer {
@@ -33,10 +38,14 @@ impl Peer {
         Self { session: Session::new(identity, settings), link: None, backlog: Vec::new(), link_since_ms: 0 }
     }
 
-    /// Hands the session's packets to the link, all in one batch.
-    pub(super) fn send(&mut self) {
+    /// Hands the session's packets to the link, all in one batch. Commands that may not be handed over count as
+    /// lost on the way: the session sends them again, or gives them up.
+    pub(super) fn send(&mut self, may_command: bool) {
         while let Some(packet) = self.session.poll_packet() {
             self.backlog.push(packet);
+        }
+        if !may_command {
+            self.backlog.retain(|packet| !commands(&packet.message));
         }
         if self.backlog.is_empty() && self.session.wants_close().is_none() {
             return;

@@ -6,6 +6,7 @@ use crate::ops::status::{
     Alarms, ClientsStatus, Completeness, LegCounts, LinkState, Phase, Queues, RoundReport, ServerStatus, SinkHealth,
     Status, Term, Trigger,
 };
+use crate::recovery::lease::Incumbent;
 use crate::recovery::{self, Alarm, ServerView};
 use remeet_protocol::ServerId;
 use std::collections::BTreeMap;
@@ -156,7 +157,11 @@ pub(super) fn phase(driver: &Driver) -> Phase {
     if telling.phase.0 == Phase::Stopping {
         Phase::Stopping
     } else if driver.core.token().is_none() {
-        if telling.store.healthy { Phase::Starting } else { Phase::WaitingForDatabase }
+        match driver.lease.incumbent() {
+            _ if !telling.store.healthy => Phase::WaitingForDatabase,
+            Some(_) => Phase::Standby,
+            None => Phase::Starting,
+        }
     } else if driver.core.is_steady() && telling.store.healthy {
         Phase::Steady
     } else if telling.store.healthy {
@@ -167,7 +172,10 @@ pub(super) fn phase(driver: &Driver) -> Phase {
 }
 
 /// One line for `STATUS=`.
-pub(super) fn headline(views: Vec<ServerView>, phase: Phase) -> String {
+pub(super) fn headline(views: Vec<ServerView>, phase: Phase, incumbent: Option<&Incumbent>) -> String {
+    if let (Phase::Standby, Some(incumbent)) = (phase, incumbent) {
+        return format!("standby: node {} holds term {}", incumbent.node, incumbent.epoch);
+    }
     let (legs, ours): (u64, u64) =
         views.iter().fold((0, 0), |(legs, ours), view| (legs + view.legs, ours + view.in_meeting));
     let down = views.iter().filter(|view| !view.up).count();
@@ -224,6 +232,7 @@ pub(super) fn report(driver: &Driver) -> Status {
             holder: token.holder,
             since_ms: telling.term_since_ms.unwrap_or_default(),
         }),
+        lease: driver.lease.view(driver.clock.now()),
         servers,
         totals,
         rounds: rounds(driver, &views),

@@ -344,36 +344,6 @@ async fn the_service_manager_hears_ready_progress_and_stopping_and_sigterm_ends_
     rig.same_as_server(&client, meeting).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn rule_4_a_second_scheduler_fences_the_first_which_stops() {
-    let Some(database) = fresh_database() else { return };
-    let backing = Backing { store: database.url.clone(), cache: "memory:".to_owned() };
-    let mut rig = Rig::new(1, &backing).await;
-    rig.start();
-    rig.whole().await;
-    let client = rig.client(CONTROL).await;
-    let meeting = rig.meeting(&client, 1, 1).await;
-    let rival = rig.rival(&backing);
-    let taken = async {
-        loop {
-            let token = rig.servers[0].dump().legs[0].token;
-            if token.epoch.0 == 2 {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, taken).await.expect("the newer term takes the meeting over");
-    // The first one's next command is refused by the server, or its write by the store: it has no effect.
-    let before = rig.servers[0].dump().legs[0].terminals;
-    let answer = client.command_within(meeting, add_terminal("666"), Duration::from_secs(3)).await;
-    assert!(answer.is_err(), "{answer:?}");
-    assert_eq!(rig.servers[0].dump().legs[0].terminals, before);
-    assert_eq!(rig.servers[0].stats().stale_executed, 0);
-    assert!(crate::daemon_rig::terminate(rival).success());
-    assert!(rig.log().contains("this process must stop commanding"), "{}", rig.log());
-}
-
 /// A refusal by the code that the client sees.
 pub(crate) fn refused(answer: &ClientAnswer, code: ErrorCode) {
     assert_eq!(answer.code, code, "{answer:?}");

@@ -15,13 +15,15 @@ use remeet_protocol::{Change, DomainId, LegId, MeetingId, ServerId};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Longer than anything here takes, also on a loaded machine; who waits this long has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
-const LOOK: Duration = Duration::from_millis(20);
+pub(crate) const LOOK: Duration = Duration::from_millis(20);
+/// The lease of one daemon alone: nobody waits for it.
+const LEASE_MS: u64 = 6_000;
 
 /// The three clients of the configuration, by what they may do.
 pub(crate) const OPERATOR: u32 = 1;
@@ -68,18 +70,26 @@ impl Rig {
         }
         let clients_at = SocketAddr::from(([127, 0, 0, 1], crate::servers::free_port()));
         let rig = Self { servers: running, clients_at, directory, child: None, notify: None };
-        rig.write_config("remeet.toml", "state", backing);
+        rig.write_config("remeet.toml", "state", backing, clients_at, LEASE_MS);
         rig
     }
 
-    fn write_config(&self, name: &str, state: &str, backing: &Backing) {
+    /// The configuration of a node that lives in `state`, with a port and a lease of its own.
+    pub(crate) fn write_config(
+        &self,
+        name: &str,
+        state: &str,
+        backing: &Backing,
+        clients_at: SocketAddr,
+        lease_ms: u64,
+    ) {
         let home = self.directory.path().display();
         let mut text = format!(
             "[scheduler]\ndomain = 1\nname = \"under test\"\nnode = \"{state}\"\nstate_directory = \"{home}/{state}\"\n\
-             [store]\nurl = \"{}\"\n[cache]\nurl = \"{}\"\n\
+             lease_ms = {lease_ms}\n[store]\nurl = \"{}\"\n[cache]\nurl = \"{}\"\n\
              [clients]\nlisten = \"{}\"\n[operator]\nsocket = \"{home}/{state}.sock\"\n[log]\nfilter = \"info\"\n\
              [recovery]\nreconcile_interval_s = 3600\n",
-            backing.store, backing.cache, self.clients_at
+            backing.store, backing.cache, clients_at
         );
         for (place, server) in self.servers.iter().enumerate() {
             let id = place + 1;
@@ -91,14 +101,6 @@ impl Rig {
         std::fs::write(self.directory.path().join(name), text).unwrap();
     }
 
-    /// A second daemon on the same store, with a state directory and ports of its own: its process.
-    pub(crate) fn rival(&mut self, backing: &Backing) -> Child {
-        let own = std::mem::replace(&mut self.clients_at, ([127, 0, 0, 1], crate::servers::free_port()).into());
-        self.write_config("rival.toml", "rival", backing);
-        self.clients_at = own;
-        self.launch("rival.toml", "rival.log")
-    }
-
     /// Notifications of the next start go to the datagram socket at `path`.
     pub(crate) fn notify(&mut self, path: PathBuf) {
         self.notify = Some(path);
@@ -108,7 +110,7 @@ impl Rig {
         self.directory.path().join(name)
     }
 
-    fn launch(&self, config: &str, log: &str) -> Child {
+    pub(crate) fn launch(&self, config: &str, log: &str) -> Child {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.path(log)).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_remeet"));
         command.arg("run").arg("--config").arg(self.path(config)).stdin(Stdio::null()).stdout(Stdio::null());
@@ -145,8 +147,7 @@ impl Rig {
 
     /// The daemon's status, if it answers.
     pub(crate) async fn status(&self) -> Option<Status> {
-        let items = ask(&self.path("state.sock"), &OperatorRequest::Status).await.ok()?;
-        Some(serde_json::from_value(items.into_iter().next()?).unwrap())
+        status_at(&self.path("state.sock")).await
     }
 
     /// Waits until the status fits.
@@ -228,7 +229,13 @@ impl Drop for Rig {
     }
 }
 
-fn is_steady(status: &Status) -> bool {
+/// The status of the daemon whose operator's socket this is, if it answers.
+pub(crate) async fn status_at(socket: &Path) -> Option<Status> {
+    let items = ask(socket, &OperatorRequest::Status).await.ok()?;
+    Some(serde_json::from_value(items.into_iter().next()?).unwrap())
+}
+
+pub(crate) fn is_steady(status: &Status) -> bool {
     status.phase == Phase::Steady && status.counters["persists_open"] == 0 && status.cache.waiting == 0
 }
 

@@ -47,6 +47,8 @@ pub enum OperatorRequest {
         /// The leg.
         leg: LegId,
     },
+    /// Hands over to a standby. Answered once the lease is released.
+    StepDown,
     /// Marks a meeting to be recovered first, or takes the mark away.
     Mark {
         /// The meeting.

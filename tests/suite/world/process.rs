@@ -261,6 +261,8 @@ impl World {
             }
             Output::Publish(published) => process.published.push(published),
             Output::Alarm(alarm) => process.alarms.push(alarm),
+            // One scheduler, and a database that forgets nothing.
+            Output::NewerToken { server, token } => panic!("server {server} has admitted {token}"),
         }
     }
 
