@@ -20,7 +20,7 @@ use crate::model::{Moment, StoredLeg, StoredState};
 use crate::session::{Inventory, Request, RequestError, Ticket};
 use crate::store::LookUp;
 use remeet_protocol::message::{Attached, EventKind, LegState};
-use remeet_protocol::{BootId, LegId, Secret, ServerId, Token};
+use remeet_protocol::{BootId, ErrorCode, LegId, Secret, ServerId, Token};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Names a round: an answer to one that is over is not taken for the next one's.
@@ -120,6 +120,9 @@ impl Core {
 
     pub(super) fn down(&mut self, server: ServerId, reason: String) {
         let Some(known) = self.servers.get_mut(&server) else { return };
+        if known.up {
+            tracing::warn!(server = server.0, "the link is down, its meetings go on without command: {reason}");
+        }
         known.up = false;
         known.attached = None;
         known.trouble = Some(reason);
@@ -136,6 +139,8 @@ impl Core {
             let Some(known) = self.legs.get_mut(&leg) else { continue };
             let was_ours = known.control == Control::Ours;
             known.link_lost();
+            let text = "the link to its server was lost: it is pulled whole when the server is back";
+            self.answer_lifts(leg, ErrorCode::UNREACHABLE, text);
             if was_ours {
                 self.publish(leg, EventKind::State, Vec::new());
             }

@@ -5,7 +5,7 @@
 
 use super::cacher::{self, Cacher};
 use super::clock::Clock;
-use super::handle::{Handle, Request, Shared, Troubled};
+use super::handle::{Handle, ReconcileError, Reconciled, Request, Shared, Troubled};
 use super::peer::Peer;
 use super::reader::Readers;
 use super::status::Telling;
@@ -15,7 +15,7 @@ use super::{RunError, status};
 use crate::config::Config;
 use crate::link::{self, LinkEvent, LinkOptions};
 use crate::ops::{Heartbeat, ServiceManager};
-use crate::recovery::{Command, Core, Input, Output, Waiter};
+use crate::recovery::{Command, Core, Input, Output, ServerView, Waiter};
 use crate::session::PersistId;
 use crate::store::{Cache, Outcome, Store, StoreError};
 use remeet_protocol::message::ClientAnswer;
@@ -119,8 +119,10 @@ impl Driver {
             shared: Arc::clone(&shared),
             holder,
         };
-        let peers = config.servers.iter().map(|server| (server.id, Peer::new(&config, server, holder))).collect();
-        let telling = Telling::new(clock.wall_ms(), clients);
+        let wall_ms = clock.wall_ms();
+        let peer = |server: &crate::config::Server| (server.id, Peer::new(&config, server, holder, wall_ms));
+        let peers = config.servers.iter().map(peer).collect();
+        let telling = Telling::new(wall_ms, clients);
         let driver = Self {
             config,
             clock,
@@ -232,12 +234,10 @@ impl Driver {
 
     fn take_link_event(&mut self, server: ServerId, event: LinkEvent) {
         let now = self.clock.now();
-        let wall = self.clock.wall_ms();
         let Some(peer) = self.peers.get_mut(&server) else { return };
         match event {
             LinkEvent::Connected => {
                 peer.backlog.clear();
-                peer.link_since_ms = wall;
                 peer.session.connected(now);
             }
             LinkEvent::Packets(packets) => {
@@ -248,9 +248,6 @@ impl Driver {
             LinkEvent::Broken(reason) => peer.session.broken(now, &reason),
             LinkEvent::Disconnected(reason) => {
                 peer.backlog.clear();
-                if peer.session.is_up() {
-                    peer.link_since_ms = wall;
-                }
                 peer.session.disconnected(now, &reason);
             }
         }
@@ -303,7 +300,7 @@ impl Driver {
     fn cache_answered(&mut self, wall: u64) {
         if self.telling.cache_answered(wall) {
             // It was away: everything cached is compared again.
-            self.feed(Input::Reconcile);
+            self.feed(Input::Reconcile(None));
         }
     }
 
@@ -349,9 +346,35 @@ impl Driver {
             Request::Troubled(answer) => {
                 let _ = answer.send(self.troubled());
             }
-            Request::Reconcile => self.feed(Input::Reconcile),
+            Request::Reconcile { server, answer } => {
+                let reconciled = self.reconcile(server);
+                let _ = answer.send(reconciled);
+            }
+            Request::LiftQuarantine { leg, answer } => {
+                self.last_waiter += 1;
+                let waiter = Waiter(self.last_waiter);
+                self.waiters.insert(waiter, answer);
+                self.feed(Input::LiftQuarantine(waiter, leg));
+            }
             Request::Count(name) => self.telling.count(name),
         }
+    }
+
+    /// Begins comparisons; says with which servers, and which of those asked for are not connected.
+    fn reconcile(&mut self, only: Option<ServerId>) -> Result<Reconciled, ReconcileError> {
+        if self.core.token().is_none() {
+            return Err(ReconcileError::NoTerm);
+        }
+        let views = self.core.server_views();
+        let asked: Vec<_> = views.iter().filter(|view| only.is_none_or(|only| only == view.id)).collect();
+        if let (Some(server), true) = (only, asked.is_empty()) {
+            return Err(ReconcileError::UnknownServer { server, known: views.iter().map(|view| view.id).collect() });
+        }
+        let (up, down): (Vec<_>, Vec<_>) = asked.into_iter().partition(|view| view.up);
+        let ids = |views: Vec<&ServerView>| views.into_iter().map(|view| view.id).collect();
+        let reconciled = Reconciled { compared: ids(up), unreachable: ids(down) };
+        self.feed(Input::Reconcile(only));
+        Ok(reconciled)
     }
 
     fn troubled(&self) -> Vec<Troubled> {
@@ -400,9 +423,11 @@ impl Driver {
                 quiet = false;
                 self.carry_out(output);
             }
+            let wall = self.clock.wall_ms();
             let mut heard = Vec::new();
             for (server, peer) in &mut self.peers {
                 while let Some(said) = peer.session.poll_heard() {
+                    peer.note(&said, wall);
                     heard.push((*server, said));
                 }
             }
@@ -477,8 +502,11 @@ impl Driver {
     fn tell_service(&mut self) {
         let phase = status::phase(self);
         let wall = self.clock.wall_ms();
-        if let Some(text) = self.telling.phase(wall, phase, || status::headline(self.core.server_views(), phase)) {
-            tracing::info!("{text}");
+        let headline = || status::headline(&self.core.server_views(), phase);
+        if let Some((text, logged)) = self.telling.phase(wall, phase, headline) {
+            if logged {
+                tracing::info!("{text}");
+            }
             self.service.status(&text);
         }
     }

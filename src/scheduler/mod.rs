@@ -29,7 +29,7 @@ mod term;
 mod writer;
 
 pub use clock::Clock;
-pub use handle::{Gone, Handle, Presence};
+pub use handle::{Gone, Handle, Presence, ReconcileError, Reconciled};
 
 use crate::config::{CacheAddress, Config, StoreAddress};
 use crate::ops::Seam;

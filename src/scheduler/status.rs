@@ -19,7 +19,8 @@ pub(super) struct Telling {
     clients: SocketAddr,
     pub term_since_ms: Option<u64>,
     phase: (Phase, u64),
-    text: String,
+    /// What the service manager was told last, and when.
+    text: (String, u64),
     alarms: Alarms,
     store: Sink,
     cache: Sink,
@@ -42,7 +43,7 @@ impl Telling {
             clients,
             term_since_ms: None,
             phase: (Phase::Starting, wall_ms),
-            text: String::new(),
+            text: (String::new(), wall_ms),
             alarms: Alarms::default(),
             store: sink(),
             cache: sink(),
@@ -103,20 +104,24 @@ impl Telling {
         self.cache.answer(wall_ms)
     }
 
-    /// Notes the phase; the text for `STATUS=` if it changed.
-    pub(super) fn phase(&mut self, wall_ms: u64, phase: Phase, text: impl FnOnce() -> String) -> Option<String> {
-        // While it recovers the numbers move: told at most four times a second.
-        let due = phase != self.phase.0 || (phase == Phase::Recovering && wall_ms >= self.phase.1 + 250);
-        if !due {
+    /// Notes the phase; the text for `STATUS=` if it changed, and whether it belongs into the log.
+    pub(super) fn phase(&mut self, wall_ms: u64, phase: Phase, text: impl FnOnce() -> String) -> Option<(String, bool)> {
+        let changed = phase != self.phase.0;
+        if changed {
+            self.phase = (phase, wall_ms);
+        }
+        // The numbers move, faster while it recovers: told at most so often.
+        let pause = if phase == Phase::Recovering { 250 } else { 1_000 };
+        if !changed && wall_ms.abs_diff(self.text.1) < pause {
             return None;
         }
-        self.phase = (phase, wall_ms);
+        self.text.1 = wall_ms;
         let text = text();
-        if text == self.text {
+        if text == self.text.0 {
             return None;
         }
-        self.text.clone_from(&text);
-        Some(text)
+        self.text.0.clone_from(&text);
+        Some((text, changed || phase == Phase::Recovering))
     }
 
     pub(super) fn stopping(&mut self, wall_ms: u64) {
@@ -167,11 +172,22 @@ pub(super) fn phase(driver: &Driver) -> Phase {
 }
 
 /// One line for `STATUS=`.
-pub(super) fn headline(views: Vec<ServerView>, phase: Phase) -> String {
+pub(super) fn headline(views: &[ServerView], phase: Phase) -> String {
     let (legs, ours): (u64, u64) =
         views.iter().fold((0, 0), |(legs, ours), view| (legs + view.legs, ours + view.in_meeting));
     let down = views.iter().filter(|view| !view.up).count();
     let mut text = format!("{}: {ours} of {legs} meetings in control", phase.name());
+    let sum = |count: fn(&ServerView) -> u64| views.iter().map(count).sum::<u64>();
+    for (count, what) in [
+        (sum(|view| view.backfilling), "being back-filled"),
+        (sum(|view| view.pending.values().sum()), "pending"),
+        (sum(|view| view.quarantined), "quarantined"),
+        (sum(|view| view.orphans), "orphans"),
+    ] {
+        if count > 0 {
+            text.push_str(&format!(", {count} {what}"));
+        }
+    }
     if down > 0 {
         text.push_str(&format!(", {down} of {} servers unreachable", views.len()));
     }
@@ -248,7 +264,7 @@ fn server_status(server: &crate::config::Server, peer: &Peer, view: &ServerView)
         link: match (view.up, view.attached) {
             (true, true) => LinkState::Attached,
             (true, false) => LinkState::Up,
-            (false, _) if peer.link.is_some() && peer.link_since_ms == 0 => LinkState::Dialling,
+            (false, _) if peer.link.is_some() && peer.was_up.is_none() => LinkState::Dialling,
             (false, _) => LinkState::Down,
         },
         link_since_ms: peer.link_since_ms,
