@@ -253,6 +253,7 @@ impl Connection {
             }
             other => {
                 self.handle.count("client_requests_unsupported");
+                tracing::warn!(peer = %self.peer, "a client's request is not for a scheduler: {}", other.name());
                 let failure = Failure::new(ErrorCode::UNSUPPORTED, &format!("{} is not for a scheduler", other.name()));
                 self.answer(request, failure.into()).await
             }

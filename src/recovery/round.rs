@@ -120,8 +120,9 @@ impl Core {
 
     pub(super) fn down(&mut self, server: ServerId, reason: String) {
         let Some(known) = self.servers.get_mut(&server) else { return };
-        if known.up {
-            tracing::warn!(server = server.0, "the link is down, its meetings go on without command: {reason}");
+        // Dialling again fails the same way for as long as it lasts: said once.
+        if known.up || known.trouble.as_ref() != Some(&reason) {
+            tracing::warn!(server = server.0, "the link is down, the server's meetings go on without command: {reason}");
         }
         known.up = false;
         known.attached = None;
@@ -537,6 +538,8 @@ impl Core {
             recovered = round.report.recovered,
             pending = round.report.pending_total(),
             orphans = round.report.orphans,
+            keys_from_database = round.report.keys_from_database,
+            keys_from_cache = round.report.keys_from_cache,
             ?took,
             "round ended"
         );

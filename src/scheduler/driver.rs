@@ -13,7 +13,7 @@ use super::term::{TermProgress, begin_term, prune};
 use super::writer::{self, Writers};
 use super::{RunError, status};
 use crate::config::Config;
-use crate::link::{self, LinkEvent, LinkOptions};
+use crate::link::{self, LinkEvent, LinkOptions, ListenCounters};
 use crate::ops::{Heartbeat, ServiceManager};
 use crate::recovery::{Command, Core, Input, Output, ServerView, Waiter};
 use crate::session::PersistId;
@@ -85,7 +85,7 @@ impl Driver {
         cache: Arc<dyn Cache>,
         service: ServiceManager,
         heartbeat: Heartbeat,
-        clients: SocketAddr,
+        clients: (SocketAddr, Arc<ListenCounters>),
     ) -> (Self, Handle) {
         let holder = Holder(uuid::Uuid::new_v4());
         let mut seed = [0; 32];

@@ -75,7 +75,7 @@ pub async fn run(config: Config, seam: Seam, stop: CancellationToken) -> Result<
         cache,
         seam.service.clone(),
         seam.heartbeat.clone(),
-        listener.address(),
+        (listener.address(), listener.counters()),
     );
     let ended = CancellationToken::new();
     let doors = tokio_util::task::TaskTracker::new();

@@ -6,10 +6,12 @@ use crate::ops::status::{
     Alarms, ClientsStatus, Completeness, LegCounts, LinkState, Phase, Queues, RoundReport, ServerStatus, SinkHealth,
     Status, Term, Trigger,
 };
+use crate::link::{LinkHandle, ListenCounters};
 use crate::recovery::{self, Alarm, ServerView};
 use remeet_protocol::ServerId;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// What the driver notes down for the report.
@@ -17,6 +19,7 @@ use std::sync::atomic::Ordering;
 pub(super) struct Telling {
     started_at_ms: u64,
     clients: SocketAddr,
+    port: Arc<ListenCounters>,
     pub term_since_ms: Option<u64>,
     phase: (Phase, u64),
     /// What the service manager was told last, and when.
@@ -36,11 +39,12 @@ struct Sink {
 }
 
 impl Telling {
-    pub(super) fn new(wall_ms: u64, clients: SocketAddr) -> Self {
+    pub(super) fn new(wall_ms: u64, (clients, port): (SocketAddr, Arc<ListenCounters>)) -> Self {
         let sink = || Sink { healthy: true, since_ms: wall_ms, last_error: None };
         Self {
             started_at_ms: wall_ms,
             clients,
+            port,
             term_since_ms: None,
             phase: (Phase::Starting, wall_ms),
             text: (String::new(), wall_ms),
@@ -220,9 +224,20 @@ pub(super) fn report(driver: &Driver) -> Status {
             ("requests_unanswered", counted.unanswered),
             ("unknown_types", counted.unknown_types),
             ("events_repeated", counted.repeated_events),
+            ("links_cut_inside_a_packet", peer.link.as_ref().map_or(0, LinkHandle::cut)),
         ] {
             *counters.entry(name.to_owned()).or_default() += value;
         }
+    }
+    let port = &telling.port;
+    for (name, value) in [
+        ("clients_accepted", &port.accepted),
+        ("clients_too_many", &port.refused),
+        ("clients_silent", &port.silent),
+        ("client_streams_broken", &port.broken),
+        ("client_streams_cut", &port.cut),
+    ] {
+        counters.insert(name.to_owned(), value.load(Ordering::Relaxed));
     }
     counters.insert("persists_open".to_owned(), driver.core.persists_open() as u64);
     Status {
