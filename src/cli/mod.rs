@@ -33,11 +33,11 @@ enum Command {
     Check(ConfigFile),
     /// Show how the running scheduler is: what is wrong stands first.
     Status(operator::StatusOptions),
-    /// Compare with the servers now and recover what is missing.
+    /// Compare with the servers (or with one) now and recover what is missing.
     Recover(operator::RecoverOptions),
     /// Show the meetings that are not well: pending, orphan, conflict, quarantined.
     Troubled(operator::SocketOptions),
-    /// Try a quarantined leg's back-fill again.
+    /// Pull a quarantined leg whole and count it again; wait for what comes of it.
     LiftQuarantine(operator::LiftOptions),
     /// Mark a meeting to be recovered first.
     Mark(operator::MarkOptions),

@@ -87,6 +87,8 @@ pub(super) enum After {
     Answered { leg: Option<LegId>, answer: Option<ClientAnswer> },
     /// A quarantine or the operator's mark.
     Noted,
+    /// A leg's content adds up again, and is no longer quarantined.
+    Lifted(LegId),
 }
 
 /// The result of a start that is stored with the leg's acceptance.
@@ -173,7 +175,8 @@ impl Core {
             Input::Read(id, result) => self.read(id, result),
             Input::Cached(legs, outcomes) => self.cached(&legs, outcomes),
             Input::Command(command) => self.command(command),
-            Input::Reconcile => self.reconcile(),
+            Input::Reconcile(server) => self.reconcile(server),
+            Input::LiftQuarantine(waiter, leg) => self.lift_quarantine(waiter, leg),
             Input::Wake => self.wake(),
         }
         self.read_digests();
@@ -224,6 +227,7 @@ impl Core {
             }
             After::Event { server, event, base } => self.event_stored(server, id, *event, base),
             After::Page | After::Noted => {}
+            After::Lifted(leg) => self.answer_lifts(leg, ErrorCode::OK, ""),
             After::Pulled { leg, cache } => self.pull_stored(leg, cache),
             After::Closed { leg, answer } => {
                 if let Some(answer) = answer {
@@ -303,13 +307,17 @@ impl Core {
             self.fail_round(server, "the round did not end in time");
         }
         if self.reconcile_at.is_some_and(|at| at <= self.now) {
-            self.reconcile();
+            self.reconcile(None);
         }
     }
 
-    fn reconcile(&mut self) {
-        self.reconcile_at = Some(self.now + self.settings.reconcile_every);
-        let servers: Vec<ServerId> = self.servers.keys().copied().collect();
+    /// Compares one server or all; with all of them, the next periodic comparison is put off.
+    fn reconcile(&mut self, only: Option<ServerId>) {
+        if only.is_none() {
+            self.reconcile_at = Some(self.now + self.settings.reconcile_every);
+        }
+        let servers: Vec<ServerId> =
+            self.servers.keys().copied().filter(|server| only.is_none_or(|only| only == *server)).collect();
         for server in servers {
             self.want_round(server, Trigger::Reconcile);
         }
@@ -438,6 +446,14 @@ impl Core {
             if let Some(round) = &mut server.round {
                 round.leave(leg);
             }
+        }
+        for waiter in known.lifting {
+            self.answer_lift(
+                waiter,
+                leg,
+                ErrorCode::ENDED,
+                "the meeting has ended: its quarantine is of no more account",
+            );
         }
         for event in known.held {
             // What is left has ended, and needs nothing more.

@@ -1,5 +1,6 @@
 //! What the core knows of one leg.
 
+use super::Waiter;
 use super::commands::Waiting;
 use crate::model::{Intent, RecoveryKey, StoredLeg, StoredState};
 use crate::session::{PersistId, Ticket};
@@ -118,6 +119,8 @@ pub(super) struct Leg {
     pub cache_open: u32,
     /// The client that asked for its adoption.
     pub adoption: Option<Waiting>,
+    /// Operators who wait for its quarantine to be lifted; few.
+    pub lifting: Vec<Waiter>,
     /// Pulls in a row whose stored rows did not add up.
     pub recounts: u8,
     /// Its cached status is known to be behind: refill it once the content stands.
@@ -147,6 +150,7 @@ impl Leg {
             behind: false,
             cache_open: 0,
             adoption: None,
+            lifting: Vec::new(),
             recounts: 0,
             cache_behind: false,
             cache_missed: false,

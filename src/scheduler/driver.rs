@@ -5,7 +5,7 @@
 
 use super::cacher::{self, Cacher};
 use super::clock::Clock;
-use super::handle::{Handle, Request, Shared, Troubled};
+use super::handle::{Handle, ReconcileError, Reconciled, Request, Shared, Troubled};
 use super::peer::Peer;
 use super::reader::Readers;
 use super::status;
@@ -13,10 +13,10 @@ use super::status::Telling;
 use super::term::{Keeper, prune};
 use super::writer::{self, Writers};
 use crate::config::Config;
-use crate::link::{self, LinkEvent, LinkOptions};
+use crate::link::{self, LinkEvent, LinkOptions, ListenCounters};
 use crate::ops::{Heartbeat, ServiceManager};
 use crate::recovery::lease::{Evidence, Lease, LeaseAnswer, LeaseChange, LifeEnd};
-use crate::recovery::{Alarm, AlarmKind, Command, Core, Input, Output, Waiter};
+use crate::recovery::{Alarm, AlarmKind, Command, Core, Input, Output, ServerView, Waiter};
 use crate::session::PersistId;
 use crate::store::{Cache, Outcome, Store, StoreError};
 use remeet_protocol::message::ClientAnswer;
@@ -66,8 +66,8 @@ pub(super) struct Parts {
     pub cache: Arc<dyn Cache>,
     pub service: ServiceManager,
     pub heartbeat: Heartbeat,
-    /// Where clients are let in.
-    pub clients: SocketAddr,
+    /// Where clients are let in, and what is counted there.
+    pub clients: (SocketAddr, Arc<ListenCounters>),
     pub lease: Lease,
 }
 
@@ -145,8 +145,10 @@ impl Driver {
             shared: Arc::clone(&shared),
             holder,
         };
-        let peers = config.servers.iter().map(|server| (server.id, Peer::new(&config, server, holder))).collect();
-        let telling = Telling::new(clock.wall_ms(), clients);
+        let wall_ms = clock.wall_ms();
+        let peer = |server: &crate::config::Server| (server.id, Peer::new(&config, server, holder, wall_ms));
+        let peers = config.servers.iter().map(peer).collect();
+        let telling = Telling::new(wall_ms, clients);
         let node = config.scheduler.node.clone();
         let (mut keeper, lease_answers) = Keeper::new(Arc::clone(&store), node, holder, config.scheduler.lease);
         let releases = keeper.listen();
@@ -253,7 +255,8 @@ impl Driver {
         let wall = self.clock.wall_ms();
         match &answer {
             LeaseAnswer::Failed(reason) => {
-                tracing::warn!("{reason}; asked again soon");
+                let what = if self.lease.token().is_some() { "the lease is not renewed" } else { "no term yet" };
+                tracing::warn!("{what}: {reason}; asked again soon");
                 self.telling.store_failed(wall, reason.clone());
             }
             _ => self.telling.store_answered(wall),
@@ -328,12 +331,10 @@ impl Driver {
 
     fn take_link_event(&mut self, server: ServerId, event: LinkEvent) {
         let now = self.clock.now();
-        let wall = self.clock.wall_ms();
         let Some(peer) = self.peers.get_mut(&server) else { return };
         match event {
             LinkEvent::Connected => {
                 peer.backlog.clear();
-                peer.link_since_ms = wall;
                 peer.session.connected(now);
             }
             LinkEvent::Packets(packets) => {
@@ -344,9 +345,6 @@ impl Driver {
             LinkEvent::Broken(reason) => peer.session.broken(now, &reason),
             LinkEvent::Disconnected(reason) => {
                 peer.backlog.clear();
-                if peer.session.is_up() {
-                    peer.link_since_ms = wall;
-                }
                 peer.session.disconnected(now, &reason);
             }
         }
@@ -402,7 +400,7 @@ impl Driver {
     fn cache_answered(&mut self, wall: u64) {
         if self.telling.cache_answered(wall) {
             // It was away: everything cached is compared again.
-            self.feed(Input::Reconcile);
+            self.feed(Input::Reconcile(None));
         }
     }
 
@@ -448,7 +446,16 @@ impl Driver {
             Request::Troubled(answer) => {
                 let _ = answer.send(self.troubled());
             }
-            Request::Reconcile => self.feed(Input::Reconcile),
+            Request::Reconcile { server, answer } => {
+                let reconciled = self.reconcile(server);
+                let _ = answer.send(reconciled);
+            }
+            Request::LiftQuarantine { leg, answer } => {
+                self.last_waiter += 1;
+                let waiter = Waiter(self.last_waiter);
+                self.waiters.insert(waiter, answer);
+                self.feed(Input::LiftQuarantine(waiter, leg));
+            }
             Request::StepDown(answer) => self.step_down(answer),
             Request::Count(name) => self.telling.count(name),
         }
@@ -464,6 +471,23 @@ impl Driver {
         tracing::info!("an operator hands over");
         self.handing_over.push(answer);
         self.over = Some(Ended::SteppedDown);
+    }
+
+    /// Begins comparisons; says with which servers, and which of those asked for are not connected.
+    fn reconcile(&mut self, only: Option<ServerId>) -> Result<Reconciled, ReconcileError> {
+        if self.core.token().is_none() {
+            return Err(ReconcileError::NoTerm);
+        }
+        let views = self.core.server_views();
+        let asked: Vec<_> = views.iter().filter(|view| only.is_none_or(|only| only == view.id)).collect();
+        if let (Some(server), true) = (only, asked.is_empty()) {
+            return Err(ReconcileError::UnknownServer { server, known: views.iter().map(|view| view.id).collect() });
+        }
+        let (up, down): (Vec<_>, Vec<_>) = asked.into_iter().partition(|view| view.up);
+        let ids = |views: Vec<&ServerView>| views.into_iter().map(|view| view.id).collect();
+        let reconciled = Reconciled { compared: ids(up), unreachable: ids(down) };
+        self.feed(Input::Reconcile(only));
+        Ok(reconciled)
     }
 
     fn troubled(&self) -> Vec<Troubled> {
@@ -513,9 +537,11 @@ impl Driver {
                 quiet = false;
                 self.carry_out(output);
             }
+            let wall = self.clock.wall_ms();
             let mut heard = Vec::new();
             for (server, peer) in &mut self.peers {
                 while let Some(said) = peer.session.poll_heard() {
+                    peer.note(&said, wall);
                     heard.push((*server, said));
                 }
             }
@@ -584,9 +610,11 @@ impl Driver {
     fn tell_service(&mut self) {
         let phase = status::phase(self);
         let wall = self.clock.wall_ms();
-        let headline = || status::headline(self.core.server_views(), phase, self.lease.incumbent());
-        if let Some(text) = self.telling.phase(wall, phase, headline) {
-            tracing::info!("{text}");
+        let headline = || status::headline(&self.core.server_views(), phase, self.lease.incumbent());
+        if let Some((text, logged)) = self.telling.phase(wall, phase, headline) {
+            if logged {
+                tracing::info!("{text}");
+            }
             self.service.status(&text);
         }
     }

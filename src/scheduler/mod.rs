@@ -29,7 +29,7 @@ mod term;
 mod writer;
 
 pub use clock::Clock;
-pub use handle::{Gone, Handle, Presence};
+pub use handle::{Gone, Handle, Presence, ReconcileError, Reconciled};
 
 use crate::config::{CacheAddress, Config, StoreAddress};
 use crate::ops::Seam;
@@ -85,7 +85,7 @@ pub async fn run(mut config: Config, directory: &str, seam: Seam, stop: Cancella
             cache: Arc::clone(&cache),
             service: service.clone(),
             heartbeat: heartbeat.clone(),
-            clients: door.address(),
+            clients: (door.address(), door.counters()),
             lease,
         });
         desk.set(handle.clone());

@@ -2,7 +2,7 @@
 
 use crate::config::Config;
 use crate::link::{LinkHandle, SendError};
-use crate::session::{self, Session};
+use crate::session::{self, Heard, Session};
 use remeet_protocol::{Holder, Message, Packet};
 
 /// Whether a message changes who commands, or what a server does: what rule 5 is about.
@@ -16,11 +16,13 @@ pub(super) struct Peer {
     pub link: Option<LinkHandle>,
     /// Packets that the link's queue had no room for.
     pub backlog: Vec<Packet>,
+    /// What [`Heard`] said last: nothing yet, up or down; and since when.
+    pub was_up: Option<bool>,
     pub link_since_ms: u64,
 }
 
 impl Peer {
-    pub(super) fn new(config: &Config, server: &crate::config::Server, holder: Holder) -> Self {
+    pub(super) fn new(config: &Config, server: &crate::config::Server, holder: Holder, wall_ms: u64) -> Self {
         let identity = session::Identity {
             domain: config.scheduler.domain,
             name: config.scheduler.name.clone(),
@@ -35,7 +37,27 @@ impl Peer {
             window: usize::try_from(config.recovery.requests_in_flight).unwrap_or(32),
             ..session::Settings::default()
         };
-        Self { session: Session::new(identity, settings), link: None, backlog: Vec::new(), link_since_ms: 0 }
+        Self {
+            session: Session::new(identity, settings),
+            link: None,
+            backlog: Vec::new(),
+            was_up: None,
+            link_since_ms: wall_ms,
+        }
+    }
+
+    /// Notes since when the link is as it is.
+    pub(super) fn note(&mut self, heard: &Heard, wall_ms: u64) {
+        let up = match heard {
+            Heard::Up { .. } => true,
+            Heard::Down { .. } => false,
+            _ => return,
+        };
+        // A server that was never reached is down since the start.
+        if up || self.was_up == Some(true) {
+            self.link_since_ms = wall_ms;
+        }
+        self.was_up = Some(up);
     }
 
     /// Hands the session's packets to the link, all in one batch. Commands that may not be handed over count as

@@ -262,6 +262,7 @@ async fn rule_10_a_restored_link_takes_its_keys_from_the_cache_and_missing_ones_
         .await;
     let round = status.rounds.iter().find(|round| round.trigger == Trigger::LinkRestored).unwrap();
     assert_eq!((round.keys_from_cache, round.keys_from_database), (0, 10));
+    assert!(rig.log().contains("keys_from_database=10 keys_from_cache=0"), "{}", rig.log());
     rig.whole().await;
     for meeting in &meetings {
         rig.same_as_server(&client, *meeting).await;
@@ -283,6 +284,7 @@ async fn a_database_that_is_down_at_start_is_waited_for() {
     rig.start();
     let status = rig.until("waiting", |status| status.phase == Phase::WaitingForDatabase).await;
     assert!(status.store.last_error.is_some() && !status.store.healthy);
+    assert!(status.counters["store_failures"] > 0 && rig.log().contains("no term yet"), "counted and logged");
     assert_eq!(status.totals.in_meeting, 0, "no takeover from the cache");
     let answer = client.command_within(meeting, add_terminal("612"), Duration::from_secs(1)).await;
     assert!(answer.is_err() || !answer.unwrap().code.is_ok(), "it says that it cannot");
@@ -305,6 +307,9 @@ async fn a_cache_that_is_down_costs_nothing_and_is_filled_when_it_returns() {
     rig.until("in control", |status| status.totals.in_meeting == 1).await;
     ok(client.command(meeting, add_terminal("650")).await.unwrap());
     rig.same_as_server(&client, meeting).await;
+    let status = rig.until("its failure is shown", |status| !status.cache.healthy).await;
+    assert!(status.counters["cache_failures"] > 0 && status.cache.last_error.is_some(), "{:?}", status.cache);
+    assert!(rig.log().contains("the cache is brought up to date when it answers"), "{}", rig.log());
     redis.start_again();
     // It is looked for, found, and everything cached is compared.
     let filled = async {

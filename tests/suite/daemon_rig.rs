@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// Longer than anything here takes, also on a loaded machine; who waits this long has failed.
@@ -49,6 +49,7 @@ pub(crate) struct Rig {
     directory: tempfile::TempDir,
     child: Option<Child>,
     notify: Option<PathBuf>,
+    environment: Vec<(&'static str, String)>,
 }
 
 impl Rig {
@@ -69,7 +70,7 @@ impl Rig {
             running.push(Simulator::spawn(options).await.unwrap());
         }
         let clients_at = SocketAddr::from(([127, 0, 0, 1], crate::servers::free_port()));
-        let rig = Self { servers: running, clients_at, directory, child: None, notify: None };
+        let rig = Self { servers: running, clients_at, directory, child: None, notify: None, environment: Vec::new() };
         rig.write_config("remeet.toml", "state", backing, clients_at, LEASE_MS);
         rig
     }
@@ -106,6 +107,18 @@ impl Rig {
         self.notify = Some(path);
     }
 
+    /// A variable of the next start's environment: `REMEET_LOG__FILTER` and the like.
+    pub(crate) fn environment(&mut self, name: &'static str, value: &str) {
+        self.environment.push((name, value.to_owned()));
+    }
+
+    /// Runs `remeet` as an operator of this daemon does.
+    pub(crate) fn remeet(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_remeet"));
+        command.args(arguments).arg("--socket").arg(self.path("state.sock"));
+        command.env_remove("REMEET_CONFIG").stdin(Stdio::null()).output().unwrap()
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
@@ -115,6 +128,7 @@ impl Rig {
         let mut command = Command::new(env!("CARGO_BIN_EXE_remeet"));
         command.arg("run").arg("--config").arg(self.path(config)).stdin(Stdio::null()).stdout(Stdio::null());
         command.stderr(log).env_remove("NOTIFY_SOCKET").env_remove("JOURNAL_STREAM");
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         if let Some(notify) = &self.notify {
             command.env("NOTIFY_SOCKET", notify);
         }
@@ -159,6 +173,15 @@ impl Rig {
                 return status.clone();
             }
             assert!(begun.elapsed() < PATIENCE, "not {what}: {status:#?}\n{}", self.log());
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Waits until the daemon has logged `text`.
+    pub(crate) async fn until_logged(&self, text: &str) {
+        let begun = Instant::now();
+        while !self.log().contains(text) {
+            assert!(begun.elapsed() < PATIENCE, "{text:?} is not logged:\n{}", self.log());
             tokio::time::sleep(LOOK).await;
         }
     }
@@ -257,6 +280,11 @@ pub(crate) fn terminate(mut child: Child) -> std::process::ExitStatus {
         assert!(begun.elapsed() < PATIENCE, "it does not end");
         std::thread::sleep(LOOK);
     }
+}
+
+/// What a program said, both ways.
+pub(crate) fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 pub(crate) fn ok(answer: ClientAnswer) {
