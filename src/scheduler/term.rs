@@ -10,7 +10,8 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
-/// Client answers are kept for 24 h, of 10,000 instances (design §3); what is beyond is deleted this often.
+/// Client answers and done intents are kept for 24 h, of 10,000 instances (design §3); what is beyond is deleted this
+/// often.
 const PRUNE_EVERY: Duration = Duration::from_secs(3_600);
 const ANSWERS_KEPT_FOR: Duration = Duration::from_secs(24 * 3_600);
 const INSTANCES_MAX: u32 = 10_000;
@@ -19,14 +20,14 @@ const LISTEN: Duration = Duration::from_secs(30);
 /// Pause between two of these waits.
 const TOLD_PAUSE: Duration = Duration::from_millis(50);
 
-/// Deletes old client answers now and then. Between two statements of the store it may end at any time.
+/// Deletes old client answers and done intents now and then. Between two statements of the store it may end at any time.
 pub(super) fn prune(store: Arc<dyn Store>, token: Token) -> AbortOnDropHandle<()> {
     AbortOnDropHandle::new(tokio::spawn(async move {
         loop {
             tokio::time::sleep(PRUNE_EVERY).await;
             match store.prune_answers(token, ANSWERS_KEPT_FOR, INSTANCES_MAX).await {
-                Ok(deleted) => tracing::debug!(deleted, "old client answers deleted"),
-                Err(error) => tracing::warn!("old client answers are deleted later: {error}"),
+                Ok(deleted) => tracing::debug!(deleted, "old client answers and done intents deleted"),
+                Err(error) => tracing::warn!("old client answers and done intents are deleted later: {error}"),
             }
         }
     }))

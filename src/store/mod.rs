@@ -202,8 +202,9 @@ pub trait Store: Send + Sync + 'static {
     /// Outcomes carry the new version.
     fn settle<'a>(&'a self, token: Token, units: &'a [Unit]) -> BoxFuture<'a, Result<Vec<Outcome>, StoreError>>;
 
-    /// Deletes client answers older than `older_than` and of the least recent instances beyond
-    /// `instances_max`. Returns how many.
+    /// Deletes client answers older than `older_than` and of the least recent instances beyond `instances_max`, and
+    /// intents that have been done for longer than `older_than`; their numbers stay taken. In bounded batches, at
+    /// most so many a call; what is left goes with the next. Returns how many answers and intents.
     fn prune_answers(
         &self,
         token: Token,

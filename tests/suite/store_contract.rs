@@ -102,6 +102,11 @@ contract! {
         an_instance_shows_its_open_intents,
         answers_are_pruned_by_age_but_stay_too_old,
         the_least_recent_instances_are_pruned,
+        done_intents_are_pruned_by_age_and_open_ones_never,
+        a_pruned_intents_number_stays_taken,
+        rule_12_a_result_whose_intent_was_pruned_stands,
+        many_done_intents_are_pruned_in_bounded_batches,
+        rule_4_pruning_of_done_intents_is_fenced,
     }
     store_settle {
         rule_12_what_was_committed_stands_and_the_version_is_raised,

@@ -369,3 +369,22 @@ async fn a_schema_that_was_never_migrated_is_broken_not_unavailable() {
     assert!(matches!(&answer, Err(StoreError::Broken { reason, .. }) if reason.contains("migrate")), "{answer:?}");
     f.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pruning_done_intents_waits_for_no_leg_that_is_being_written() {
+    let Some(f) = Fixture::new(Kind::Postgres).await else { return };
+    legs(&f, 2).await;
+    for n in 0..2 {
+        let (intent, done) =
+            (crate::store_intents::intent(leg_id(n), 1, None), crate::store_intents::done(leg_id(n), 1));
+        f.write(vec![Unit { writes: vec![Write::Intent(intent), Write::IntentDone(done)] }]).await;
+    }
+    f.sql("UPDATE intents SET done_at_ms = NULL").await;
+    let mut writer = raw(&f).await;
+    run(&mut writer, &format!("BEGIN; UPDATE legs SET version = 9 WHERE meeting = '{}'", leg_id(0).meeting)).await;
+    let hour = Duration::from_secs(3600);
+    assert_eq!(f.store.prune_answers(f.token, hour, 10).await.unwrap(), 1, "the other leg's");
+    run(&mut writer, "ROLLBACK").await;
+    assert_eq!(f.store.prune_answers(f.token, hour, 10).await.unwrap(), 1);
+    f.end().await;
+}

@@ -5,6 +5,7 @@
 
 mod arguments;
 mod lease;
+mod prune;
 mod read;
 mod session;
 mod statements;
@@ -123,47 +124,6 @@ async fn bring_up_to_date(connection: &mut SqliteConnection) -> Result<(), Fault
     })
 }
 
-async fn prune(connection: &mut SqliteConnection, token: Token, older_ms: i64, kept: u32) -> Result<u64, Fault> {
-    check_term(connection, token).await?;
-    let before = "CAST(unixepoch('subsec') * 1000 AS INTEGER) - ?1";
-    // The instance's row outlives its answers, so that their numbers stay too old; it goes only with the instance.
-    let statements = [
-        (
-            format!(
-                "UPDATE client_instances SET pruned = max(pruned, COALESCE((SELECT max(number) FROM client_answers a \
-                 WHERE a.instance = client_instances.instance AND a.at_ms < {before}), 0))"
-            ),
-            older_ms,
-        ),
-        (
-            "DELETE FROM client_answers WHERE ?1 IS NOT NULL AND EXISTS (SELECT 1 FROM client_instances i \
-             WHERE i.instance = client_answers.instance AND number <= i.pruned)"
-                .to_owned(),
-            older_ms,
-        ),
-        (
-            "DELETE FROM client_answers WHERE instance IN (SELECT instance FROM client_instances \
-             ORDER BY last_at_ms DESC, instance LIMIT -1 OFFSET ?1)"
-                .to_owned(),
-            i64::from(kept),
-        ),
-        (
-            "DELETE FROM client_instances WHERE instance IN (SELECT instance FROM client_instances \
-             ORDER BY last_at_ms DESC, instance LIMIT -1 OFFSET ?1)"
-                .to_owned(),
-            i64::from(kept),
-        ),
-    ];
-    let mut deleted = 0;
-    for (sql, parameter) in statements {
-        let of_answers = sql.starts_with("DELETE FROM client_answers");
-        let parameters = Parameters::of(|p| p.put(super::records::Value::Big(Some(parameter))));
-        let rows = execute(connection, &sql.into(), parameters).await?;
-        deleted += if of_answers { rows } else { 0 };
-    }
-    Ok(deleted)
-}
-
 impl Store for SqliteStore {
     fn migrate(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async {
@@ -243,10 +203,7 @@ impl Store for SqliteStore {
         older_than: Duration,
         instances_max: u32,
     ) -> BoxFuture<'_, Result<u64, StoreError>> {
-        let older_ms = i64::try_from(older_than.as_millis()).unwrap_or(i64::MAX);
-        Box::pin(self.write("pruning clients' answers", token, move |connection| {
-            Box::pin(prune(connection, token, older_ms, instances_max))
-        }))
+        Box::pin(self.prune(token, older_than, instances_max))
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
