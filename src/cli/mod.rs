@@ -6,6 +6,7 @@ mod client;
 mod demo;
 mod operator;
 mod output;
+mod plan;
 mod run;
 mod simulate;
 

@@ -39,6 +39,12 @@ pub(super) struct RecoverOptions {
     /// This server only.
     #[arg(long, value_name = "ID")]
     server: Option<u32>,
+    /// Print what would be done with each meeting, and do nothing. A standby answers this, too.
+    #[arg(long)]
+    dry_run: bool,
+    /// With --dry-run: print every meeting's place in the plan, a server a line of JSON.
+    #[arg(long, requires = "dry_run")]
+    json: bool,
 }
 
 /// `remeet lift-quarantine`.
@@ -78,6 +84,11 @@ pub(super) async fn status(options: StatusOptions) -> Result<(), Failure> {
 }
 
 pub(super) async fn recover(options: RecoverOptions) -> Result<(), Failure> {
+    if options.dry_run {
+        let request = OperatorRequest::DryRun { server: options.server.map(ServerId) };
+        let plans = all(&options.socket, &request).await?;
+        return super::plan::print(&plans, options.json);
+    }
     let request = OperatorRequest::Recover { server: options.server.map(ServerId) };
     let begun = all(&options.socket, &request).await?.pop().unwrap_or_default();
     let servers = |field: &str| -> Vec<String> {

@@ -1,5 +1,6 @@
 //! The core: every server's round, every leg's state, what is on its way to the store.
 
+use super::dry_run::DryRun;
 use super::instances::Instances;
 use super::leg::Leg;
 use super::report::Trigger;
@@ -8,7 +9,7 @@ use super::server::{Server, Taken};
 use super::settings::Settings;
 use super::{Alarm, AlarmKind, CacheTask, Input, Output, Published, ReadId, ReadResult, Waiter};
 use crate::model::{Moment, StoredLeg};
-use crate::session::{Heard, PersistId, Request, Ticket};
+use crate::session::{Heard, Inventory, PersistId, Request, Ticket};
 use crate::store::{CacheWrite, CachedHead, Outcome, Unit};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -42,6 +43,7 @@ pub struct Core {
     /// Legs whose stored rows are to be counted: one read at a time takes all that have gathered.
     pub(super) to_count: Vec<LegId>,
     pub(super) counting: bool,
+    pub(super) dry_runs: Vec<DryRun>,
     last_id: u64,
     outputs: VecDeque<Output>,
 }
@@ -57,6 +59,8 @@ pub(super) enum Asked {
     Intent(LegId, u64),
     /// An adoption.
     Adopt(LegId),
+    /// A dry run's inventory.
+    DryRun(ServerId, Waiter),
 }
 
 /// What follows when something is stored.
@@ -119,6 +123,8 @@ pub(super) enum Reading {
     Again(LegId),
     /// A client's instance.
     Instance(u64),
+    /// What a dry run's plan looks at.
+    DryRun(ServerId, Waiter, Box<Inventory>),
 }
 
 impl Reading {
@@ -129,7 +135,9 @@ impl Reading {
             | Reading::RoundCache(round, _)
             | Reading::RoundStore(round, _)
             | Reading::Stamps(round, _) => Some(*round),
-            Reading::Digests(_) | Reading::Legs(_) | Reading::Again(_) | Reading::Instance(_) => None,
+            Reading::Digests(_) | Reading::Legs(_) | Reading::Again(_) | Reading::Instance(_) | Reading::DryRun(..) => {
+                None
+            }
         }
     }
 }
@@ -157,6 +165,7 @@ impl Core {
             unread_rows: Vec::new(),
             to_count: Vec::new(),
             counting: false,
+            dry_runs: Vec::new(),
             last_id: 0,
             outputs: VecDeque::new(),
         }
@@ -176,6 +185,7 @@ impl Core {
             Input::Cached(legs, outcomes) => self.cached(&legs, outcomes),
             Input::Command(command) => self.command(command),
             Input::Reconcile(server) => self.reconcile(server),
+            Input::DryRun(waiter, servers) => self.dry_run(waiter, servers),
             Input::LiftQuarantine(waiter, leg) => self.lift_quarantine(waiter, leg),
             Input::Wake => self.wake(),
         }
@@ -278,6 +288,12 @@ impl Core {
             (Reading::Again(leg), Err(reason)) => self.unread_again(leg, &reason),
             (Reading::Instance(instance), Ok(ReadResult::Instance(kept))) => self.instance_read(instance, kept),
             (Reading::Instance(instance), Err(reason)) => self.instance_unread(instance, &reason),
+            (Reading::DryRun(server, waiter, inventory), Ok(ReadResult::LookUp(found))) => {
+                self.dry_run_looked_up(server, waiter, &inventory, Ok(found));
+            }
+            (Reading::DryRun(server, waiter, inventory), Err(reason)) => {
+                self.dry_run_looked_up(server, waiter, &inventory, Err(reason));
+            }
             // The driver answers each read with its own kind of result.
             (reading, Ok(_)) => tracing::error!(?reading, "a read was answered with another kind of result"),
         }

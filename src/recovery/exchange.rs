@@ -56,6 +56,8 @@ pub enum Input {
     /// Try a quarantined leg's back-fill again, from the ground. Answered by [`Output::Answer`] once that its
     /// content adds up is stored, or with the reason why it stays quarantined.
     LiftQuarantine(Waiter, LegId),
+    /// Show what a round over these servers would do, and do nothing.
+    DryRun(Waiter, Vec<ServerId>),
     /// A timer is due.
     Wake,
 }
@@ -219,6 +221,15 @@ pub enum Output {
     Publish(Published),
     /// Tell the operator.
     Alarm(Alarm),
+    /// What a round over one server would do, for a dry run; `last` is its last.
+    Planned {
+        /// Who asked.
+        waiter: Waiter,
+        /// The plan.
+        plan: Box<super::dry_run::ServerPlan>,
+        /// No other follows.
+        last: bool,
+    },
     /// A server has admitted a newer token than this term's: see [`super::lease::Lease::evidence`].
     NewerToken {
         /// The server.

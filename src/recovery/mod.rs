@@ -11,7 +11,7 @@
 //!   clients -->  Input::Command --+        +---- Output::Answer, Output::Publish > clients
 //! ```
 //!
-//! - [`plan`] – puts every leg into exactly one bucket; no state, can be printed without acting.
+//! - [`plan`] – puts every leg into exactly one bucket; no state. [`dry_run`] prints it and does nothing.
 //! - [`core`](self) – one [`Core`] holds every server's round and every leg's state; its methods stand in
 //!   a file a subject: `round`, `takeover`, `backfill`, `lift`, `events`, `commands`, `meetings`, `intents`, `adopt`.
 //! - [`lease`] – who may command, and until when; beside the core, over the lives of its schedulers.
@@ -23,6 +23,7 @@ mod alarm;
 mod backfill;
 mod commands;
 mod core;
+pub mod dry_run;
 mod events;
 mod exchange;
 mod instances;

@@ -215,6 +215,9 @@ impl Core {
     }
 
     pub(super) fn inventory(&mut self, server: ServerId, ticket: Ticket, result: Result<Inventory, RequestError>) {
+        if self.dry_run_inventory(ticket, &result) {
+            return;
+        }
         self.tickets.remove(&ticket);
         let Some(round) = self.round(server).filter(|round| round.ticket == Some(ticket)) else { return };
         let inventory = match result {

@@ -15,6 +15,7 @@ use super::writer::{self, Writers};
 use crate::config::Config;
 use crate::link::{self, LinkEvent, LinkOptions, ListenCounters};
 use crate::ops::{Heartbeat, ServiceManager};
+use crate::recovery::dry_run::ServerPlan;
 use crate::recovery::lease::{Evidence, Lease, LeaseAnswer, LeaseChange, LifeEnd};
 use crate::recovery::{Alarm, AlarmKind, Command, Core, Input, Output, ServerView, Waiter};
 use crate::session::PersistId;
@@ -92,6 +93,8 @@ pub(super) struct Driver {
     published: broadcast::Sender<Arc<crate::recovery::Published>>,
     waiters: BTreeMap<Waiter, oneshot::Sender<ClientAnswer>>,
     last_waiter: u64,
+    /// Who is told the plans of a dry run; the core bounds their number.
+    dry_runs: BTreeMap<Waiter, mpsc::UnboundedSender<ServerPlan>>,
     /// Which session awaits a persist.
     awaited: BTreeMap<PersistId, ServerId>,
     /// Who may command, and until when: it outlives this driver.
@@ -172,6 +175,7 @@ impl Driver {
             published,
             waiters: BTreeMap::new(),
             last_waiter: 0,
+            dry_runs: BTreeMap::new(),
             awaited: BTreeMap::new(),
             lease,
             keeper,
@@ -456,8 +460,31 @@ impl Driver {
                 self.waiters.insert(waiter, answer);
                 self.feed(Input::LiftQuarantine(waiter, leg));
             }
+            Request::DryRun { server, plans } => self.dry_run(server, plans),
             Request::StepDown(answer) => self.step_down(answer),
             Request::Count(name) => self.telling.count(name),
+        }
+    }
+
+    /// The channel holds a plan each server at most.
+    fn dry_run(
+        &mut self,
+        only: Option<ServerId>,
+        plans: oneshot::Sender<Result<mpsc::UnboundedReceiver<ServerPlan>, ReconcileError>>,
+    ) {
+        let known: Vec<ServerId> = self.peers.keys().copied().collect();
+        let asked: Vec<ServerId> = known.iter().copied().filter(|id| only.is_none_or(|only| only == *id)).collect();
+        if let (Some(server), true) = (only, asked.is_empty()) {
+            // Whoever asked may have left.
+            let _ = plans.send(Err(ReconcileError::UnknownServer { server, known }));
+            return;
+        }
+        let (sender, receiver) = mpsc::unbounded_channel();
+        if plans.send(Ok(receiver)).is_ok() {
+            self.last_waiter += 1;
+            let waiter = Waiter(self.last_waiter);
+            self.dry_runs.insert(waiter, sender);
+            self.feed(Input::DryRun(waiter, asked));
         }
     }
 
@@ -596,6 +623,15 @@ impl Driver {
             // Nobody subscribed is no error.
             Output::Publish(published) => drop(self.published.send(Arc::new(published))),
             Output::Alarm(alarm) => self.alarm(&alarm),
+            Output::Planned { waiter, plan, last } => {
+                if let Some(sender) = self.dry_runs.get(&waiter) {
+                    // Whoever asked may have left.
+                    let _ = sender.send(*plan);
+                }
+                if last {
+                    self.dry_runs.remove(&waiter);
+                }
+            }
             Output::NewerToken { server, token } => self.newer_token(server, token),
         }
     }

@@ -2,6 +2,7 @@
 
 use crate::model::StoredLeg;
 use crate::ops::status::Status;
+use crate::recovery::dry_run::ServerPlan;
 use crate::recovery::{Published, Rights};
 use crate::store::{Cache, Store};
 use remeet_protocol::message::{ClientAnswer, ClientCommand, MeetingState};
@@ -36,12 +37,29 @@ pub struct Gone;
 
 /// What is asked of the driver's task.
 pub(super) enum Request {
-    Command { rights: Rights, command: ClientCommand, answer: oneshot::Sender<ClientAnswer> },
-    Derive { rows: Vec<Vec<StoredLeg>>, answer: oneshot::Sender<Vec<(MeetingState, bool)>> },
+    Command {
+        rights: Rights,
+        command: ClientCommand,
+        answer: oneshot::Sender<ClientAnswer>,
+    },
+    Derive {
+        rows: Vec<Vec<StoredLeg>>,
+        answer: oneshot::Sender<Vec<(MeetingState, bool)>>,
+    },
     Status(oneshot::Sender<Box<Status>>),
     Troubled(oneshot::Sender<Vec<Troubled>>),
-    Reconcile { server: Option<ServerId>, answer: oneshot::Sender<Result<Reconciled, ReconcileError>> },
-    LiftQuarantine { leg: LegId, answer: oneshot::Sender<ClientAnswer> },
+    Reconcile {
+        server: Option<ServerId>,
+        answer: oneshot::Sender<Result<Reconciled, ReconcileError>>,
+    },
+    LiftQuarantine {
+        leg: LegId,
+        answer: oneshot::Sender<ClientAnswer>,
+    },
+    DryRun {
+        server: Option<ServerId>,
+        plans: oneshot::Sender<Result<mpsc::UnboundedReceiver<ServerPlan>, ReconcileError>>,
+    },
     StepDown(oneshot::Sender<Result<(), String>>),
     Count(&'static str),
 }
@@ -145,6 +163,19 @@ impl Handle {
     pub async fn lift_quarantine(&self, leg: LegId) -> Result<ClientAnswer, Gone> {
         let (answer, result) = oneshot::channel();
         self.requests.send(Request::LiftQuarantine { leg, answer }).await.map_err(|_| Gone)?;
+        result.await.map_err(|_| Gone)
+    }
+
+    /// What a round would do now, a plan each server as it is made; nothing is done.
+    ///
+    /// # Errors
+    /// The scheduler has ended, or there is no such server.
+    pub async fn dry_run(
+        &self,
+        server: Option<ServerId>,
+    ) -> Result<Result<mpsc::UnboundedReceiver<ServerPlan>, ReconcileError>, Gone> {
+        let (plans, result) = oneshot::channel();
+        self.requests.send(Request::DryRun { server, plans }).await.map_err(|_| Gone)?;
         result.await.map_err(|_| Gone)
     }
 

@@ -7,7 +7,7 @@ use crate::recovery::Rights;
 use futures_util::future::BoxFuture;
 use futures_util::stream;
 use remeet_protocol::message::{ClientAnswer, ClientCommand, ClientOp};
-use remeet_protocol::{ErrorCode, LegId, MeetingId};
+use remeet_protocol::{ErrorCode, LegId, MeetingId, ServerId};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -56,6 +56,7 @@ impl Operator for Handle {
                     let answer = self.lift_quarantine(leg).await?;
                     done(&format!("leg {leg}"), &answer)
                 }
+                OperatorRequest::DryRun { server } => self.plans(server).await,
                 OperatorRequest::StepDown => match self.step_down().await? {
                     Ok(()) => Ok(OperatorAnswer::Done),
                     Err(text) => Err(OperatorError::new(OperatorErrorKind::WrongState, text)),
@@ -82,6 +83,18 @@ impl Handle {
             } }));
         }
         Ok(OperatorAnswer::Many(Box::pin(stream::iter(items))))
+    }
+
+    async fn plans(&self, server: Option<ServerId>) -> Result<OperatorAnswer, OperatorError> {
+        let plans = self.dry_run(server).await??;
+        // A plan is a line; one that cannot be written is said in its place.
+        let items = stream::unfold(plans, |mut plans| async {
+            let plan = plans.recv().await?;
+            let server = plan.server;
+            let item = serde_json::to_value(plan);
+            Some((item.unwrap_or_else(|error| json!({ "server": server, "trouble": error.to_string() })), plans))
+        });
+        Ok(OperatorAnswer::Many(Box::pin(items)))
     }
 
     async fn forget_keys(&self, legs: &[LegId]) -> Result<OperatorAnswer, OperatorError> {

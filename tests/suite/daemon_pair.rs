@@ -4,118 +4,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-use crate::daemon_rig::{Backing, CONTROL, LOOK, PATIENCE, Rig, add_terminal, is_steady, ok, status_at, terminate};
-use crate::servers::{FreshDatabase, PrivatePostgres, free_port, fresh_database, psql, redis_url};
+use crate::daemon_rig::{Backing, add_terminal, ok, terminate};
+use crate::pair_rig::{LEASE, Node, first_of_a_pair, nothing_stale, on_postgres};
+use crate::servers::{PrivatePostgres, fresh_database, psql};
 use crate::store_proxy::Proxy;
-use remeet::cms::client::{Client, ClientSettings};
 use remeet::ops::operator::{OperatorRequest, ask};
-use remeet::ops::status::{LinkState, Phase, Status};
+use remeet::ops::status::Status;
 use remeet::recovery::lease::LeaseView;
-use remeet_protocol::wire::Text;
-use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::process::{Child, Command};
 use std::time::{Duration, Instant};
-
-const LEASE_MS: u64 = 1_500;
-const LEASE: Duration = Duration::from_millis(LEASE_MS);
-
-/// One of the two, with a state directory, ports and a log of its own.
-struct Node {
-    name: &'static str,
-    clients_at: SocketAddr,
-    socket: PathBuf,
-    child: Option<Child>,
-}
-
-impl Node {
-    fn start(rig: &Rig, name: &'static str, backing: &Backing) -> Self {
-        let clients_at = SocketAddr::from(([127, 0, 0, 1], free_port()));
-        rig.write_config(&format!("{name}.toml"), name, backing, clients_at, LEASE_MS);
-        let mut node = Self { name, clients_at, socket: rig.path(&format!("{name}.sock")), child: None };
-        node.start_again(rig);
-        node
-    }
-
-    fn start_again(&mut self, rig: &Rig) {
-        assert!(self.child.is_none(), "it runs");
-        self.child = Some(rig.launch(&format!("{}.toml", self.name), &format!("{}.log", self.name)));
-    }
-
-    fn kill(&mut self) {
-        let mut child = self.child.take().expect("it runs");
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
-
-    fn signal(&self, signal: &str) {
-        let pid = self.child.as_ref().expect("it runs").id().to_string();
-        assert!(Command::new("kill").arg(format!("-{signal}")).arg(pid).status().unwrap().success());
-    }
-
-    fn log(&self, rig: &Rig) -> String {
-        std::fs::read_to_string(rig.path(&format!("{}.log", self.name))).unwrap_or_default()
-    }
-
-    async fn until(&self, rig: &Rig, what: &str, fits: impl Fn(&Status) -> bool) -> Status {
-        let begun = Instant::now();
-        loop {
-            let status = status_at(&self.socket).await;
-            if let Some(status) = status.as_ref().filter(|status| fits(status)) {
-                return status.clone();
-            }
-            assert!(begun.elapsed() < PATIENCE, "{} not {what}: {status:#?}\n{}", self.name, self.log(rig));
-            tokio::time::sleep(LOOK).await;
-        }
-    }
-
-    /// Until it commands every meeting of every server.
-    async fn commands(&self, rig: &Rig) -> Status {
-        let attached = |status: &Status| status.servers.iter().all(|server| server.link == LinkState::Attached);
-        self.until(rig, "in command", |status| is_steady(status) && attached(status)).await
-    }
-
-    /// Until it is a standby whose links are up, and no more than that.
-    async fn stands_by(&self, rig: &Rig) -> Status {
-        let warm = |status: &Status| status.servers.iter().all(|server| server.link == LinkState::Up);
-        self.until(rig, "a warm standby", |status| status.phase == Phase::Standby && warm(status)).await
-    }
-
-    async fn client(&self) -> Client {
-        let name = Text::new(format!("client {CONTROL}")).unwrap();
-        let settings = ClientSettings { deadline: PATIENCE, ..ClientSettings::new(self.clients_at, CONTROL, name) };
-        Client::connect(settings).await.unwrap()
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
-/// Servers that both nodes know, and the first node in command of `meetings`.
-async fn first_of_a_pair(backing: &Backing, servers: u32) -> (Rig, Node) {
-    let rig = Rig::new(servers, backing).await;
-    let first = Node::start(&rig, "first", backing);
-    first.commands(&rig).await;
-    (rig, first)
-}
-
-fn on_postgres() -> Option<(FreshDatabase, Backing)> {
-    let (database, cache) = (fresh_database()?, redis_url()?);
-    let backing = Backing { store: database.url.clone(), cache };
-    Some((database, backing))
-}
-
-fn nothing_stale(rig: &Rig) {
-    for server in &rig.servers {
-        assert_eq!(server.stats().stale_executed, 0, "rules 2 and 3");
-    }
-}
 
 /// The first is killed: the second, which stood by, has everything within the lease and two seconds.
 async fn takes_over(backing: &Backing) {

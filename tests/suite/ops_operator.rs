@@ -39,7 +39,9 @@ impl Operator for Answers {
                 | OperatorRequest::Mark { .. }
                 | OperatorRequest::StepDown
                 | OperatorRequest::ForgetKeys { .. } => Ok(OperatorAnswer::Done),
-                OperatorRequest::Troubled => Ok(OperatorAnswer::Many(stream::empty().boxed())),
+                OperatorRequest::Troubled | OperatorRequest::DryRun { .. } => {
+                    Ok(OperatorAnswer::Many(stream::empty().boxed()))
+                }
                 OperatorRequest::LiftQuarantine { leg } => {
                     let text = format!("leg {leg} is not quarantined: see remeet troubled");
                     Err(OperatorError::new(OperatorErrorKind::NotFound, text))

@@ -34,6 +34,12 @@ pub enum OperatorRequest {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         server: Option<ServerId>,
     },
+    /// What a round would do now, a server an item; nothing is done.
+    DryRun {
+        /// One server only.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        server: Option<ServerId>,
+    },
     /// Everything in the cache, a leg an item; recovery keys without their secrets.
     DumpCache,
     /// Forgets recovery keys in the cache: a drill, so that they come from the database.

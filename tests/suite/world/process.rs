@@ -261,6 +261,8 @@ impl World {
             }
             Output::Publish(published) => process.published.push(published),
             Output::Alarm(alarm) => process.alarms.push(alarm),
+            // Nobody asks for a dry run here.
+            Output::Planned { plan, .. } => panic!("a plan of nobody's: {plan:?}"),
             // One scheduler, and a database that forgets nothing.
             Output::NewerToken { server, token } => panic!("server {server} has admitted {token}"),
         }
