@@ -388,3 +388,42 @@ async fn pruning_done_intents_waits_for_no_leg_that_is_being_written() {
     assert_eq!(f.store.prune_answers(f.token, hour, 10).await.unwrap(), 1);
     f.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writers_of_different_legs_do_not_wait_for_each_others_client_instance() {
+    let Some(f) = Fixture::new(Kind::Postgres).await else { return };
+    let now = u64::try_from(std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap();
+    let answers = |numbers: std::ops::Range<u64>| {
+        numbers.map(|number| Unit::one(Write::Answer(crate::store_intents::answer(1, number, now + number)))).collect()
+    };
+    f.write(answers(1..10)).await;
+    let mut other = raw(&f).await;
+    run(&mut other, "BEGIN; UPDATE client_instances SET pruned = pruned").await;
+    // So old that its time of use is due, and more answers than are kept: both are left to who holds the row.
+    f.write(answers(100_000..100_400)).await;
+    let kept = f.store.instance(1).await.unwrap();
+    assert_eq!((kept.answers.len(), kept.pruned), (256, 100_143), "what is too many is not read");
+    assert_eq!(kept.answers[0].command.number, 100_144);
+    assert_eq!(f.number("SELECT count(*) FROM client_answers").await, 409);
+    run(&mut other, "COMMIT").await;
+    f.write(answers(200_000..200_040)).await;
+    assert_eq!(f.number("SELECT count(*) FROM client_answers").await, 256);
+    let used = f.number("SELECT last_at_ms FROM client_instances").await;
+    assert_eq!(used, i64::try_from(now + 200_039).unwrap());
+    f.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_that_come_singly_are_pruned_now_and_then_and_never_read_beyond_256() {
+    let Some(f) = Fixture::new(Kind::Postgres).await else { return };
+    f.write((1..=300).map(|n| Unit::one(Write::Answer(crate::store_intents::answer(1, n, 1)))).collect()).await;
+    // At one in eight, 300 without one are less likely than a bad disk.
+    for number in 301..=600 {
+        f.one(Write::Answer(crate::store_intents::answer(1, number, 1))).await;
+        let kept = f.store.instance(1).await.unwrap();
+        assert_eq!((kept.answers.len(), kept.pruned), (256, number - 256));
+    }
+    let stored = f.number("SELECT count(*) FROM client_answers").await;
+    assert!(stored < 256 + 300, "{stored} answers: none was pruned");
+    f.end().await;
+}

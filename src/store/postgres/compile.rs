@@ -12,6 +12,12 @@ use crate::store::{NewLeg, StateWrite, Unit, Write};
 use remeet_protocol::LegId;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+/// Batches of which one prunes an instance that it writes answers of: pruning passes over the 256 that are kept, and
+/// what is too many is not read anyway. By chance, so that no client's way of numbering can keep it from being done.
+const PRUNE_ONE_IN: u32 = 8;
+/// So many answers of one instance in a batch are pruned at once.
+const PRUNE_AT_ONCE: usize = 32;
+
 /// The statements that write `units`, in order. Counts that do not fit say that some unit loses.
 pub(super) fn compile(units: &[&Unit]) -> Vec<Step> {
     let mut waves: Vec<Wave<'_>> = Vec::new();
@@ -121,9 +127,17 @@ impl<'u> Wave<'u> {
             row.put_truth(first);
         });
         add(&mut steps, firsts, statements::firsts);
-        let instances: BTreeSet<u64> = self.answers.keys().map(|(instance, _)| *instance).collect();
+        let mut instances: BTreeMap<u64, usize> = BTreeMap::new();
+        for (instance, _) in self.answers.keys() {
+            *instances.entry(*instance).or_default() += 1;
+        }
+        instances.retain(|_, answers| *answers >= PRUNE_AT_ONCE || rand::random_ratio(1, PRUNE_ONE_IN));
         add(&mut steps, rows(self.answers.into_values(), put_answer), statements::answers);
-        add(&mut steps, rows(instances, |row, instance| row.put_opaque(instance)), statements::prune_instances);
+        add(
+            &mut steps,
+            rows(instances.into_keys(), |row, instance| row.put_opaque(instance)),
+            statements::prune_instances,
+        );
         steps
     }
 }

@@ -4,7 +4,6 @@ use super::columns::Columns;
 use super::compile::rows;
 use super::session::fault;
 use crate::model::{ClientAnswerRow, Intent};
-use crate::store::BadRow;
 use crate::store::fault::Fault;
 use crate::store::reads::{After, LegRow, OfLeg, Tables};
 use crate::store::records::{Sink, Table, change};
@@ -12,6 +11,7 @@ use crate::store::rows::{
     ANSWER_COLUMNS, Bad, Cells, INTENT_COLUMNS, KEY_COLUMNS, LEG_COLUMNS, LEG_COLUMNS_COUNT, Reader, VERSION_COLUMNS,
     Versions, client_answer, intent, name_of, recovery_key, stored_leg, versions,
 };
+use crate::store::{ANSWERS_KEPT, BadRow};
 use remeet_protocol::record::Mark;
 use remeet_protocol::{Change, LegId, MeetingId, ServerId};
 use sqlx::postgres::{PgArguments, PgRow};
@@ -123,9 +123,11 @@ impl Tables for PgConnection {
         }
         let columns = leg_columns(legs);
         let unnest = columns.unnest(1, "u", &["meeting", "leg"]);
+        // Leg by leg, which OFFSET 0 keeps so: statistics say that hardly an intent is open, and then the planner reads
+        // the whole index of open ones, with the remains of all that were done since the last vacuum.
         let sql = format!(
-            "SELECT {INTENT_COLUMNS} FROM {unnest} \
-         JOIN intents i ON i.meeting = u.meeting AND i.leg = u.leg AND i.code IS NULL ORDER BY i.number"
+            "SELECT {INTENT_COLUMNS} FROM {unnest} CROSS JOIN LATERAL (SELECT * FROM intents i \
+         WHERE i.meeting = u.meeting AND i.leg = u.leg AND i.code IS NULL OFFSET 0) i ORDER BY i.number"
         );
         let rows = fetch(self, sql, &columns).await?;
         Ok(rows.iter().map(intent_row).collect())
@@ -196,8 +198,10 @@ impl Tables for PgConnection {
     async fn records(&mut self, table: Table, legs: &[LegId]) -> Result<Vec<OfLeg<Change>>, Fault> {
         let columns = leg_columns(legs);
         let unnest = columns.unnest(1, "u", &["meeting", "leg"]);
+        // Leg by leg, which OFFSET 0 keeps so: of a table that was planned for while it was small the planner reads all.
         let sql = format!(
-            "SELECT {} FROM {unnest} JOIN {} x ON x.meeting = u.meeting AND x.leg = u.leg",
+            "SELECT {} FROM {unnest} CROSS JOIN LATERAL \
+             (SELECT * FROM {} x WHERE x.meeting = u.meeting AND x.leg = u.leg OFFSET 0) x",
             table.columns(),
             table.name()
         );
@@ -206,21 +210,30 @@ impl Tables for PgConnection {
     }
 
     async fn answers(&mut self, instance: u64) -> Result<Vec<ClientAnswerRow>, Fault> {
-        let sql = format!("SELECT {ANSWER_COLUMNS} FROM client_answers a WHERE a.instance = $1 ORDER BY a.number");
+        // What is too many, or below the watermark, may not be deleted yet.
+        let sql = format!(
+            "SELECT {ANSWER_COLUMNS} FROM client_answers a WHERE a.instance = $1 \
+             AND a.number > COALESCE((SELECT i.pruned FROM client_instances i WHERE i.instance = $1), 0) \
+             ORDER BY a.number DESC LIMIT {ANSWERS_KEPT}"
+        );
         let rows = sqlx::query(AssertSqlSafe(sql)).bind(instance.cast_signed()).fetch_all(&mut *self).await;
         let rows = rows.map_err(|error| fault(&error))?;
         rows.iter()
+            .rev()
             .map(|row| client_answer(row).map_err(|reason| Fault::Broken(format!("an answer of {instance}: {reason}"))))
             .collect()
     }
 
     async fn pruned(&mut self, instance: u64) -> Result<u64, Fault> {
-        let pruned = sqlx::query_scalar::<_, i64>("SELECT pruned FROM client_instances WHERE instance = $1")
-            .bind(instance.cast_signed())
-            .fetch_optional(&mut *self)
-            .await
-            .map_err(|error| fault(&error))?;
-        Ok(pruned.and_then(|pruned| u64::try_from(pruned).ok()).unwrap_or(0))
+        // Or the first one that is too many.
+        let sql = format!(
+            "SELECT COALESCE(GREATEST((SELECT i.pruned FROM client_instances i WHERE i.instance = $1), \
+             (SELECT a.number FROM client_answers a WHERE a.instance = $1 ORDER BY a.number DESC \
+              OFFSET {ANSWERS_KEPT} LIMIT 1)), 0)"
+        );
+        let pruned = sqlx::query_scalar::<_, i64>(AssertSqlSafe(sql)).bind(instance.cast_signed());
+        let pruned = pruned.fetch_one(&mut *self).await.map_err(|error| fault(&error))?;
+        Ok(u64::try_from(pruned).unwrap_or(0))
     }
 
     async fn open_of_instance(&mut self, instance: u64) -> Result<Vec<(u64, LegId, u64)>, Fault> {

@@ -193,7 +193,8 @@ pub(super) fn intents(columns: Columns) -> Step {
     )
 }
 
-/// Intents that are no longer open.
+/// Intents that are no longer open. That they are open is asked in a way that keeps the planner from the index of open
+/// ones: it holds the remains of every intent that was done since the last vacuum. No code is below zero.
 pub(super) fn intents_done(columns: Columns) -> Step {
     step(
         "storing results",
@@ -201,7 +202,8 @@ pub(super) fn intents_done(columns: Columns) -> Step {
         columns,
         None,
         "w AS (UPDATE intents i SET code = u.code, done_at_ms = (extract(epoch FROM now()) * 1000)::int8 FROM {u}, t \
-               WHERE i.meeting = u.meeting AND i.leg = u.leg AND i.number = u.number AND i.code IS NULL RETURNING 1)",
+               WHERE i.meeting = u.meeting AND i.leg = u.leg AND i.number = u.number \
+                 AND COALESCE(i.code, -1) = -1 RETURNING 1)",
     )
 }
 
@@ -316,31 +318,45 @@ pub(super) fn firsts(columns: Columns) -> Step {
     )
 }
 
-/// Clients' answers; one that was pruned is not kept again.
+/// How stale an instance's time of use may be, in milliseconds: it only decides which instances are the least recent of
+/// 10,000, and writing it with every answer would make one row of it that all writers wait for.
+const LAST_AT_STALE_MS: u32 = 60_000;
+
+/// Clients' answers; one that was pruned is not kept again. The instances' rows are shared by all writers, whatever
+/// their legs: what another transaction holds is left to it, nobody waits.
 pub(super) fn answers(columns: Columns) -> Step {
-    step(
-        "storing clients' answers",
-        &["instance", "number", "meeting", "code", "detail", "at_ms"],
-        columns,
-        None,
+    let ctes = format!(
         "w AS (INSERT INTO client_answers (instance, number, meeting, code, detail, at_ms) \
                SELECT u.instance, u.number, u.meeting, u.code, u.detail, u.at_ms \
-               FROM {u} LEFT JOIN client_instances i ON i.instance = u.instance, t \
-               WHERE u.number > COALESCE(i.pruned, 0) ON CONFLICT DO NOTHING RETURNING instance, at_ms), \
-         i AS (INSERT INTO client_instances AS i (instance, last_at_ms) \
-               SELECT instance, max(at_ms) FROM w GROUP BY instance \
-               ON CONFLICT (instance) DO UPDATE SET last_at_ms = GREATEST(i.last_at_ms, excluded.last_at_ms))",
-    )
+               FROM {{u}}, t WHERE u.number > COALESCE((SELECT i.pruned FROM client_instances i \
+                 WHERE i.instance = u.instance), 0) ON CONFLICT DO NOTHING RETURNING instance, at_ms), \
+         g AS MATERIALIZED (SELECT w.instance, max(w.at_ms) AS at_ms FROM w GROUP BY w.instance ORDER BY w.instance), \
+         n AS (INSERT INTO client_instances (instance, last_at_ms) SELECT g.instance, g.at_ms FROM g \
+               WHERE NOT EXISTS (SELECT 1 FROM client_instances i WHERE i.instance = g.instance) \
+               ON CONFLICT DO NOTHING), \
+         k AS MATERIALIZED (SELECT g.instance, g.at_ms FROM g CROSS JOIN LATERAL \
+               (SELECT 1 FROM client_instances i WHERE i.instance = g.instance \
+                AND i.last_at_ms < g.at_ms - {LAST_AT_STALE_MS} FOR NO KEY UPDATE SKIP LOCKED) i), \
+         i AS (UPDATE client_instances i SET last_at_ms = GREATEST(i.last_at_ms, k.at_ms) FROM k \
+               WHERE i.instance = k.instance)"
+    );
+    let names = ["instance", "number", "meeting", "code", "detail", "at_ms"];
+    step("storing clients' answers", &names, columns, None, &ctes)
 }
 
-/// Prunes instances to the most answers that are kept.
+/// Prunes instances to the most answers that are kept; what is too many is not read until then. An instance that
+/// another transaction is pruning is left to it. Only numbers above the watermark are looked at: below it are the
+/// remains of what was deleted, and passing over them all cost more than everything else in a batch.
 pub(super) fn prune_instances(columns: Columns) -> Step {
     let ctes = format!(
-        "x AS MATERIALIZED (SELECT a.instance, a.number FROM {{u}} CROSS JOIN LATERAL \
-               (SELECT instance, number FROM client_answers c WHERE c.instance = u.instance \
-                ORDER BY number DESC OFFSET {}) a, t), \
-         w AS (DELETE FROM client_answers a USING x WHERE a.instance = x.instance AND a.number = x.number \
-               RETURNING a.instance, a.number), \
+        "i AS MATERIALIZED (SELECT i.instance, i.pruned FROM {{u}} CROSS JOIN LATERAL \
+               (SELECT c.instance, c.pruned FROM client_instances c WHERE c.instance = u.instance \
+                FOR NO KEY UPDATE SKIP LOCKED) i, t), \
+         x AS MATERIALIZED (SELECT i.instance, i.pruned, (SELECT c.number FROM client_answers c \
+               WHERE c.instance = i.instance AND c.number > i.pruned ORDER BY c.number DESC OFFSET {} LIMIT 1) AS top \
+               FROM i), \
+         w AS (DELETE FROM client_answers a USING x WHERE a.instance = x.instance AND a.number > x.pruned \
+               AND a.number <= x.top RETURNING a.instance, a.number), \
          p AS (UPDATE client_instances i SET pruned = GREATEST(i.pruned, g.top) \
                FROM (SELECT instance, max(number) AS top FROM w GROUP BY instance) g WHERE i.instance = g.instance)",
         crate::store::ANSWERS_KEPT
