@@ -103,7 +103,7 @@ impl Core {
             Ok(done) if done.code.is_ok() => {
                 let handle = known.row.handle.unwrap_or_default();
                 let place = Place { boot: done.boot, handle, table_revision: done.table_revision };
-                self.accepted(server, leg, place, done.mark);
+                self.accepted(server, leg, place, done.mark, None);
                 self.note_fate(server, leg, Fate::Recovered);
                 if let Some(known) = self.servers.get_mut(&server) {
                     known.orphans.remove(&handle);

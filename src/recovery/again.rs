@@ -40,13 +40,20 @@ impl Core {
                 }
                 leg
             }
-            After::Accepted(leg) | After::Pulled { leg, .. } | After::Adopting(leg) => leg,
+            After::Accepted { leg, started } => {
+                if let (Some(started), Some(known)) = (started, self.legs.get_mut(&leg)) {
+                    // Not stored, so not done: the row that is read now holds the start as open.
+                    known.done = started.done_before;
+                    known.settling.take_if(|settling| *settling == id);
+                }
+                leg
+            }
+            After::Pulled { leg, .. } | After::Adopting(leg) => leg,
         };
         let limit = self.settings.lost_retries;
         let Some(known) = self.legs.get_mut(&leg) else { return };
-        if known.closing == Some(id) {
-            known.closing = None;
-        }
+        // A close that was lost still counts as under way until the row is read: memory says ended, and must
+        // not forget the leg for that.
         known.lost += 1;
         if known.lost > limit {
             known.lost = 0;
@@ -110,12 +117,8 @@ impl Core {
             self.take_found(found);
         }
         // It is in nobody's hands in this round; the next one takes it up.
-        if let Some(round) = self.round(server) {
-            let claimed = round.claims.remove(&leg);
-            let other = round.backfill.remove(&leg) | round.finishing.remove(&leg) | round.storing.remove(&leg);
-            if claimed || other {
-                self.pend(server, leg, "unclear");
-            }
+        if self.round(server).is_some_and(|round| round.leave(leg)) {
+            self.pend(server, leg, "unclear");
         }
         self.settle_if_ended(leg);
         self.want_round(server, Trigger::Reconcile);
@@ -147,10 +150,12 @@ impl Core {
         if known.row.state != StoredState::Ended || known.closing.is_some() {
             return;
         }
+        let server = known.row.server;
         self.end_open_intents(leg);
         if self.legs.get(&leg).is_some_and(|known| known.open.is_empty() && known.settling.is_none() && !known.in_round)
         {
             self.forget_leg(leg);
+            self.try_back_fill(server);
         }
     }
 }

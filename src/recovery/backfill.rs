@@ -220,7 +220,10 @@ impl Core {
 
     pub(super) fn pull_stored(&mut self, leg: LegId, cache: Option<CacheWrite>) {
         let Some(known) = self.legs.get_mut(&leg) else { return };
-        let Content::AwaitStored { whole } = known.content else { return };
+        let Content::AwaitStored { whole } = known.content else {
+            // The link was lost meanwhile. A refill since then may have read the store before this.
+            return self.cache_skipped(leg);
+        };
         known.content = Content::AwaitDigest { whole };
         match cache {
             Some(write) => {

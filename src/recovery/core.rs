@@ -62,8 +62,8 @@ pub(super) enum Asked {
 /// What follows when something is stored.
 #[derive(Debug)]
 pub(super) enum After {
-    /// The leg's acceptance (start, takeover, adoption).
-    Accepted(LegId),
+    /// The leg's acceptance (takeover, adoption, start); a start's result is in the same unit.
+    Accepted { leg: LegId, started: Option<Box<Started>> },
     /// An event's rows, or its end.
     Event {
         server: ServerId,
@@ -87,6 +87,15 @@ pub(super) enum After {
     Answered { leg: Option<LegId>, answer: Option<ClientAnswer> },
     /// A quarantine or the operator's mark.
     Noted,
+}
+
+/// The result of a start that is stored with the leg's acceptance.
+#[derive(Debug)]
+pub(super) struct Started {
+    /// The last intent that was done before: if the unit is lost, the start is open again.
+    pub done_before: u64,
+    /// Its client's answer.
+    pub answer: Option<ClientAnswer>,
 }
 
 /// What a read is for.
@@ -207,7 +216,12 @@ impl Core {
 
     fn stored(&mut self, id: PersistId, after: After) {
         match after {
-            After::Accepted(leg) => self.accepted_stored(leg),
+            After::Accepted { leg, started } => {
+                self.accepted_stored(leg);
+                if let Some(started) = started {
+                    self.start_stored(id, leg, *started);
+                }
+            }
             After::Event { server, event, base } => self.event_stored(server, id, *event, base),
             After::Page | After::Noted => {}
             After::Pulled { leg, cache } => self.pull_stored(leg, cache),
@@ -421,6 +435,9 @@ impl Core {
         if let Some(server) = self.servers.get_mut(&id) {
             server.legs.remove(&leg);
             server.pending.remove(&leg);
+            if let Some(round) = &mut server.round {
+                round.leave(leg);
+            }
         }
         for event in known.held {
             // What is left has ended, and needs nothing more.

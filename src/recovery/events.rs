@@ -224,7 +224,7 @@ impl Core {
     }
 
     /// An event's changes are stored and go into no cache write: the next refill must have read after this.
-    fn cache_skipped(&mut self, leg: LegId) {
+    pub(super) fn cache_skipped(&mut self, leg: LegId) {
         let Some(known) = self.legs.get_mut(&leg) else { return };
         // The end of a pull refills by itself.
         let pulls = matches!(known.content, Content::Queued { .. } | Content::Pulling(_) | Content::AwaitStored { .. });

@@ -2,7 +2,7 @@
 
 use super::Trigger;
 use super::commands::Waiting;
-use super::core::{After, Asked, Core, lane};
+use super::core::{After, Asked, Core, Started, lane};
 use super::leg::{Control, Leg, OpenIntent};
 use super::takeover::Place;
 use crate::model::{CommandId, Intent, IntentResult, StoredState};
@@ -12,6 +12,14 @@ use remeet_protocol::message::{
     self, ClientAnswer, ClientCommand, ClientOp, CommandAnswer, End, EndCause, EventKind, Op,
 };
 use remeet_protocol::{ErrorCode, Handle, LegId, ServerId};
+
+/// An intent's result, as it is stored.
+#[derive(Debug)]
+pub(super) struct Done {
+    pub number: u64,
+    pub writes: Vec<Write>,
+    pub answer: Option<ClientAnswer>,
+}
 
 impl Core {
     pub(super) fn intend(&mut self, leg: LegId, waiting: &Waiting) {
@@ -114,16 +122,22 @@ impl Core {
             }
             Ok(answer) => {
                 let Some(open) = known.open.pop_front() else { return };
-                self.carried_out(server, leg, &open, &answer);
-                self.intent_done(leg, &open, answer.code, answer.detail.as_str());
-                self.send_open(leg);
+                let starts = matches!(open.intent.op, Op::Start(_)) && known.row.state == StoredState::Starting;
+                if starts && answer.code == ErrorCode::OK {
+                    let place =
+                        Place { boot: answer.boot, handle: answer.handle, table_revision: answer.table_revision };
+                    let done = self.done(leg, &open, answer.code, answer.detail.as_str());
+                    self.accepted(server, leg, place, answer.mark, Some(done));
+                } else {
+                    self.carried_out(server, leg, &open, &answer);
+                    self.intent_done(leg, &open, answer.code, answer.detail.as_str());
+                    self.send_open(leg);
+                }
                 self.intents_settled(leg);
             }
             Err(RequestError::Refused(failure)) if is_final(failure.code) => {
                 let Some(open) = known.open.pop_front() else { return };
-                if matches!(open.intent.op, Op::Start(_)) && known.row.state == StoredState::Starting {
-                    self.close(leg, EndCause::ByServer);
-                }
+                self.close_unstarted(leg, &open);
                 self.intent_done(leg, &open, failure.code, failure.detail.as_str());
                 self.send_open(leg);
                 self.intents_settled(leg);
@@ -147,19 +161,10 @@ impl Core {
     }
 
     fn carried_out(&mut self, server: ServerId, leg: LegId, open: &OpenIntent, answer: &CommandAnswer) {
-        let starting = self.legs.get(&leg).is_some_and(|known| known.row.state == StoredState::Starting);
         match (&open.intent.op, answer.code) {
-            (Op::Start(_), ErrorCode::OK) if starting => {
-                let place = Place { boot: answer.boot, handle: answer.handle, table_revision: answer.table_revision };
-                self.accepted(server, leg, place, answer.mark);
-                self.publish_started(leg);
-            }
             // A takeover came before the start's answer.
             (Op::Start(_), ErrorCode::OK) => {}
-            (Op::Start(_), _) => {
-                // Refused for good: the meeting never ran (or its tombstone says that it is over).
-                self.close(leg, EndCause::ByServer);
-            }
+            (Op::Start(_), _) => self.close_unstarted(leg, open),
             (Op::End(end), ErrorCode::OK | ErrorCode::ENDED | ErrorCode::UNKNOWN_MEETING) => {
                 // The ended event came before, as a rule; else this is the explicit end.
                 self.close(leg, end.cause);
@@ -169,37 +174,51 @@ impl Core {
         }
     }
 
-    fn publish_started(&mut self, leg: LegId) {
+    /// A start was refused for good: the meeting never ran, or its tombstone says that it is over. One that a
+    /// takeover found running meanwhile stays.
+    fn close_unstarted(&mut self, leg: LegId, open: &OpenIntent) {
+        let starting = self.legs.get(&leg).is_some_and(|known| known.row.state == StoredState::Starting);
+        if starting && matches!(open.intent.op, Op::Start(_)) {
+            self.close(leg, EndCause::ByServer);
+        }
+    }
+
+    /// A start's result and the state that it led to are stored.
+    pub(super) fn start_stored(&mut self, id: PersistId, leg: LegId, started: Started) {
         self.publish(leg, EventKind::Started, Vec::new());
         self.mirror_key(leg);
+        if let Some(answer) = started.answer {
+            self.answer_stored(answer);
+        }
+        self.result_stored(id, leg);
+    }
+
+    /// What commits an intent's result, and with it the client's answer.
+    fn done(&self, leg: LegId, open: &OpenIntent, code: ErrorCode, detail: &str) -> Done {
+        let over = matches!(code, ErrorCode::ENDED | ErrorCode::UNKNOWN_MEETING);
+        // Ending what has ended is done (SPEC K-6).
+        let code = if over && matches!(open.intent.op, Op::End(_)) { ErrorCode::OK } else { code };
+        let number = open.intent.number;
+        let mut writes = vec![Write::IntentDone(IntentResult { leg, number, code })];
+        let answer = open.intent.command.map(|id| ClientAnswer {
+            instance: id.instance,
+            number: id.number,
+            code,
+            retry_after_ms: 0,
+            detail: remeet_protocol::wire::Text::cut(detail),
+            meeting: leg.meeting,
+        });
+        writes.extend(answer.as_ref().map(|answer| Write::Answer(self.answer_row(answer))));
+        Done { number, writes, answer }
     }
 
     /// Commits an intent's result, and with it the client's answer.
     pub(super) fn intent_done(&mut self, leg: LegId, open: &OpenIntent, code: ErrorCode, detail: &str) {
-        let over = matches!(code, ErrorCode::ENDED | ErrorCode::UNKNOWN_MEETING);
-        // Ending what has ended is done (SPEC K-6).
-        let code = if over && matches!(open.intent.op, Op::End(_)) { ErrorCode::OK } else { code };
-        let result = IntentResult { leg, number: open.intent.number, code };
-        let mut writes = vec![Write::IntentDone(result)];
-        let after = match open.intent.command {
-            Some(id) => {
-                let answer = ClientAnswer {
-                    instance: id.instance,
-                    number: id.number,
-                    code,
-                    retry_after_ms: 0,
-                    detail: remeet_protocol::wire::Text::cut(detail),
-                    meeting: leg.meeting,
-                };
-                writes.push(Write::Answer(self.answer_row(&answer)));
-                After::Answered { leg: Some(leg), answer: Some(answer) }
-            }
-            None => After::Answered { leg: Some(leg), answer: None },
-        };
-        let id = self.persist(lane(leg), Unit { writes }, after);
+        let Done { number, writes, answer } = self.done(leg, open, code, detail);
+        let id = self.persist(lane(leg), Unit { writes }, After::Answered { leg: Some(leg), answer });
         if let Some(known) = self.legs.get_mut(&leg) {
             known.settling = Some(id);
-            known.done = known.done.max(open.intent.number);
+            known.done = known.done.max(number);
         }
     }
 

@@ -88,6 +88,15 @@ impl Round {
     }
 }
 
+impl Round {
+    /// Nothing of the leg is awaited any more. Says whether something was.
+    pub(super) fn leave(&mut self, leg: LegId) -> bool {
+        self.unchanged.remove(&leg);
+        let claimed = self.claims.remove(&leg);
+        claimed | self.backfill.remove(&leg) | self.finishing.remove(&leg) | self.storing.remove(&leg)
+    }
+}
+
 impl Core {
     pub(super) fn term_began(&mut self, token: Token) {
         self.token = Some(token);

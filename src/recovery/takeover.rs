@@ -1,7 +1,8 @@
 //! Keys, claims and their answers (design §2 steps 3 and 5). Only the server's acceptance makes a leg
 //! in-meeting (rule 7).
 
-use super::core::{After, Asked, Core, Reading, lane, same_place};
+use super::core::{After, Asked, Core, Reading, Started, lane, same_place};
+use super::intents::Done;
 use super::leg::{Content, Control};
 use super::plan::{Bucket, takeover_order};
 use super::report::{Fate, KeySource};
@@ -123,6 +124,11 @@ impl Core {
         ordered.sort_by_key(|(order, _)| *order);
         let claims: Vec<TakeoverClaim> = ordered.into_iter().map(|(_, claim)| claim).collect();
         for leg in keyless {
+            if self.legs.get(&leg).is_some_and(|known| known.row.state == StoredState::Adopting) {
+                // Its key is on its way to the store with its row: the next round finds it.
+                self.claim_failed(server, leg, "adopting");
+                continue;
+            }
             let text = "its row is stored, but its recovery key is missing: restore the recovery_keys row".to_owned();
             self.alarm(AlarmKind::BadKey, Some(server), Some(leg), text);
             self.claim_failed(server, leg, "no key");
@@ -200,7 +206,7 @@ impl Core {
             ErrorCode::OK => {
                 self.count_key(server, leg);
                 let place = Place { boot, handle: result.handle, table_revision };
-                self.accepted(server, leg, place, result.mark);
+                self.accepted(server, leg, place, result.mark, None);
             }
             // Its ended event, or the next inventory's tombstone, says why and closes it.
             ErrorCode::ENDED => self.claim_done(server, leg, Fate::Ended),
@@ -271,8 +277,10 @@ impl Core {
         self.note_fate(server, leg, fate);
     }
 
-    /// The server accepted this term's token for the leg: by a takeover, a start or an adoption.
-    pub(super) fn accepted(&mut self, server: ServerId, leg: LegId, place: Place, mark: Mark) {
+    /// The server accepted this term's token for the leg: by a takeover, a start or an adoption. The result of
+    /// a `start` is stored in one unit with the new state: of two units the first could be lost alone, and the
+    /// leg would stand as starting with nothing open that starts it.
+    pub(super) fn accepted(&mut self, server: ServerId, leg: LegId, place: Place, mark: Mark, start: Option<Done>) {
         let Some(token) = self.token else { return };
         let (now, wall_ms) = (self.now, self.wall_ms);
         let Some(known) = self.legs.get_mut(&leg) else { return };
@@ -312,7 +320,17 @@ impl Core {
                 cause: EndCause::None,
                 accepted: Some(accepted),
             };
-            self.persist(lane(leg), Unit::one(Write::State(write)), After::Accepted(leg));
+            let mut unit = Unit::one(Write::State(write));
+            let started = start.map(|start| {
+                unit.writes.extend(start.writes);
+                let done_before = std::mem::replace(&mut known.done, start.number);
+                Box::new(Started { done_before, answer: start.answer })
+            });
+            let settles = started.is_some();
+            let id = self.persist(lane(leg), unit, After::Accepted { leg, started });
+            if let Some(known) = self.legs.get_mut(&leg).filter(|_| settles) {
+                known.settling = Some(id);
+            }
             if let Some(round) = self.round(server) {
                 round.storing.insert(leg);
             }
@@ -426,13 +444,11 @@ impl Core {
     /// A leg has nothing open any more: the round may end.
     pub(super) fn leg_settled(&mut self, server: ServerId, leg: LegId) {
         if let Some(round) = self.round(server) {
-            round.finishing.remove(&leg);
-            round.backfill.remove(&leg);
-            let claimed = round.claims.remove(&leg);
             let live = round.planned.get(&leg).is_some_and(|place| place.live);
-            if claimed || (live && !round.fates.contains_key(&leg)) {
+            if round.claims.contains(&leg) || (live && !round.fates.contains_key(&leg)) {
                 round.fates.insert(leg, Fate::Ended);
             }
+            round.leave(leg);
         }
         if let Some(known) = self.legs.get_mut(&leg) {
             known.in_round = false;

@@ -41,8 +41,10 @@ impl World {
     /// What servers say passes here.
     pub(super) fn tap(&mut self, server: ServerId, packet: &Packet) {
         if let Message::CommandAnswer(answer) = &packet.message {
-            // Not looked at, or the leg has ended since: nothing that was carried out.
-            if [ErrorCode::NOT_ATTACHED, ErrorCode::ENDED, ErrorCode::UNKNOWN_MEETING].contains(&answer.code) {
+            // Not looked at, or over since: a packet that was late or doubled. Nothing that was carried out.
+            let nothing =
+                [ErrorCode::NOT_ATTACHED, ErrorCode::ENDED, ErrorCode::UNKNOWN_MEETING, ErrorCode::STALE_INTENT];
+            if nothing.contains(&answer.code) {
                 return;
             }
             let first = *self.carried_out.entry((server, answer.leg, answer.intent)).or_insert(answer.code);

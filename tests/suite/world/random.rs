@@ -142,6 +142,15 @@ fn disorder(seed: u64, options: Options, actions: u64) {
     assert_eq!(tombstones.filter(|leg| leg.state == LegState::Ended).count(), 0, "of {live}: every end was taken");
 }
 
+/// What each family of seeds runs under: 1, 2 or 3 tens of thousands.
+fn family(seed: u64) -> Options {
+    match seed / 10_000 {
+        1 => Options::default(),
+        2 => Options { unknown_commits: 0.05, ..Options::default() },
+        _ => Options { loss: 0.05, doubles: 0.05, disorder: true, ..Options::default() },
+    }
+}
+
 fn seeds(first: u64, count: u64) -> std::ops::Range<u64> {
     if std::env::var("REMEET_WORLD_SEED").is_ok() {
         let seed = seed(first);
@@ -156,16 +165,15 @@ fn seeds(first: u64, count: u64) -> std::ops::Range<u64> {
 fn rule_18_after_any_disorder_on_streams_everything_is_recovered() {
     for seed in seeds(10_000, 100) {
         println!("seed {seed}");
-        disorder(seed, Options::default(), 200);
+        disorder(seed, family(seed), 200);
     }
 }
 
 #[test]
-#[ignore = "an open bug: a lost close may leave a leg standing; see the closing note of the first sitting"]
 fn rule_12_commits_of_unknown_outcome_lose_and_double_nothing() {
     for seed in seeds(20_000, 50) {
         println!("seed {seed}");
-        disorder(seed, Options { unknown_commits: 0.05, ..Options::default() }, 200);
+        disorder(seed, family(seed), 200);
     }
 }
 
@@ -173,6 +181,14 @@ fn rule_12_commits_of_unknown_outcome_lose_and_double_nothing() {
 fn a_link_that_loses_doubles_and_reorders_packets_only_costs_time() {
     for seed in seeds(30_000, 50) {
         println!("seed {seed}");
-        disorder(seed, Options { loss: 0.05, doubles: 0.05, disorder: true, ..Options::default() }, 200);
+        disorder(seed, family(seed), 200);
+    }
+}
+
+#[test]
+fn seeds_that_failed_once_stay_mended() {
+    for seed in [10_324, 15_220, 20_074, 20_082, 20_153, 20_182, 20_212, 30_114, 30_343] {
+        println!("seed {seed}");
+        disorder(seed, family(seed), 200);
     }
 }
