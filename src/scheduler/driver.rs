@@ -464,6 +464,16 @@ impl Driver {
                 );
                 self.telling.alarm(self.clock.wall_ms(), &alarm);
             }
+            Output::AlarmOver(alarm) => {
+                tracing::info!(
+                    kind = ?alarm.kind,
+                    server = alarm.server.map(|server| server.0),
+                    leg = alarm.leg.map(tracing::field::display),
+                    "over: {}",
+                    alarm.text
+                );
+                self.telling.alarm_over(self.clock.wall_ms(), &alarm);
+            }
         }
     }
 

@@ -3,13 +3,13 @@
 
 use crate::plan::HERE;
 use remeet::model::{Intent, Moment, RecoveryKey, StoredLeg, StoredState};
-use remeet::recovery::{Alarm, Core, Input, Output, Read, ReadId, ReadResult, Settings};
-use remeet::session::{Heard, Inventory, PersistId, Request, RequestError, Ticket};
-use remeet::store::{Found, LookUp, Outcome, Unit, Write};
-use remeet_protocol::message::{Attached, ClientAnswer, EndCause, InventoryEntry};
-use remeet_protocol::record::Number;
+use remeet::recovery::{Alarm, CacheTask, Core, Input, Output, Read, ReadId, ReadResult, Settings, StoredDigest};
+use remeet::session::{Heard, Inventory, PersistId, PulledPage, Request, RequestError, TakeoverResults, Ticket};
+use remeet::store::{CacheOutcome, ContentWrite, Found, LookUp, Outcome, Unit, Write};
+use remeet_protocol::message::{Attached, ClientAnswer, EndCause, InventoryEntry, LegState, TakeoverResult};
+use remeet_protocol::record::{Mark, Number};
 use remeet_protocol::wire::Text;
-use remeet_protocol::{BootId, DomainId, Epoch, Holder, LegId, Secret, Token};
+use remeet_protocol::{BootId, Change, DomainId, Epoch, ErrorCode, Holder, LegId, Secret, Token};
 use std::time::Duration;
 
 pub(crate) const TOKEN: Token = Token { epoch: Epoch(7), holder: Holder(uuid::Uuid::from_bytes([7; 16])) };
@@ -23,10 +23,10 @@ pub(crate) struct Rig {
     pub(crate) reads: Vec<(ReadId, Read)>,
     pub(crate) answers: Vec<ClientAnswer>,
     pub(crate) alarms: Vec<Alarm>,
+    pub(crate) alarms_over: Vec<Alarm>,
     /// Event numbers acknowledged.
     pub(crate) acknowledged: Vec<u64>,
-    /// Everything else is counted.
-    pub(crate) others: usize,
+    pub(crate) cache_tasks: Vec<CacheTask>,
 }
 
 impl Rig {
@@ -41,8 +41,9 @@ impl Rig {
             reads: Vec::new(),
             answers: Vec::new(),
             alarms: Vec::new(),
+            alarms_over: Vec::new(),
             acknowledged: Vec::new(),
-            others: 0,
+            cache_tasks: Vec::new(),
         };
         rig.give(Input::TermBegan(TOKEN));
         rig.hear(Heard::Up { boot, table_revision: 1 });
@@ -59,7 +60,9 @@ impl Rig {
                 Output::Read { id, read } => self.reads.push((id, read)),
                 Output::Answer(_, answer) => self.answers.push(answer),
                 Output::Alarm(alarm) => self.alarms.push(alarm),
-                Output::Cache(_) | Output::Publish(_) => self.others += 1,
+                Output::AlarmOver(alarm) => self.alarms_over.push(alarm),
+                Output::Cache(task) => self.cache_tasks.push(task),
+                Output::Publish(_) => {}
             }
         }
     }
@@ -111,6 +114,77 @@ impl Rig {
         });
         let found = LookUp { found: found.collect(), bad: Vec::new() };
         self.give(Input::Read(id, Ok(ReadResult::LookUp(found))));
+    }
+
+    /// One leg is taken over: stored with `stored`, its server has `mark`. Back-fill follows.
+    pub(crate) fn take_over(&mut self, boot: BootId, stored: &StoredLeg, mark: Mark) {
+        let handle = stored.handle.expect("a leg that has a place");
+        let live = InventoryEntry {
+            handle,
+            leg: stored.leg,
+            state: LegState::Live,
+            cause: EndCause::None,
+            mark,
+            terminals: 1,
+            token: TOKEN,
+        };
+        self.inventory(boot, 10, vec![live]);
+        if self.reads.last().is_some_and(|(_, read)| matches!(read, Read::LookUp { .. })) {
+            self.look_up(std::slice::from_ref(stored), &[]);
+        }
+        if !self.core.server_views()[0].attached {
+            self.attach(boot, 10);
+        }
+        if matches!(self.reads.last(), Some((_, Read::CachedKeys(_)))) {
+            let id = self.reads.last().expect("just seen").0;
+            self.give(Input::Read(id, Err("the cache is away".to_owned())));
+            self.look_up(std::slice::from_ref(stored), &[]);
+        }
+        let ticket = self.asked(|request| matches!(request, Request::Takeover(_)));
+        let leg = stored.leg;
+        let result = TakeoverResult { handle, leg, code: ErrorCode::OK, retry_after_ms: 0, mark, intent: 0 };
+        let results = TakeoverResults { boot, table_revision: 10, results: vec![result] };
+        self.hear(Heard::Takeover(ticket, Ok(results)));
+        self.stored();
+    }
+
+    /// The pull that was asked last comes in one page.
+    pub(crate) fn pulled(&mut self, leg: LegId, changes: Vec<Change>, full: bool, mark: Mark) {
+        let ticket = self.asked(|request| matches!(request, Request::Pull { .. }));
+        self.hear(Heard::Pulled(ticket, Ok(PulledPage { leg, changes, full, complete: Some(mark) })));
+    }
+
+    /// The cache says nothing of its stamps.
+    pub(crate) fn no_stamps(&mut self) {
+        let read = self.reads.iter().rev().find(|(_, read)| matches!(read, Read::Stamps(_)));
+        let id = read.expect("stamps are read").0;
+        self.give(Input::Read(id, Err("the cache is away".to_owned())));
+    }
+
+    /// The rows that are to be counted add up to `mark`, or cannot be read.
+    pub(crate) fn counted(&mut self, digest: Result<StoredDigest, String>) {
+        let read = self.reads.iter().rev().find(|(_, read)| matches!(read, Read::Digests(_)));
+        let id = read.expect("rows are to be counted").0;
+        self.give(Input::Read(id, digest.map(|digest| ReadResult::Digests(vec![digest]))));
+    }
+
+    /// Every cache task so far is done.
+    pub(crate) fn cached(&mut self, leg: LegId) {
+        for task in std::mem::take(&mut self.cache_tasks) {
+            if matches!(task, CacheTask::Write(_) | CacheTask::Refill(_)) {
+                self.give(Input::Cached(vec![leg], Ok(vec![CacheOutcome::Applied])));
+            }
+        }
+    }
+
+    /// What the content writes handed to the store say, in order.
+    pub(crate) fn contents(&self) -> Vec<ContentWrite> {
+        let writes = self.persists.iter().flat_map(|(_, unit)| &unit.writes);
+        let contents = writes.filter_map(|write| match write {
+            Write::Content(write) => Some(write.clone()),
+            _ => None,
+        });
+        contents.collect()
     }
 
     /// Everything that was handed to the store is written.

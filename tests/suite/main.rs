@@ -12,6 +12,8 @@ mod cli;
 mod cli_client;
 mod cli_client_reads;
 mod config;
+mod core_bounds;
+mod core_content;
 mod core_rig;
 mod daemon_bad_input;
 mod daemon_recovery;

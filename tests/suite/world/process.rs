@@ -34,6 +34,7 @@ pub(super) struct Process {
     wakes_at: Option<Moment>,
     pub(super) published: Vec<Published>,
     pub(super) alarms: Vec<Alarm>,
+    pub(super) alarms_over: Vec<Alarm>,
 }
 
 impl Process {
@@ -59,6 +60,7 @@ impl Process {
             wakes_at: None,
             published: Vec::new(),
             alarms: Vec::new(),
+            alarms_over: Vec::new(),
         }
     }
 }
@@ -235,6 +237,9 @@ impl World {
                 }
             }
             Output::Acknowledge { server, number } => {
+                if self.check_acknowledged {
+                    self.check_told(server, number);
+                }
                 if let Some(session) = process.sessions.get_mut(&server) {
                     session.acknowledge(number);
                 }
@@ -253,6 +258,7 @@ impl World {
             }
             Output::Publish(published) => process.published.push(published),
             Output::Alarm(alarm) => process.alarms.push(alarm),
+            Output::AlarmOver(alarm) => process.alarms_over.push(alarm),
         }
     }
 
