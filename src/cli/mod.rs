@@ -33,14 +33,16 @@ enum Command {
     Check(ConfigFile),
     /// Show how the running scheduler is: what is wrong stands first.
     Status(operator::StatusOptions),
-    /// Compare with the servers now and recover what is missing.
+    /// Compare with the servers (or with one) now and recover what is missing.
     Recover(operator::RecoverOptions),
     /// Show the meetings that are not well: pending, orphan, conflict, quarantined.
     Troubled(operator::SocketOptions),
-    /// Try a quarantined leg's back-fill again.
+    /// Pull a quarantined leg whole and count it again; wait for what comes of it.
     LiftQuarantine(operator::LiftOptions),
     /// Mark a meeting to be recovered first.
     Mark(operator::MarkOptions),
+    /// Hand over to a standby: what is under way is stored, then the lease is released.
+    StepDown(operator::SocketOptions),
     /// Print everything in the cache, a leg a line, recovery keys without their secrets.
     DumpCache(operator::SocketOptions),
     /// Create, control and watch meetings as a meeting client.
@@ -91,6 +93,7 @@ async fn dispatch(command: Command) -> ExitCode {
         Command::Troubled(options) => operator::troubled(options).await,
         Command::LiftQuarantine(options) => operator::lift(options).await,
         Command::Mark(options) => operator::mark(options).await,
+        Command::StepDown(options) => operator::step_down(options).await,
         Command::DumpCache(options) => operator::dump_cache(options).await,
         Command::Client(options) => Box::pin(client::run(*options)).await,
         Command::Simulate(options) => simulate::run(*options).await,

@@ -79,18 +79,37 @@ pub(super) async fn status(options: StatusOptions) -> Result<(), Failure> {
 
 pub(super) async fn recover(options: RecoverOptions) -> Result<(), Failure> {
     let request = OperatorRequest::Recover { server: options.server.map(ServerId) };
-    done(&options.socket, &request, "a round has begun; remeet status shows how it goes").await
+    let begun = all(&options.socket, &request).await?.pop().unwrap_or_default();
+    let servers = |field: &str| -> Vec<String> {
+        begun[field].as_array().into_iter().flatten().map(ToString::to_string).collect()
+    };
+    let (compared, unreachable) = (servers("compared"), servers("unreachable"));
+    let later = format!("not connected, compared as soon as it is: server {}", unreachable.join(", "));
+    if compared.is_empty() && !unreachable.is_empty() {
+        return Err(Failure::failed(later));
+    }
+    output::line(&format!("being compared: server {}; remeet status shows how it goes", compared.join(", ")))?;
+    if !unreachable.is_empty() {
+        output::line(&later)?;
+    }
+    Ok(())
 }
 
 pub(super) async fn lift(options: LiftOptions) -> Result<(), Failure> {
     let request = OperatorRequest::LiftQuarantine { leg: options.leg };
-    done(&options.socket, &request, "the quarantine is lifted; remeet troubled shows whether it stays so").await
+    done(&options.socket, &request, "the quarantine is lifted: the leg was pulled whole and its stored content adds up")
+        .await
 }
 
 pub(super) async fn mark(options: MarkOptions) -> Result<(), Failure> {
     let request = OperatorRequest::Mark { meeting: options.meeting, first: !options.undo };
     let said = if options.undo { "the mark is taken away" } else { "the meeting will be recovered first" };
     done(&options.socket, &request, said).await
+}
+
+pub(super) async fn step_down(options: SocketOptions) -> Result<(), Failure> {
+    let said = "handed over: a standby begins its term now; without one, this scheduler begins another after a lease";
+    done(&options, &OperatorRequest::StepDown, said).await
 }
 
 pub(super) async fn troubled(options: SocketOptions) -> Result<(), Failure> {

@@ -55,7 +55,7 @@ pub(super) async fn run(path: &Path) -> Result<(), Failure> {
         tokio::time::sleep(STOP_DEADLINE).await;
     };
     let result = tokio::select! {
-        result = Box::pin(scheduler::run(config, seam, stop.clone())) => result.map_err(Failure::failed),
+        result = Box::pin(scheduler::run(config, lock.id(), seam, stop.clone())) => result.map_err(Failure::failed),
         () = late => Err(Failure::failed(format!(
             "the scheduler did not stop within {} s and was left: its meetings go on and are taken over at the next start",
             STOP_DEADLINE.as_secs()

@@ -215,6 +215,7 @@ impl Connection {
         let request = packet.header.request;
         let reads = matches!(packet.message, Message::Get(_) | Message::List(_) | Message::Subscribe(_));
         if reads && !self.may(Right::View) {
+            self.visitor().denied(packet.message.name());
             let failure = Failure::new(ErrorCode::NOT_ALLOWED, "this needs the view right");
             return self.answer(request, failure.into()).await;
         }
@@ -252,6 +253,7 @@ impl Connection {
             }
             other => {
                 self.handle.count("client_requests_unsupported");
+                tracing::warn!(peer = %self.peer, "a client's request is not for a scheduler: {}", other.name());
                 let failure = Failure::new(ErrorCode::UNSUPPORTED, &format!("{} is not for a scheduler", other.name()));
                 self.answer(request, failure.into()).await
             }
@@ -263,6 +265,7 @@ impl Connection {
     fn command(&self, request: u64, command: ClientCommand) {
         let rights = Rights { control: self.may(Right::Control), operator: self.may(Right::Operator) };
         let (envelope, handle) = (self.envelope(request), self.handle.clone());
+        let (visitor, name) = (self.visitor(), command.op.name());
         let deadline = self.config.clients.command_deadline * 2;
         let late = ClientAnswer {
             instance: command.instance,
@@ -274,11 +277,21 @@ impl Connection {
         };
         self.in_flight.push(Box::pin(async move {
             Done::Answer(match tokio::time::timeout(deadline, handle.command(rights, command)).await {
-                Ok(Ok(answer)) => envelope.answer(vec![answer.into()]),
+                Ok(Ok(answer)) => {
+                    if answer.code == ErrorCode::NOT_ALLOWED {
+                        visitor.denied(name);
+                    }
+                    envelope.answer(vec![answer.into()])
+                }
                 Ok(Err(gone)) => envelope.failure(&Unavailable(gone.to_string())),
                 Err(_) => envelope.answer(vec![late.into()]),
             })
         }));
+    }
+
+    fn visitor(&self) -> Visitor {
+        let client = self.client.as_ref().map_or(0, |client| client.id);
+        Visitor { peer: self.peer, client, handle: self.handle.clone() }
     }
 
     fn get(&mut self, envelope: Envelope, meeting_id: MeetingId, update: bool) {
@@ -453,6 +466,21 @@ impl Connection {
         };
         // Who left already needs no farewell.
         let _ = self.send(vec![self.envelope(0).notice(goodbye.into())]).await;
+    }
+}
+
+/// Who asks, for the log.
+struct Visitor {
+    peer: SocketAddr,
+    client: u32,
+    handle: Handle,
+}
+
+impl Visitor {
+    /// It asked for more than its rights allow (rule 16).
+    fn denied(&self, what: &str) {
+        self.handle.count("client_requests_not_allowed");
+        tracing::warn!(peer = %self.peer, client = self.client, "{what} was refused: the client's rights do not cover it");
     }
 }
 

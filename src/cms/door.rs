@@ -2,7 +2,7 @@
 
 use super::connection::Connection;
 use crate::config::Config;
-use crate::link::{self, ClientLinkEvent, ConnectionId, LinkError, ListenOptions, Listener};
+use crate::link::{self, ClientLinkEvent, ConnectionId, LinkError, ListenCounters, ListenOptions, Listener};
 use crate::scheduler::Handle;
 use remeet_protocol::{Address, Incoming};
 use std::collections::HashMap;
@@ -45,8 +45,15 @@ impl Door {
         self.listener.address
     }
 
-    /// Serves clients until `stop`; then tells each of them to come back.
-    pub async fn serve(mut self, config: Arc<Config>, handle: Handle, stop: CancellationToken) {
+    /// What the port counts.
+    #[must_use]
+    pub fn counters(&self) -> Arc<ListenCounters> {
+        Arc::clone(&self.listener.counters)
+    }
+
+    /// Serves clients until `stop`; then tells each of them to come back. The port stays open: who connects
+    /// meanwhile waits for the next call.
+    pub async fn serve(&mut self, config: Arc<Config>, handle: Handle, stop: CancellationToken) {
         let tasks = TaskTracker::new();
         let mut inboxes: HashMap<ConnectionId, mpsc::Sender<Vec<Incoming>>> = HashMap::new();
         loop {
@@ -66,24 +73,27 @@ impl Door {
                 Some(ClientLinkEvent::Packets(connection, packets)) => {
                     // A task that has ended takes no more; one whose client floods is ended by this.
                     if let Some(inbox) = inboxes.get(&connection)
-                        && inbox.try_send(packets).is_err()
+                        && let Err(error) = inbox.try_send(packets)
                     {
-                        handle.count("clients_cut");
+                        // One that has ended was counted when it ended.
+                        if matches!(error, mpsc::error::TrySendError::Full(_)) {
+                            handle.count("clients_cut");
+                            tracing::warn!("a client floods: its connection is cut");
+                        }
                         inboxes.remove(&connection);
                     }
                 }
-                Some(ClientLinkEvent::Closed { connection, reason, broken }) => {
-                    if broken {
-                        handle.count("client_streams_broken");
-                        tracing::warn!("a client sent bytes that are no packets: {reason}");
-                    }
-                    inboxes.remove(&connection);
-                }
+                // Why is logged and counted where the connection was read.
+                Some(ClientLinkEvent::Closed { connection, .. }) => drop(inboxes.remove(&connection)),
             }
         }
         drop(inboxes);
         tasks.close();
         tasks.wait().await;
+    }
+
+    /// Closes the port.
+    pub async fn close(self) {
         self.listener.close().await;
     }
 }

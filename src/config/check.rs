@@ -100,6 +100,7 @@ fn scheduler(config: &Config, found: &mut Problems) {
     found.name("scheduler.name", &scheduler.name);
     found.name("scheduler.node", &scheduler.node);
     found.absolute("scheduler.state_directory", &scheduler.state_directory);
+    found.span_ms("scheduler.lease_ms", scheduler.lease, 1_000, 60_000);
 }
 
 fn stores(config: &Config, found: &mut Problems) {

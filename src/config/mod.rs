@@ -73,6 +73,11 @@ pub struct Scheduler {
     /// Where the node's file lock and an embedded database live. Every node, also a standby on the
     /// same machine, has its own. Default `/var/lib/remeet`: what systemd's `StateDirectory=` makes.
     pub state_directory: PathBuf,
+    /// How long a standby waits after the last sign of life of the one that holds the term. Renewed each third
+    /// of it; a holder stops commanding a sixth of it before its end. Default 6 s: two renewals may fail, and a
+    /// failover stays well within the 30 s of rule 18.
+    #[serde(rename = "lease_ms", with = "units::milliseconds")]
+    pub lease: Duration,
 }
 
 impl Default for Scheduler {
@@ -82,6 +87,7 @@ impl Default for Scheduler {
             name: String::new(),
             node: String::new(),
             state_directory: PathBuf::from("/var/lib/remeet"),
+            lease: Duration::from_secs(6),
         }
     }
 }

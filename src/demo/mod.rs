@@ -67,10 +67,12 @@ pub async fn run(options: Options) -> ExitCode {
         say(&mut std::io::stderr(), &format!("remeet demo: {problem}"));
         return ExitCode::from(2);
     }
+    let begun = tokio::time::Instant::now();
     let played = Box::pin(play::play(&options)).await;
+    let took = begun.elapsed().as_secs_f64();
     let (code, verdict) = match played {
         Ok(verdict) => {
-            say(&mut std::io::stdout(), &verdict.sentence());
+            say(&mut std::io::stdout(), &format!("{} (played in {took:.1} s)", verdict.sentence()));
             (if verdict.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }, verdict)
         }
         Err(error) => {

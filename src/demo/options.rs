@@ -13,7 +13,7 @@ pub struct Options {
     /// Simulated autonomous servers.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub servers: u32,
-    /// Meetings in all, at least 8 for each server.
+    /// Meetings in all, at least 8 for each server; 11 if there is only one.
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(8..=100_000))]
     pub meetings: u32,
     /// Terminals of each meeting.
@@ -43,14 +43,17 @@ pub struct Options {
 
 /// Meetings that each server needs: one in each of the states at the kill, and one left unchanged.
 pub(crate) const MEETINGS_PER_SERVER_MIN: u32 = 8;
+/// One server alone has all six commands under way at the kill, one meeting that ends by itself, and a live
+/// one of each of the four clients.
+const MEETINGS_ALONE_MIN: u32 = 11;
 
 impl Options {
     /// What one option alone cannot tell.
     pub(crate) fn check(&self) -> Result<(), String> {
-        let least = self.servers * MEETINGS_PER_SERVER_MIN;
+        let least = (self.servers * MEETINGS_PER_SERVER_MIN).max(MEETINGS_ALONE_MIN);
         if self.meetings < least {
             return Err(format!(
-                "--meetings {} is too few for --servers {}: give at least {least} ({MEETINGS_PER_SERVER_MIN} a server)",
+                "--meetings {} is too few for --servers {}: give at least {least}",
                 self.meetings, self.servers
             ));
         }
@@ -93,6 +96,14 @@ mod tests {
     fn too_few_meetings_are_refused_with_the_number_that_would_do() {
         let options = Program::parse_from(["demo", "--servers", "8", "--meetings", "63"]).options;
         assert!(options.check().unwrap_err().contains("at least 64"));
+    }
+
+    #[test]
+    fn one_server_needs_as_many_as_all_the_parts_together() {
+        let check =
+            |meetings: &str| Program::parse_from(["demo", "--servers", "1", "--meetings", meetings]).options.check();
+        assert!(check("10").unwrap_err().contains("at least 11"));
+        check("11").unwrap();
     }
 
     #[test]

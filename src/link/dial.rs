@@ -13,6 +13,8 @@ use super::outbox::{Outbox, Outgoing, SendError, outbox};
 use super::{LinkError, check_loopback};
 use remeet_protocol::{Incoming, Message, Packet, ServerId};
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -92,9 +94,16 @@ pub struct LinkHandle {
     orders: mpsc::Sender<Order>,
     cancel: DropGuard,
     task: JoinHandle<()>,
+    cut: Arc<AtomicU64>,
 }
 
 impl LinkHandle {
+    /// Connections that ended inside a packet, so far.
+    #[must_use]
+    pub fn cut(&self) -> u64 {
+        self.cut.load(Ordering::Relaxed)
+    }
+
     /// Queues packets without waiting. Those of a new connection must begin with `Hello`: until one comes,
     /// packets are taken for an earlier connection's and discarded.
     pub fn try_send(&self, packets: Vec<Packet>) -> Result<(), SendError> {
@@ -137,9 +146,19 @@ pub fn spawn(options: LinkOptions, events: mpsc::Sender<(ServerId, LinkEvent)>) 
     let cancel = options.cancel.child_token();
     let guard = cancel.clone().drop_guard();
     let backoff = Backoff::new(options.redial_min, options.redial_max, options.seed);
-    let link = Link { options, events, outgoing, orders: inbox, cancel, backoff, pause_min: Duration::ZERO };
+    let cut = Arc::new(AtomicU64::new(0));
+    let link = Link {
+        options,
+        events,
+        outgoing,
+        orders: inbox,
+        cancel,
+        backoff,
+        pause_min: Duration::ZERO,
+        cut: Arc::clone(&cut),
+    };
     let task = tokio::spawn(link.run());
-    Ok(LinkHandle { outbox, orders, cancel: guard, task })
+    Ok(LinkHandle { outbox, orders, cancel: guard, task, cut })
 }
 
 /// The last words of a connection that is closed on purpose.
@@ -153,6 +172,7 @@ struct Link {
     cancel: CancellationToken,
     backoff: Backoff,
     pause_min: Duration,
+    cut: Arc<AtomicU64>,
 }
 
 impl Link {
@@ -195,6 +215,11 @@ impl Link {
         }
         let reason = match end? {
             End::Closed(reason) => reason,
+            End::Cut(reason) => {
+                self.cut.fetch_add(1, Ordering::Relaxed);
+                tracing::warn!(server = %self.options.server, "{reason}");
+                reason
+            }
             End::Broken(reason) => {
                 if !self.tell(LinkEvent::Broken(reason.clone())).await {
                     return None;

@@ -44,16 +44,17 @@ pub(super) struct Batch {
 pub(super) enum End {
     /// The peer sent bytes that are no packets.
     Broken(String),
-    /// Closed, cut, or given up.
+    /// The stream ended inside a packet. A crash cuts a stream anywhere: the peer's end, not its fault.
+    Cut(String),
+    /// Closed, or given up.
     Closed(String),
 }
 
 impl End {
     fn from_error(error: CodecError) -> Self {
         match error {
-            // A crash cuts a stream anywhere: the peer's end, not its fault.
             CodecError::Io(error) => End::Closed(format!("the connection failed: {error}")),
-            CodecError::CutStream(_) => End::Closed(error.to_string()),
+            CodecError::CutStream(_) => End::Cut(error.to_string()),
             CodecError::Crc { .. }
             | CodecError::Version(_)
             | CodecError::BodyTooLong(_)

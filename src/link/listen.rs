@@ -101,6 +101,8 @@ pub struct ListenCounters {
     pub silent: AtomicU64,
     /// Connections closed because their bytes were no packets.
     pub broken: AtomicU64,
+    /// Connections that ended inside a packet.
+    pub cut: AtomicU64,
 }
 
 /// A listening socket with its connections. Dropping it ends them.
@@ -175,7 +177,12 @@ impl Accepting {
             };
             // One task accepts, so between the check and the count none is added.
             if self.counters.open.load(Ordering::Relaxed) >= self.options.connections_max {
-                self.counters.refused.fetch_add(1, Ordering::Relaxed);
+                let refused = self.counters.refused.fetch_add(1, Ordering::Relaxed) + 1;
+                // A crowd that dials again and again must not fill the log.
+                if refused.is_power_of_two() {
+                    let most = self.options.connections_max;
+                    tracing::warn!(%peer, refused, "there are {most} client connections: this one is told to come back");
+                }
                 refuse(&stream, self.options.source);
                 continue;
             }
@@ -242,7 +249,7 @@ impl Connection {
         };
         let Ok(mut batch) = first else {
             self.counters.0.silent.fetch_add(1, Ordering::Relaxed);
-            tracing::debug!(peer = %self.peer, "a client sent no packet in time");
+            tracing::warn!(peer = %self.peer, "a client sent no packet in time: its connection is closed");
             return;
         };
         if batch.packets.is_empty() {
@@ -284,7 +291,7 @@ impl Connection {
         };
         self.count(Some(&end));
         let (reason, broken) = match end {
-            End::Closed(reason) => (reason, false),
+            End::Closed(reason) | End::Cut(reason) => (reason, false),
             End::Broken(reason) => (reason, true),
         };
         self.tell(ClientLinkEvent::Closed { connection, reason, broken }).await;
@@ -301,9 +308,16 @@ impl Connection {
     }
 
     fn count(&self, end: Option<&End>) {
-        if let Some(End::Broken(reason)) = end {
-            self.counters.0.broken.fetch_add(1, Ordering::Relaxed);
-            tracing::debug!(peer = %self.peer, %reason, "a client sent what is no packet");
+        match end {
+            Some(End::Broken(reason)) => {
+                self.counters.0.broken.fetch_add(1, Ordering::Relaxed);
+                tracing::warn!(peer = %self.peer, "a client sent bytes that are no packet, its connection is closed: {reason}");
+            }
+            Some(End::Cut(reason)) => {
+                self.counters.0.cut.fetch_add(1, Ordering::Relaxed);
+                tracing::warn!(peer = %self.peer, "a client's connection was cut: {reason}");
+            }
+            Some(End::Closed(_)) | None => {}
         }
     }
 }

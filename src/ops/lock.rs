@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 /// The lock's file in the state directory.
 const FILE_NAME: &str = "node.lock";
+/// The state directory's own name, made when it is used first.
+const ID_FILE_NAME: &str = "node.id";
 
 /// The node's lock; freed when dropped. The file stays: removing it could free a lock that somebody
 /// else is just waiting for.
@@ -16,6 +18,7 @@ const FILE_NAME: &str = "node.lock";
 pub struct NodeLock {
     _file: File,
     path: PathBuf,
+    id: String,
 }
 
 /// Why the lock was not taken.
@@ -72,7 +75,15 @@ impl NodeLock {
             .and_then(|()| file.rewind())
             .and_then(|()| writeln!(file, "{}", std::process::id()))
             .map_err(|source| LockError::Unusable { path: path.clone(), source })?;
-        Ok(Self { _file: file, path })
+        let id = own_id(&state_directory.join(ID_FILE_NAME))?;
+        Ok(Self { _file: file, path, id })
+    }
+
+    /// The state directory's own name: two nodes that were given one node id by mistake have two, so neither
+    /// takes the other's lease for its own.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
     }
 
     /// The lock's file.
@@ -80,6 +91,21 @@ impl NodeLock {
     pub fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// Reads the file, or makes it. The lock is held, so nobody else does.
+fn own_id(path: &Path) -> Result<String, LockError> {
+    let unusable = |source| LockError::Unusable { path: path.to_owned(), source };
+    match std::fs::read_to_string(path) {
+        Ok(text) if (1..=64).contains(&text.trim().len()) => return Ok(text.trim().to_owned()),
+        // Empty after a crash in its making, or damaged: another one costs a wait for the own lease, no more.
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(unusable(error)),
+    }
+    let id = uuid::Uuid::new_v4().simple().to_string()[..8].to_owned();
+    std::fs::write(path, format!("{id}\n")).map_err(unusable)?;
+    Ok(id)
 }
 
 fn written_pid(file: &mut File) -> Option<u32> {

@@ -8,7 +8,7 @@ use super::{AlarmKind, Output, Read, Trigger};
 use crate::model::{CommandId, StoredState};
 use crate::session::PersistId;
 use crate::store::{Found, LookUp};
-use remeet_protocol::{LegId, ServerId};
+use remeet_protocol::{ErrorCode, LegId, ServerId};
 
 impl Core {
     /// A compare-and-set was lost: the row is not what the plan saw.
@@ -30,6 +30,8 @@ impl Core {
                 leg
             }
             After::Page | After::Noted => return,
+            // No compare-and-set is in it: lost only with the leg.
+            After::Lifted(leg) => return self.answer_lifts(leg, ErrorCode::WRONG_STATE, "the leg is no longer stored"),
             After::Intent(leg, number) => {
                 self.intent_lost(leg, number);
                 leg
@@ -203,6 +205,7 @@ impl Leg {
         self.settling = before.settling;
         self.cache_open = before.cache_open;
         self.lost = before.lost;
+        self.lifting = before.lifting;
         self.cache_behind = true;
     }
 }

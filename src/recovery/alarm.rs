@@ -26,6 +26,8 @@ pub enum AlarmKind {
     Quarantine,
     /// A newer token has attached to a server.
     StaleToken,
+    /// The lease was not renewed in time.
+    LeaseLapsed,
     /// A server broke the protocol.
     Misbehaviour,
     /// A stored row cannot be read.
@@ -35,10 +37,11 @@ pub enum AlarmKind {
 }
 
 impl AlarmKind {
-    /// Whether it is a condition: it stands until it is over, and is told once. The others are happenings.
+    /// Whether it is a condition: it stands until it is over, and is told once. The others are told each time.
     #[must_use]
     pub fn stands(self) -> bool {
-        !matches!(self, AlarmKind::Vanished | AlarmKind::Misbehaviour | AlarmKind::CacheDisagrees)
+        use AlarmKind::{BadKey, BadRow, Conflict, Orphan, Quarantine};
+        matches!(self, Conflict | Orphan | BadKey | Quarantine | BadRow)
     }
 }
 
@@ -117,9 +120,8 @@ impl Core {
                 }
                 // A row that could not be read is not read again as long as nothing asks for its leg.
                 AlarmKind::BadRow => known.is_some(),
-                AlarmKind::StaleToken | AlarmKind::Vanished | AlarmKind::Misbehaviour | AlarmKind::CacheDisagrees => {
-                    false
-                }
+                // No condition: not among them.
+                _ => false,
             };
             if over && !raised.contains(&(kind, leg)) {
                 self.condition_over(kind, of, leg);

@@ -12,7 +12,7 @@ use crate::session::{PulledPage, Request, RequestError, Ticket};
 use crate::store::{CacheOutcome, CacheStamp, CacheWrite, ContentWrite, Unit, Write};
 use remeet_protocol::message::EventKind;
 use remeet_protocol::record::{Mark, RecordState};
-use remeet_protocol::{Change, LegId, ServerId};
+use remeet_protocol::{Change, ErrorCode, LegId, ServerId};
 
 /// Changes of a pull that are kept in memory before they are stored: some 200 KiB. A full pull is stored
 /// in one piece, because what it lacks is removed; the session bounds it.
@@ -272,6 +272,8 @@ impl Core {
                     let pause = known.setback(&settings);
                     known.retry_at.get_or_insert((now + pause, Trigger::Reconcile));
                 }
+                let text = format!("its stored rows could not be counted: {reason}");
+                self.answer_lifts(leg, ErrorCode::UNAVAILABLE, &text);
                 self.content_stands(server, leg);
             }
         }
@@ -327,8 +329,10 @@ impl Core {
             known.row.quarantine.take()
         });
         if lifted.is_some() {
-            self.persist(lane(leg), Unit::one(Write::Quarantine(leg, None)), After::Noted);
+            self.persist(lane(leg), Unit::one(Write::Quarantine(leg, None)), After::Lifted(leg));
             self.condition_over(AlarmKind::Quarantine, Some(server), Some(leg));
+        } else {
+            self.answer_lifts(leg, ErrorCode::OK, "");
         }
         self.content_stands(server, leg);
     }
@@ -346,8 +350,9 @@ impl Core {
             && known.row.quarantine.as_ref() != Some(&reason)
         {
             known.row.quarantine = Some(reason.clone());
-            self.persist(lane(leg), Unit::one(Write::Quarantine(leg, Some(reason))), After::Noted);
+            self.persist(lane(leg), Unit::one(Write::Quarantine(leg, Some(reason.clone()))), After::Noted);
         }
+        self.answer_lifts(leg, ErrorCode::WRONG_STATE, &format!("it stays quarantined: {reason}"));
         self.content_done(server, leg);
     }
 

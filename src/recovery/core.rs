@@ -90,6 +90,8 @@ pub(super) enum After {
     Answered { leg: Option<LegId>, answer: Option<ClientAnswer> },
     /// A quarantine or the operator's mark.
     Noted,
+    /// A leg's content adds up again, and is no longer quarantined.
+    Lifted(LegId),
 }
 
 /// The result of a start (or of an adoption) that is stored with the leg's acceptance.
@@ -177,7 +179,8 @@ impl Core {
             Input::Read(id, result) => self.read(id, result),
             Input::Cached(legs, outcomes) => self.cached(&legs, outcomes),
             Input::Command(command) => self.command(command),
-            Input::Reconcile => self.reconcile(),
+            Input::Reconcile(server) => self.reconcile(server),
+            Input::LiftQuarantine(waiter, leg) => self.lift_quarantine(waiter, leg),
             Input::Wake => self.wake(),
         }
         self.read_digests();
@@ -232,6 +235,7 @@ impl Core {
                 self.mark_stored(server, leg, id);
                 self.pull_stored(leg, cache);
             }
+            After::Lifted(leg) => self.answer_lifts(leg, ErrorCode::OK, ""),
             After::Closed { leg, answer } => {
                 if let Some(answer) = answer {
                     self.answer_stored(answer);
@@ -310,13 +314,17 @@ impl Core {
             self.fail_round(server, "the round did not end in time");
         }
         if self.reconcile_at.is_some_and(|at| at <= self.now) {
-            self.reconcile();
+            self.reconcile(None);
         }
     }
 
-    fn reconcile(&mut self) {
-        self.reconcile_at = Some(self.now + self.settings.reconcile_every);
-        let servers: Vec<ServerId> = self.servers.keys().copied().collect();
+    /// Compares one server or all; with all of them, the next periodic comparison is put off.
+    fn reconcile(&mut self, only: Option<ServerId>) {
+        if only.is_none() {
+            self.reconcile_at = Some(self.now + self.settings.reconcile_every);
+        }
+        let servers: Vec<ServerId> =
+            self.servers.keys().copied().filter(|server| only.is_none_or(|only| only == *server)).collect();
         for server in servers {
             self.want_round(server, Trigger::Reconcile);
         }
@@ -445,6 +453,14 @@ impl Core {
             if let Some(round) = &mut server.round {
                 round.leave(leg);
             }
+        }
+        for waiter in known.lifting {
+            self.answer_lift(
+                waiter,
+                leg,
+                ErrorCode::ENDED,
+                "the meeting has ended: its quarantine is of no more account",
+            );
         }
         for event in known.held {
             // What is left has ended, and needs nothing more.

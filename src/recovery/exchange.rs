@@ -52,8 +52,11 @@ pub enum Input {
     Cached(Vec<LegId>, Result<Vec<CacheOutcome>, String>),
     /// A client commands.
     Command(Command),
-    /// Compare everything with every server now (operator, periodic).
-    Reconcile,
+    /// Compare everything with this server now, or with every server (operator, periodic).
+    Reconcile(Option<ServerId>),
+    /// Try a quarantined leg's back-fill again, from the ground. Answered by [`Output::Answer`] once that its
+    /// content adds up is stored, or with the reason why it stays quarantined.
+    LiftQuarantine(Waiter, LegId),
     /// A timer is due.
     Wake,
 }
@@ -249,6 +252,13 @@ pub enum Output {
     Alarm(Alarm),
     /// The condition of an earlier alarm is over.
     AlarmOver(Alarm),
+    /// A server has admitted a newer token than this term's: see [`super::lease::Lease::evidence`].
+    NewerToken {
+        /// The server.
+        server: ServerId,
+        /// The token that it named.
+        token: Token,
+    },
 }
 
 impl Published {

@@ -1,5 +1,6 @@
 //! What the core knows of one leg.
 
+use super::Waiter;
 use super::commands::Waiting;
 use crate::model::{Intent, RecoveryKey, StoredLeg, StoredState};
 use crate::session::{PersistId, Ticket};
@@ -130,6 +131,8 @@ pub(super) struct Leg {
     pub behind: bool,
     /// Cache tasks of this leg that are not answered.
     pub cache_open: u32,
+    /// Operators who wait for its quarantine to be lifted; few.
+    pub lifting: Vec<Waiter>,
     /// Pulls in a row whose stored rows did not add up.
     pub recounts: u8,
     /// Its cached status is known to be behind: refill it once the content stands.
@@ -161,6 +164,7 @@ impl Leg {
             closing: None,
             behind: false,
             cache_open: 0,
+            lifting: Vec::new(),
             recounts: 0,
             cache_behind: false,
             cache_missed: false,

@@ -13,7 +13,8 @@
 //!
 //! - [`plan`] – puts every leg into exactly one bucket; no state, can be printed without acting.
 //! - [`core`](self) – one [`Core`] holds every server's round and every leg's state; its methods stand in
-//!   a file a subject: `round`, `takeover`, `backfill`, `events`, `commands`, `meetings`, `intents`, `adopt`.
+//!   a file a subject: `round`, `takeover`, `backfill`, `lift`, `events`, `commands`, `meetings`, `intents`, `adopt`.
+//! - [`lease`] – who may command, and until when; beside the core, over the lives of its schedulers.
 //! - [`report`] – what a round came to; the numbers add up (rule 6).
 
 mod adopt;
@@ -26,7 +27,9 @@ mod events;
 mod exchange;
 mod instances;
 mod intents;
+pub mod lease;
 mod leg;
+mod lift;
 mod meetings;
 pub mod plan;
 pub mod report;

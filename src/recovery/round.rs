@@ -20,7 +20,7 @@ use crate::model::{Moment, StoredLeg, StoredState};
 use crate::session::{Inventory, Request, RequestError, Ticket};
 use crate::store::LookUp;
 use remeet_protocol::message::{Attached, EventKind, LegState};
-use remeet_protocol::{BootId, LegId, Secret, ServerId, Token};
+use remeet_protocol::{BootId, ErrorCode, LegId, Secret, ServerId, Token};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Names a round: an answer to one that is over is not taken for the next one's.
@@ -131,6 +131,13 @@ impl Core {
 
     pub(super) fn down(&mut self, server: ServerId, reason: String) {
         let Some(known) = self.servers.get_mut(&server) else { return };
+        // Dialling again fails the same way for as long as it lasts: said once.
+        if known.up || known.trouble.as_ref() != Some(&reason) {
+            tracing::warn!(
+                server = server.0,
+                "the link is down, the server's meetings go on without command: {reason}"
+            );
+        }
         known.up = false;
         known.attached = None;
         known.trouble = Some(reason);
@@ -147,6 +154,8 @@ impl Core {
             let Some(known) = self.legs.get_mut(&leg) else { continue };
             let was_ours = known.control == Control::Ours;
             known.link_lost();
+            let text = "the link to its server was lost: it is pulled whole when the server is back";
+            self.answer_lifts(leg, ErrorCode::UNREACHABLE, text);
             if was_ours {
                 self.publish(leg, EventKind::State, Vec::new());
             }
@@ -262,18 +271,13 @@ impl Core {
                 if let Some(known) = self.servers.get_mut(&server) {
                     known.attached = Some((attached.boot, attached.table_revision));
                 }
-                self.condition_over(AlarmKind::StaleToken, Some(server), None);
                 if let Some(round) = self.round(server).filter(|round| round.ticket == Some(ticket)) {
                     round.ticket = None;
                 }
                 self.try_plan(server);
             }
             Err(RequestError::Refused(failure)) if failure.code == remeet_protocol::ErrorCode::STALE_TOKEN => {
-                let text = format!(
-                    "the server has admitted a newer token ({}): another scheduler commands it, or the database went back",
-                    failure.token
-                );
-                self.alarm(AlarmKind::StaleToken, Some(server), None, text);
+                self.put(Output::NewerToken { server, token: failure.token });
                 self.fail_round(server, "attach: stale token");
             }
             Err(error) => self.fail_round(server, &format!("attach: {error}")),
@@ -547,6 +551,8 @@ impl Core {
             recovered = round.report.recovered,
             pending = round.report.pending_total(),
             orphans = round.report.orphans,
+            keys_from_database = round.report.keys_from_database,
+            keys_from_cache = round.report.keys_from_cache,
             ?took,
             "round ended"
         );

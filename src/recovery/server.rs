@@ -77,6 +77,8 @@ pub struct ServerView {
     pub in_meeting: u64,
     /// Of these not in control.
     pub recovering: u64,
+    /// In control, and their stored content is being brought up to date.
+    pub backfilling: u64,
     /// Orphans.
     pub orphans: u64,
     /// Legs in trouble, by reason.

@@ -80,6 +80,7 @@ impl Core {
             legs: 0,
             in_meeting: 0,
             recovering: 0,
+            backfilling: server.round.as_ref().map_or(0, |round| round.backfill.len() as u64),
             orphans: server.orphans.len() as u64,
             pending: BTreeMap::new(),
             quarantined: 0,

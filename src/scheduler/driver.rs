@@ -5,21 +5,22 @@
 
 use super::cacher::{self, Cacher};
 use super::clock::Clock;
-use super::handle::{Handle, Request, Shared, Troubled};
+use super::handle::{Handle, ReconcileError, Reconciled, Request, Shared, Troubled};
 use super::peer::Peer;
 use super::reader::Readers;
+use super::status;
 use super::status::Telling;
-use super::term::{TermProgress, begin_term, prune};
+use super::term::{Keeper, prune};
 use super::writer::{self, Writers};
-use super::{RunError, status};
 use crate::config::Config;
-use crate::link::{self, LinkEvent, LinkOptions};
+use crate::link::{self, LinkEvent, LinkOptions, ListenCounters};
 use crate::ops::{Heartbeat, ServiceManager};
-use crate::recovery::{Command, Core, Input, Output, Waiter};
+use crate::recovery::lease::{Evidence, Lease, LeaseAnswer, LeaseChange, LifeEnd};
+use crate::recovery::{Alarm, AlarmKind, Command, Core, Input, Output, ServerView, Waiter};
 use crate::session::PersistId;
 use crate::store::{Cache, Outcome, Store, StoreError};
 use remeet_protocol::message::ClientAnswer;
-use remeet_protocol::{ErrorCode, Holder, ServerId};
+use remeet_protocol::{ErrorCode, Holder, ServerId, Token};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -46,12 +47,35 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// The longest wait without a turn: the watchdog is fed by turns.
 const IDLE: Duration = Duration::from_millis(500);
 
-/// The driver.
+/// Why a life of the scheduler has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// The process stops.
+    Stopped,
+    /// An operator handed over.
+    SteppedDown,
+    /// It must not command any more.
+    Over(LifeEnd),
+}
+
+/// What a driver is made of.
+pub(super) struct Parts {
+    pub config: Arc<Config>,
+    pub clock: Clock,
+    pub store: Arc<dyn Store>,
+    pub cache: Arc<dyn Cache>,
+    pub service: ServiceManager,
+    pub heartbeat: Heartbeat,
+    /// Where clients are let in, and what is counted there.
+    pub clients: (SocketAddr, Arc<ListenCounters>),
+    pub lease: Lease,
+}
+
+/// The driver: one life of the scheduler, from its wait for a term to the end of that term.
 pub(super) struct Driver {
     pub(super) config: Arc<Config>,
     pub(super) clock: Clock,
     pub(super) core: Core,
-    pub(super) holder: Holder,
     pub(super) peers: BTreeMap<ServerId, Peer>,
     pub(super) writers: Writers,
     pub(super) cacher: Cacher,
@@ -70,7 +94,16 @@ pub(super) struct Driver {
     last_waiter: u64,
     /// Which session awaits a persist.
     awaited: BTreeMap<PersistId, ServerId>,
-    fenced: Option<String>,
+    /// Who may command, and until when: it outlives this driver.
+    pub(super) lease: Lease,
+    keeper: Keeper,
+    lease_answers: mpsc::Receiver<LeaseAnswer>,
+    /// Releases of another node's lease.
+    releases: mpsc::Receiver<()>,
+    /// Why this life is over.
+    over: Option<Ended>,
+    /// Operators that wait for the hand-over.
+    handing_over: Vec<oneshot::Sender<Result<(), String>>>,
     /// Ends with the driver.
     pruning: Option<AbortOnDropHandle<()>>,
     service: ServiceManager,
@@ -78,15 +111,8 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    pub(super) fn new(
-        config: Arc<Config>,
-        clock: Clock,
-        store: Arc<dyn Store>,
-        cache: Arc<dyn Cache>,
-        service: ServiceManager,
-        heartbeat: Heartbeat,
-        clients: SocketAddr,
-    ) -> (Self, Handle) {
+    pub(super) fn new(parts: Parts) -> (Self, Handle) {
+        let Parts { config, clock, store, cache, service, heartbeat, clients, lease } = parts;
         let holder = Holder(uuid::Uuid::new_v4());
         let mut seed = [0; 32];
         seed[..16].copy_from_slice(uuid::Uuid::new_v4().as_bytes());
@@ -119,13 +145,17 @@ impl Driver {
             shared: Arc::clone(&shared),
             holder,
         };
-        let peers = config.servers.iter().map(|server| (server.id, Peer::new(&config, server, holder))).collect();
-        let telling = Telling::new(clock.wall_ms(), clients);
+        let wall_ms = clock.wall_ms();
+        let peer = |server: &crate::config::Server| (server.id, Peer::new(&config, server, holder, wall_ms));
+        let peers = config.servers.iter().map(peer).collect();
+        let telling = Telling::new(wall_ms, clients);
+        let node = config.scheduler.node.clone();
+        let (mut keeper, lease_answers) = Keeper::new(Arc::clone(&store), node, holder, config.scheduler.lease);
+        let releases = keeper.listen();
         let driver = Self {
             config,
             clock,
             core,
-            holder,
             peers,
             writers,
             cacher,
@@ -143,7 +173,12 @@ impl Driver {
             waiters: BTreeMap::new(),
             last_waiter: 0,
             awaited: BTreeMap::new(),
-            fenced: None,
+            lease,
+            keeper,
+            lease_answers,
+            releases,
+            over: None,
+            handing_over: Vec::new(),
             pruning: None,
             service,
             heartbeat,
@@ -151,25 +186,21 @@ impl Driver {
         (driver, handle)
     }
 
-    /// Runs until `stop`, or until another term fences this process.
-    pub(super) async fn run(mut self, stop: CancellationToken) -> Result<(), RunError> {
+    /// Runs until `stop`, until an operator hands over, or until another term stands.
+    pub(super) async fn run(&mut self, stop: CancellationToken) -> Ended {
         self.dial();
-        let mut term =
-            begin_term(Arc::clone(&self.store), self.config.scheduler.node.clone(), self.holder, stop.clone());
-        let mut term_open = true;
-        loop {
+        let ended = loop {
             self.pump();
-            if let Some(reason) = self.fenced.take() {
-                return Err(RunError::Fenced(reason));
+            if let Some(ended) = self.over {
+                break ended;
             }
+            self.tend_lease();
             self.tell_service();
             let wake = self.next_wake();
             tokio::select! {
-                () = stop.cancelled() => break,
-                progress = term.recv(), if term_open => match progress {
-                    Some(progress) => self.term(progress),
-                    None => term_open = false,
-                },
+                () = stop.cancelled() => break Ended::Stopped,
+                Some(answer) = self.lease_answers.recv() => self.lease_answered(answer),
+                Some(()) = self.releases.recv() => self.lease.released(self.clock.now()),
                 Some(event) = self.link_events.recv() => self.take_link_events(event),
                 Some(done) = self.written.recv() => self.take_written(done),
                 Some(input) = self.reads.recv() => self.feed(input),
@@ -178,9 +209,14 @@ impl Driver {
                 () = tokio::time::sleep_until(wake) => self.wake(),
             }
             self.heartbeat.beat();
-        }
-        self.drain().await;
-        Ok(())
+        };
+        self.end(ended).await;
+        ended
+    }
+
+    /// The lease, for the next life.
+    pub(super) fn into_lease(self) -> Lease {
+        self.lease
     }
 
     fn dial(&mut self) {
@@ -200,25 +236,99 @@ impl Driver {
         }
     }
 
-    // ---- what comes ----
-
     fn feed(&mut self, input: Input) {
         self.core.handle(self.clock.now(), self.clock.wall_ms(), input);
     }
 
-    fn term(&mut self, progress: TermProgress) {
-        match progress {
-            TermProgress::Waiting(reason) => self.telling.store_failed(self.clock.wall_ms(), reason),
-            TermProgress::Began(token) => {
-                tracing::info!(epoch = token.epoch.0, holder = %token.holder, "a term began");
-                self.telling.store_answered(self.clock.wall_ms());
-                self.telling.term_since_ms = Some(self.clock.wall_ms());
-                self.shared.epoch.store(token.epoch.0, Ordering::Relaxed);
-                self.feed(Input::TermBegan(token));
-                self.pruning = Some(prune(Arc::clone(&self.store), token));
-            }
+    // ---- the lease ----
+
+    fn tend_lease(&mut self) {
+        let now = self.clock.now();
+        let change = self.lease.wake(now);
+        self.lease_changed(change);
+        if let Some(ask) = self.lease.ask(now) {
+            self.keeper.ask(ask);
         }
     }
+
+    fn lease_answered(&mut self, answer: LeaseAnswer) {
+        let wall = self.clock.wall_ms();
+        match &answer {
+            LeaseAnswer::Failed(reason) => {
+                let what = if self.lease.token().is_some() { "the lease is not renewed" } else { "no term yet" };
+                tracing::warn!("{what}: {reason}; asked again soon");
+                self.telling.store_failed(wall, reason.clone());
+            }
+            _ => self.telling.store_answered(wall),
+        }
+        let change = self.lease.answered(self.clock.now(), answer);
+        self.lease_changed(change);
+    }
+
+    fn lease_changed(&mut self, change: Option<LeaseChange>) {
+        match change {
+            None => {}
+            Some(LeaseChange::Began(token)) => self.began(token),
+            Some(LeaseChange::Held(incumbent)) => {
+                tracing::info!(
+                    node = incumbent.node,
+                    epoch = incumbent.epoch.0,
+                    "standby: another node holds the term"
+                );
+            }
+            Some(LeaseChange::Lapsed) => {
+                let text = "the lease could not be renewed in time: no command is sent until it is; see the store's \
+                            last error";
+                self.alarm(&Alarm { kind: AlarmKind::LeaseLapsed, server: None, leg: None, text: text.to_owned() });
+            }
+            Some(LeaseChange::Resumed) => tracing::info!("the lease is renewed: commands are sent again"),
+            Some(LeaseChange::Over(end)) => self.over = Some(Ended::Over(end)),
+        }
+    }
+
+    fn began(&mut self, token: Token) {
+        tracing::info!(epoch = token.epoch.0, holder = %token.holder, "a term began");
+        self.keeper.deaf();
+        self.telling.term_since_ms = Some(self.clock.wall_ms());
+        self.shared.epoch.store(token.epoch.0, Ordering::Relaxed);
+        self.feed(Input::TermBegan(token));
+        self.pruning = Some(prune(Arc::clone(&self.store), token));
+    }
+
+    /// A server has admitted a newer token: another scheduler's, or one that the database has forgotten.
+    fn newer_token(&mut self, server: ServerId, token: Token) {
+        let come = match self.lease.evidence(self.clock.now(), server, token.epoch) {
+            Evidence::Checking => "the database is asked whether this term still stands",
+            Evidence::Refused(reason) => reason,
+            Evidence::None => "it is below this scheduler's own, so the server is wrong",
+        };
+        let text = format!("the server has admitted another token ({token}): {come}");
+        self.alarm(&Alarm { kind: AlarmKind::StaleToken, server: Some(server), leg: None, text });
+    }
+
+    fn alarm(&mut self, alarm: &Alarm) {
+        tracing::error!(
+            kind = ?alarm.kind,
+            server = alarm.server.map(|server| server.0),
+            leg = alarm.leg.map(tracing::field::display),
+            "{}",
+            alarm.text
+        );
+        self.telling.alarm(self.clock.wall_ms(), alarm);
+    }
+
+    fn alarm_over(&mut self, alarm: &Alarm) {
+        tracing::info!(
+            kind = ?alarm.kind,
+            server = alarm.server.map(|server| server.0),
+            leg = alarm.leg.map(tracing::field::display),
+            "over: {}",
+            alarm.text
+        );
+        self.telling.alarm_over(self.clock.wall_ms(), alarm);
+    }
+
+    // ---- what comes ----
 
     fn take_link_events(&mut self, first: (ServerId, LinkEvent)) {
         let mut next = Some(first);
@@ -232,12 +342,10 @@ impl Driver {
 
     fn take_link_event(&mut self, server: ServerId, event: LinkEvent) {
         let now = self.clock.now();
-        let wall = self.clock.wall_ms();
         let Some(peer) = self.peers.get_mut(&server) else { return };
         match event {
             LinkEvent::Connected => {
                 peer.backlog.clear();
-                peer.link_since_ms = wall;
                 peer.session.connected(now);
             }
             LinkEvent::Packets(packets) => {
@@ -248,9 +356,6 @@ impl Driver {
             LinkEvent::Broken(reason) => peer.session.broken(now, &reason),
             LinkEvent::Disconnected(reason) => {
                 peer.backlog.clear();
-                if peer.session.is_up() {
-                    peer.link_since_ms = wall;
-                }
                 peer.session.disconnected(now, &reason);
             }
         }
@@ -267,7 +372,10 @@ impl Driver {
                     self.feed(input);
                 }
             }
-            Err(error @ StoreError::Fenced { .. }) => self.fenced = Some(error.to_string()),
+            Err(StoreError::Fenced { .. }) => {
+                self.lease.fenced();
+                self.over = Some(Ended::Over(LifeEnd::Fenced));
+            }
             Err(error) => {
                 tracing::warn!("{error}; what waits is kept and tried again");
                 self.telling.store_failed(self.clock.wall_ms(), error.to_string());
@@ -303,7 +411,7 @@ impl Driver {
     fn cache_answered(&mut self, wall: u64) {
         if self.telling.cache_answered(wall) {
             // It was away: everything cached is compared again.
-            self.feed(Input::Reconcile);
+            self.feed(Input::Reconcile(None));
         }
     }
 
@@ -349,9 +457,48 @@ impl Driver {
             Request::Troubled(answer) => {
                 let _ = answer.send(self.troubled());
             }
-            Request::Reconcile => self.feed(Input::Reconcile),
+            Request::Reconcile { server, answer } => {
+                let reconciled = self.reconcile(server);
+                let _ = answer.send(reconciled);
+            }
+            Request::LiftQuarantine { leg, answer } => {
+                self.last_waiter += 1;
+                let waiter = Waiter(self.last_waiter);
+                self.waiters.insert(waiter, answer);
+                self.feed(Input::LiftQuarantine(waiter, leg));
+            }
+            Request::StepDown(answer) => self.step_down(answer),
             Request::Count(name) => self.telling.count(name),
         }
+    }
+
+    fn step_down(&mut self, answer: oneshot::Sender<Result<(), String>>) {
+        if self.lease.token().is_none() {
+            let text = "this scheduler is a standby: ask the one that holds the term".to_owned();
+            // Whoever asked may have left.
+            let _ = answer.send(Err(text));
+            return;
+        }
+        tracing::info!("an operator hands over");
+        self.handing_over.push(answer);
+        self.over = Some(Ended::SteppedDown);
+    }
+
+    /// Begins comparisons; says with which servers, and which of those asked for are not connected.
+    fn reconcile(&mut self, only: Option<ServerId>) -> Result<Reconciled, ReconcileError> {
+        if self.core.token().is_none() {
+            return Err(ReconcileError::NoTerm);
+        }
+        let views = self.core.server_views();
+        let asked: Vec<_> = views.iter().filter(|view| only.is_none_or(|only| only == view.id)).collect();
+        if let (Some(server), true) = (only, asked.is_empty()) {
+            return Err(ReconcileError::UnknownServer { server, known: views.iter().map(|view| view.id).collect() });
+        }
+        let (up, down): (Vec<_>, Vec<_>) = asked.into_iter().partition(|view| view.up);
+        let ids = |views: Vec<&ServerView>| views.into_iter().map(|view| view.id).collect();
+        let reconciled = Reconciled { compared: ids(up), unreachable: ids(down) };
+        self.feed(Input::Reconcile(only));
+        Ok(reconciled)
     }
 
     fn troubled(&self) -> Vec<Troubled> {
@@ -387,7 +534,8 @@ impl Driver {
     fn next_wake(&self) -> tokio::time::Instant {
         let sessions = self.peers.values().filter_map(|peer| peer.session.next_wake().map(|(at, _)| at));
         let idle = self.clock.now() + IDLE;
-        self.clock.instant(sessions.chain(self.core.next_wake()).min().map_or(idle, |at| at.min(idle)))
+        let due = sessions.chain(self.core.next_wake()).chain(self.lease.next_wake());
+        self.clock.instant(due.min().map_or(idle, |at| at.min(idle)))
     }
 
     // ---- what follows ----
@@ -400,9 +548,11 @@ impl Driver {
                 quiet = false;
                 self.carry_out(output);
             }
+            let wall = self.clock.wall_ms();
             let mut heard = Vec::new();
             for (server, peer) in &mut self.peers {
                 while let Some(said) = peer.session.poll_heard() {
+                    peer.note(&said, wall);
                     heard.push((*server, said));
                 }
             }
@@ -414,8 +564,10 @@ impl Driver {
                 break;
             }
         }
+        // Rule 5: asked as late as can be, just before packets are handed over.
+        let may_command = self.lease.may_command(self.clock.now());
         for peer in self.peers.values_mut() {
-            peer.send();
+            peer.send(may_command);
         }
         if let Some(token) = self.core.token() {
             self.writers.begin(token);
@@ -454,26 +606,9 @@ impl Driver {
             }
             // Nobody subscribed is no error.
             Output::Publish(published) => drop(self.published.send(Arc::new(published))),
-            Output::Alarm(alarm) => {
-                tracing::error!(
-                    kind = ?alarm.kind,
-                    server = alarm.server.map(|server| server.0),
-                    leg = alarm.leg.map(tracing::field::display),
-                    "{}",
-                    alarm.text
-                );
-                self.telling.alarm(self.clock.wall_ms(), &alarm);
-            }
-            Output::AlarmOver(alarm) => {
-                tracing::info!(
-                    kind = ?alarm.kind,
-                    server = alarm.server.map(|server| server.0),
-                    leg = alarm.leg.map(tracing::field::display),
-                    "over: {}",
-                    alarm.text
-                );
-                self.telling.alarm_over(self.clock.wall_ms(), &alarm);
-            }
+            Output::Alarm(alarm) => self.alarm(&alarm),
+            Output::AlarmOver(alarm) => self.alarm_over(&alarm),
+            Output::NewerToken { server, token } => self.newer_token(server, token),
         }
     }
 
@@ -487,19 +622,52 @@ impl Driver {
     fn tell_service(&mut self) {
         let phase = status::phase(self);
         let wall = self.clock.wall_ms();
-        if let Some(text) = self.telling.phase(wall, phase, || status::headline(self.core.server_views(), phase)) {
-            tracing::info!("{text}");
+        let headline = || status::headline(&self.core.server_views(), phase, self.lease.incumbent());
+        if let Some((text, logged)) = self.telling.phase(wall, phase, headline) {
+            if logged {
+                tracing::info!("{text}");
+            }
             self.service.status(&text);
         }
     }
 
-    /// The end: servers are told, and what is on its way to the store is awaited.
-    async fn drain(&mut self) {
+    /// The end: what is on its way to the store is awaited, servers are told, and the lease is released last, so
+    /// that nothing of this life comes after the next holder's first step.
+    async fn end(&mut self, ended: Ended) {
         self.telling.stopping(self.clock.wall_ms());
+        self.requests.close();
+        let goodbye = match ended {
+            Ended::Stopped => "the scheduler stops",
+            Ended::SteppedDown => "the scheduler hands over",
+            Ended::Over(_) => "another term has begun",
+        };
+        if !matches!(ended, Ended::Over(_)) {
+            self.drain().await;
+        }
+        self.farewell(goodbye).await;
+        if let Some(token) = self.last_token(ended).await {
+            self.keeper.release(token).await;
+        }
+        for operator in self.handing_over.drain(..) {
+            // Whoever asked may have left.
+            let _ = operator.send(Ok(()));
+        }
+    }
+
+    /// The term to release. A question that is under way may begin one yet.
+    async fn last_token(&mut self, ended: Ended) -> Option<Token> {
+        if self.lease.is_asking()
+            && let Ok(Some(LeaseAnswer::Granted(token))) = tokio::time::timeout(DRAIN, self.lease_answers.recv()).await
+        {
+            return Some(token);
+        }
+        self.lease.token().filter(|_| !matches!(ended, Ended::Over(_)))
+    }
+
+    async fn drain(&mut self) {
         let deadline = tokio::time::sleep(DRAIN);
         tokio::pin!(deadline);
-        self.requests.close();
-        while self.writers.waiting() > 0 {
+        while self.writers.waiting() > 0 && !matches!(self.over, Some(Ended::Over(_))) {
             tokio::select! {
                 () = &mut deadline => {
                     tracing::warn!(waiting = self.writers.waiting(), "ended before everything was stored: the next start finishes it");
@@ -508,19 +676,19 @@ impl Driver {
                 Some(done) = self.written.recv() => {
                     self.take_written(done);
                     self.pump();
-                    if self.fenced.is_some() {
-                        break;
-                    }
                 }
             }
             self.heartbeat.beat();
         }
         self.pump();
+    }
+
+    async fn farewell(&mut self, text: &str) {
         let now = self.clock.now();
         let mut links = Vec::new();
         for peer in self.peers.values_mut() {
-            peer.session.farewell(now, "the scheduler stops");
-            peer.send();
+            peer.session.farewell(now, text);
+            peer.send(false);
             links.extend(peer.link.take());
         }
         for link in links {

@@ -40,8 +40,41 @@ pub(super) enum Request {
     Derive { rows: Vec<Vec<StoredLeg>>, answer: oneshot::Sender<Vec<(MeetingState, bool)>> },
     Status(oneshot::Sender<Box<Status>>),
     Troubled(oneshot::Sender<Vec<Troubled>>),
-    Reconcile,
+    Reconcile { server: Option<ServerId>, answer: oneshot::Sender<Result<Reconciled, ReconcileError>> },
+    LiftQuarantine { leg: LegId, answer: oneshot::Sender<ClientAnswer> },
+    StepDown(oneshot::Sender<Result<(), String>>),
     Count(&'static str),
+}
+
+/// The servers that were asked to be compared.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Reconciled {
+    /// A round has begun, or follows the one that runs.
+    pub compared: Vec<ServerId>,
+    /// Not connected: they are compared as soon as they are.
+    pub unreachable: Vec<ServerId>,
+}
+
+/// Why nothing is compared.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReconcileError {
+    /// The database has not answered yet.
+    #[error(
+        "the scheduler has no term yet: it waits for the database, and compares every server as soon as it answers"
+    )]
+    NoTerm,
+    /// No such server.
+    #[error("no server {server} is in the configuration; there are {}", listed(known))]
+    UnknownServer {
+        /// As asked.
+        server: ServerId,
+        /// Those that there are.
+        known: Vec<ServerId>,
+    },
+}
+
+fn listed(servers: &[ServerId]) -> String {
+    servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// A leg in trouble, for the operator.
@@ -94,12 +127,35 @@ impl Handle {
         result.await.map_err(|_| Gone)
     }
 
-    /// Compares everything with every server, in the background.
+    /// Compares everything with one server, or with every one, in the background.
+    ///
+    /// # Errors
+    /// The scheduler has ended; within, why nothing is compared.
+    pub async fn reconcile(&self, server: Option<ServerId>) -> Result<Result<Reconciled, ReconcileError>, Gone> {
+        let (answer, result) = oneshot::channel();
+        self.requests.send(Request::Reconcile { server, answer }).await.map_err(|_| Gone)?;
+        result.await.map_err(|_| Gone)
+    }
+
+    /// Pulls a quarantined leg whole and counts it again. Answered once that it adds up is stored, or with
+    /// why it stays quarantined.
     ///
     /// # Errors
     /// The scheduler has ended.
-    pub async fn reconcile(&self) -> Result<(), Gone> {
-        self.requests.send(Request::Reconcile).await.map_err(|_| Gone)
+    pub async fn lift_quarantine(&self, leg: LegId) -> Result<ClientAnswer, Gone> {
+        let (answer, result) = oneshot::channel();
+        self.requests.send(Request::LiftQuarantine { leg, answer }).await.map_err(|_| Gone)?;
+        result.await.map_err(|_| Gone)
+    }
+
+    /// Hands over: answered once the lease is released. `Err` says why there is nothing to hand over.
+    ///
+    /// # Errors
+    /// The scheduler has ended.
+    pub async fn step_down(&self) -> Result<Result<(), String>, Gone> {
+        let (answer, result) = oneshot::channel();
+        self.requests.send(Request::StepDown(answer)).await.map_err(|_| Gone)?;
+        result.await.map_err(|_| Gone)
     }
 
     /// Counts something that happened above.

@@ -29,12 +29,15 @@ mod term;
 mod writer;
 
 pub use clock::Clock;
-pub use handle::{Gone, Handle, Presence};
+pub use handle::{Gone, Handle, Presence, ReconcileError, Reconciled};
 
 use crate::config::{CacheAddress, Config, StoreAddress};
 use crate::ops::Seam;
+use crate::recovery::lease::{Lease, LeaseTiming};
 use crate::{cms, store};
+use driver::Ended;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// Why the scheduler ended other than by being told to.
@@ -51,45 +54,73 @@ pub enum RunError {
         /// What the system said.
         reason: String,
     },
-    /// Another scheduler has begun a newer term: this process commands no more.
-    #[error("{0}")]
-    Fenced(String),
 }
 
-/// Runs the scheduler until `stop`.
+/// Runs the scheduler until `stop`: one life after the other, each a standby first, then the holder of a term.
+/// `directory` is the state directory's own name (see [`crate::ops::lock::NodeLock::id`]).
 ///
 /// # Errors
 /// See [`RunError`].
-pub async fn run(config: Config, seam: Seam, stop: CancellationToken) -> Result<(), RunError> {
+pub async fn run(mut config: Config, directory: &str, seam: Seam, stop: CancellationToken) -> Result<(), RunError> {
     let clock = Clock::start();
     let store = open_store(&config)?;
     let cache = open_cache(&config)?;
-    let listener = cms::listen(&config)
+    let mut door = cms::listen(&config)
         .await
         .map_err(|reason| RunError::Listen { address: config.clients.listen, reason: reason.to_string() })?;
+    config.scheduler.node = format!("{}#{directory}", config.scheduler.node);
     let config = Arc::new(config);
-    let (driver, handle) = driver::Driver::new(
-        Arc::clone(&config),
-        clock,
-        Arc::clone(&store),
-        cache,
-        seam.service.clone(),
-        seam.heartbeat.clone(),
-        listener.address(),
-    );
+    let Seam { service, heartbeat, operator } = seam;
+    let mut lease = Lease::new(LeaseTiming::of(config.scheduler.lease, spread()));
     let ended = CancellationToken::new();
-    let doors = tokio_util::task::TaskTracker::new();
-    doors.spawn(listener.serve(Arc::clone(&config), handle.clone(), ended.clone()));
-    doors.spawn(seam.operator.serve(Arc::new(handle), ended.clone()));
-    doors.close();
-    // Configuration is valid and every port answers; recovery goes on from here, told by STATUS=.
-    seam.service.ready();
-    let result = driver.run(stop).await;
-    seam.service.stopping();
+    let desk = operator::Desk::default();
+    let operators = tokio::spawn(operator.serve(Arc::new(desk.clone()), ended.clone()));
+    // Configuration is valid and every port answers; what follows is told by STATUS=.
+    service.ready();
+    loop {
+        let (mut driver, handle) = driver::Driver::new(driver::Parts {
+            config: Arc::clone(&config),
+            clock,
+            store: Arc::clone(&store),
+            cache: Arc::clone(&cache),
+            service: service.clone(),
+            heartbeat: heartbeat.clone(),
+            clients: (door.address(), door.counters()),
+            lease,
+        });
+        desk.set(handle.clone());
+        let life = CancellationToken::new();
+        let serving = async {
+            let end = driver.run(stop.clone()).await;
+            life.cancel();
+            end
+        };
+        let (end, ()) = tokio::join!(serving, door.serve(Arc::clone(&config), handle, life.clone()));
+        lease = driver.into_lease();
+        let not_before = match end {
+            Ended::Stopped => break,
+            // Its own node would be granted the term at once: the others are left a lease's time to take it.
+            Ended::SteppedDown => clock.now() + config.scheduler.lease,
+            Ended::Over(end) => {
+                tracing::error!(?end, "this scheduler commands no more: it goes on as a standby");
+                clock.now()
+            }
+        };
+        lease.live_again(not_before);
+    }
+    service.stopping();
     ended.cancel();
-    doors.wait().await;
+    if let Err(error) = operators.await {
+        tracing::error!("the operator's socket ended badly: {error}");
+    }
+    door.close().await;
     store.close().await;
-    result
+    Ok(())
+}
+
+/// Standbys ask at different moments.
+fn spread() -> Duration {
+    Duration::from_millis(u64::from(uuid::Uuid::new_v4().as_bytes()[0]) / 4)
 }
 
 fn open_store(config: &Config) -> Result<Arc<dyn store::Store>, RunError> {

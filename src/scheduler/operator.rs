@@ -1,18 +1,37 @@
 //! What the operator's local socket may ask of the scheduler.
 
-use super::handle::{Gone, Handle};
+use super::handle::{Gone, Handle, ReconcileError};
 use crate::model::CommandId;
 use crate::ops::operator::{Operator, OperatorAnswer, OperatorError, OperatorErrorKind, OperatorRequest};
 use crate::recovery::Rights;
 use futures_util::future::BoxFuture;
 use futures_util::stream;
-use remeet_protocol::message::{ClientCommand, ClientOp};
-use remeet_protocol::{LegId, MeetingId};
+use remeet_protocol::message::{ClientAnswer, ClientCommand, ClientOp};
+use remeet_protocol::{ErrorCode, LegId, MeetingId};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use std::sync::{Arc, PoisonError, RwLock};
 
 /// The most legs of a dump: far beyond what the embedded cache holds.
 const DUMP_MAX: usize = 1_000_000;
+
+/// Answers operators over every life of the scheduler: with the handle of the present one.
+#[derive(Clone, Default)]
+pub(super) struct Desk(Arc<RwLock<Option<Handle>>>);
+
+impl Desk {
+    /// A new life has begun.
+    pub(super) fn set(&self, handle: Handle) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(handle);
+    }
+}
+
+impl Operator for Desk {
+    fn handle(&self, request: OperatorRequest) -> BoxFuture<'_, Result<OperatorAnswer, OperatorError>> {
+        let handle = self.0.read().unwrap_or_else(PoisonError::into_inner).clone();
+        Box::pin(async move { handle.ok_or(Gone)?.handle(request).await })
+    }
+}
 
 impl Operator for Handle {
     fn handle(&self, request: OperatorRequest) -> BoxFuture<'_, Result<OperatorAnswer, OperatorError>> {
@@ -22,10 +41,9 @@ impl Operator for Handle {
                     let status = self.status().await?;
                     Ok(OperatorAnswer::One(json_of(&*status)?))
                 }
-                // One server's turn costs no more than all of them: a round is one inventory.
-                OperatorRequest::Recover { server: _ } => {
-                    self.reconcile().await?;
-                    Ok(OperatorAnswer::Done)
+                OperatorRequest::Recover { server } => {
+                    let reconciled = self.reconcile(server).await??;
+                    Ok(OperatorAnswer::One(json_of(&reconciled)?))
                 }
                 OperatorRequest::DumpCache => self.dump_cache().await,
                 OperatorRequest::ForgetKeys { legs } => self.forget_keys(&legs).await,
@@ -34,11 +52,14 @@ impl Operator for Handle {
                     let items: Result<Vec<Value>, OperatorError> = troubled.iter().map(json_of).collect();
                     Ok(OperatorAnswer::Many(Box::pin(stream::iter(items?))))
                 }
-                // A quarantined leg is pulled again, whole, by the next comparison.
-                OperatorRequest::LiftQuarantine { leg: _ } => {
-                    self.reconcile().await?;
-                    Ok(OperatorAnswer::Done)
+                OperatorRequest::LiftQuarantine { leg } => {
+                    let answer = self.lift_quarantine(leg).await?;
+                    done(&format!("leg {leg}"), &answer)
                 }
+                OperatorRequest::StepDown => match self.step_down().await? {
+                    Ok(()) => Ok(OperatorAnswer::Done),
+                    Err(text) => Err(OperatorError::new(OperatorErrorKind::WrongState, text)),
+                },
                 OperatorRequest::Mark { meeting, first } => self.mark(meeting, first).await,
             }
         })
@@ -75,11 +96,29 @@ impl Handle {
         let id = CommandId { instance: uuid::Uuid::new_v4().as_u64_pair().0, number: 1 };
         let command = ClientCommand { instance: id.instance, number: id.number, meeting, op: ClientOp::Mark(first) };
         let answer = self.command(Rights { control: true, operator: true }, command).await?;
-        if answer.code.is_ok() {
-            return Ok(OperatorAnswer::Done);
-        }
-        let text = format!("meeting {meeting}: {}: {}", answer.code, answer.detail);
-        Err(OperatorError::new(OperatorErrorKind::NotFound, text))
+        done(&format!("meeting {meeting}"), &answer)
+    }
+}
+
+/// What a command's answer says to an operator.
+fn done(about: &str, answer: &ClientAnswer) -> Result<OperatorAnswer, OperatorError> {
+    let kind = match answer.code {
+        code if code.is_ok() => return Ok(OperatorAnswer::Done),
+        ErrorCode::UNKNOWN_MEETING => OperatorErrorKind::NotFound,
+        ErrorCode::UNAVAILABLE | ErrorCode::UNREACHABLE | ErrorCode::RETRY => OperatorErrorKind::Unavailable,
+        _ => OperatorErrorKind::WrongState,
+    };
+    let detail = if answer.detail.is_empty() { answer.code.sentence() } else { answer.detail.as_str() };
+    Err(OperatorError::new(kind, format!("{about}: {detail}")))
+}
+
+impl From<ReconcileError> for OperatorError {
+    fn from(error: ReconcileError) -> Self {
+        let kind = match error {
+            ReconcileError::NoTerm => OperatorErrorKind::Unavailable,
+            ReconcileError::UnknownServer { .. } => OperatorErrorKind::NotFound,
+        };
+        OperatorError::new(kind, error.to_string())
     }
 }
 

@@ -2,8 +2,13 @@
 
 use crate::config::Config;
 use crate::link::{LinkHandle, SendError};
-use crate::session::{self, Session};
-use remeet_protocol::{Holder, Packet};
+use crate::session::{self, Heard, Session};
+use remeet_protocol::{Holder, Message, Packet};
+
+/// Whether a message changes who commands, or what a server does: what rule 5 is about.
+fn commands(message: &Message) -> bool {
+    matches!(message, Message::Attach(_) | Message::Takeover(_) | Message::Adopt(_) | Message::Command(_))
+}
 
 /// One server: its session and its link.
 pub(super) struct Peer {
@@ -11,11 +16,13 @@ pub(super) struct Peer {
     pub link: Option<LinkHandle>,
     /// Packets that the link's queue had no room for.
     pub backlog: Vec<Packet>,
+    /// What [`Heard`] said last: nothing yet, up or down; and since when.
+    pub was_up: Option<bool>,
     pub link_since_ms: u64,
 }
 
 impl Peer {
-    pub(super) fn new(config: &Config, server: &crate::config::Server, holder: Holder) -> Self {
+    pub(super) fn new(config: &Config, server: &crate::config::Server, holder: Holder, wall_ms: u64) -> Self {
         let identity = session::Identity {
             domain: config.scheduler.domain,
             name: config.scheduler.name.clone(),
@@ -30,13 +37,37 @@ impl Peer {
             window: usize::try_from(config.recovery.requests_in_flight).unwrap_or(32),
             ..session::Settings::default()
         };
-        Self { session: Session::new(identity, settings), link: None, backlog: Vec::new(), link_since_ms: 0 }
+        Self {
+            session: Session::new(identity, settings),
+            link: None,
+            backlog: Vec::new(),
+            was_up: None,
+            link_since_ms: wall_ms,
+        }
     }
 
-    /// Hands the session's packets to the link, all in one batch.
-    pub(super) fn send(&mut self) {
+    /// Notes since when the link is as it is.
+    pub(super) fn note(&mut self, heard: &Heard, wall_ms: u64) {
+        let up = match heard {
+            Heard::Up { .. } => true,
+            Heard::Down { .. } => false,
+            _ => return,
+        };
+        // A server that was never reached is down since the start.
+        if up || self.was_up == Some(true) {
+            self.link_since_ms = wall_ms;
+        }
+        self.was_up = Some(up);
+    }
+
+    /// Hands the session's packets to the link, all in one batch. Commands that may not be handed over count as
+    /// lost on the way: the session sends them again, or gives them up.
+    pub(super) fn send(&mut self, may_command: bool) {
         while let Some(packet) = self.session.poll_packet() {
             self.backlog.push(packet);
+        }
+        if !may_command {
+            self.backlog.retain(|packet| !commands(&packet.message));
         }
         if self.backlog.is_empty() && self.session.wants_close().is_none() {
             return;

@@ -2,14 +2,17 @@
 
 use super::driver::Driver;
 use super::peer::Peer;
+use crate::link::{LinkHandle, ListenCounters};
 use crate::ops::status::{
     Alarms, ClientsStatus, Completeness, LegCounts, LinkState, Phase, Queues, RoundReport, ServerStatus, SinkHealth,
     Status, Term, Trigger,
 };
+use crate::recovery::lease::Incumbent;
 use crate::recovery::{self, Alarm, ServerView};
 use remeet_protocol::ServerId;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// What the driver notes down for the report.
@@ -17,9 +20,11 @@ use std::sync::atomic::Ordering;
 pub(super) struct Telling {
     started_at_ms: u64,
     clients: SocketAddr,
+    port: Arc<ListenCounters>,
     pub term_since_ms: Option<u64>,
     phase: (Phase, u64),
-    text: String,
+    /// What the service manager was told last, and when.
+    text: (String, u64),
     alarms: Alarms,
     store: Sink,
     cache: Sink,
@@ -35,14 +40,15 @@ struct Sink {
 }
 
 impl Telling {
-    pub(super) fn new(wall_ms: u64, clients: SocketAddr) -> Self {
+    pub(super) fn new(wall_ms: u64, (clients, port): (SocketAddr, Arc<ListenCounters>)) -> Self {
         let sink = || Sink { healthy: true, since_ms: wall_ms, last_error: None };
         Self {
             started_at_ms: wall_ms,
             clients,
+            port,
             term_since_ms: None,
             phase: (Phase::Starting, wall_ms),
-            text: String::new(),
+            text: (String::new(), wall_ms),
             alarms: Alarms::default(),
             store: sink(),
             cache: sink(),
@@ -99,20 +105,29 @@ impl Telling {
         self.cache.answer(wall_ms)
     }
 
-    /// Notes the phase; the text for `STATUS=` if it changed.
-    pub(super) fn phase(&mut self, wall_ms: u64, phase: Phase, text: impl FnOnce() -> String) -> Option<String> {
-        // While it recovers the numbers move: told at most four times a second.
-        let due = phase != self.phase.0 || (phase == Phase::Recovering && wall_ms >= self.phase.1 + 250);
-        if !due {
+    /// Notes the phase; the text for `STATUS=` if it changed, and whether it belongs into the log.
+    pub(super) fn phase(
+        &mut self,
+        wall_ms: u64,
+        phase: Phase,
+        text: impl FnOnce() -> String,
+    ) -> Option<(String, bool)> {
+        let changed = phase != self.phase.0;
+        if changed {
+            self.phase = (phase, wall_ms);
+        }
+        // The numbers move, faster while it recovers: told at most so often.
+        let pause = if phase == Phase::Recovering { 250 } else { 1_000 };
+        if !changed && wall_ms.abs_diff(self.text.1) < pause {
             return None;
         }
-        self.phase = (phase, wall_ms);
+        self.text.1 = wall_ms;
         let text = text();
-        if text == self.text {
+        if text == self.text.0 {
             return None;
         }
-        self.text.clone_from(&text);
-        Some(text)
+        self.text.0.clone_from(&text);
+        Some((text, changed || phase == Phase::Recovering))
     }
 
     pub(super) fn stopping(&mut self, wall_ms: u64) {
@@ -167,7 +182,11 @@ pub(super) fn phase(driver: &Driver) -> Phase {
     if telling.phase.0 == Phase::Stopping {
         Phase::Stopping
     } else if driver.core.token().is_none() {
-        if telling.store.healthy { Phase::Starting } else { Phase::WaitingForDatabase }
+        match driver.lease.incumbent() {
+            _ if !telling.store.healthy => Phase::WaitingForDatabase,
+            Some(_) => Phase::Standby,
+            None => Phase::Starting,
+        }
     } else if driver.core.is_steady() && telling.store.healthy {
         Phase::Steady
     } else if telling.store.healthy {
@@ -178,11 +197,25 @@ pub(super) fn phase(driver: &Driver) -> Phase {
 }
 
 /// One line for `STATUS=`.
-pub(super) fn headline(views: Vec<ServerView>, phase: Phase) -> String {
+pub(super) fn headline(views: &[ServerView], phase: Phase, incumbent: Option<&Incumbent>) -> String {
+    if let (Phase::Standby, Some(incumbent)) = (phase, incumbent) {
+        return format!("standby: node {} holds term {}", incumbent.node, incumbent.epoch);
+    }
     let (legs, ours): (u64, u64) =
         views.iter().fold((0, 0), |(legs, ours), view| (legs + view.legs, ours + view.in_meeting));
     let down = views.iter().filter(|view| !view.up).count();
     let mut text = format!("{}: {ours} of {legs} meetings in control", phase.name());
+    let sum = |count: fn(&ServerView) -> u64| views.iter().map(count).sum::<u64>();
+    for (count, what) in [
+        (sum(|view| view.backfilling), "being back-filled"),
+        (sum(|view| view.pending.values().sum()), "pending"),
+        (sum(|view| view.quarantined), "quarantined"),
+        (sum(|view| view.orphans), "orphans"),
+    ] {
+        if count > 0 {
+            text.push_str(&format!(", {count} {what}"));
+        }
+    }
     if down > 0 {
         text.push_str(&format!(", {down} of {} servers unreachable", views.len()));
     }
@@ -215,9 +248,20 @@ pub(super) fn report(driver: &Driver) -> Status {
             ("requests_unanswered", counted.unanswered),
             ("unknown_types", counted.unknown_types),
             ("events_repeated", counted.repeated_events),
+            ("links_cut_inside_a_packet", peer.link.as_ref().map_or(0, LinkHandle::cut)),
         ] {
             *counters.entry(name.to_owned()).or_default() += value;
         }
+    }
+    let port = &telling.port;
+    for (name, value) in [
+        ("clients_accepted", &port.accepted),
+        ("clients_too_many", &port.refused),
+        ("clients_silent", &port.silent),
+        ("client_streams_broken", &port.broken),
+        ("client_streams_cut", &port.cut),
+    ] {
+        counters.insert(name.to_owned(), value.load(Ordering::Relaxed));
     }
     counters.insert("persists_open".to_owned(), driver.core.persists_open() as u64);
     Status {
@@ -235,6 +279,7 @@ pub(super) fn report(driver: &Driver) -> Status {
             holder: token.holder,
             since_ms: telling.term_since_ms.unwrap_or_default(),
         }),
+        lease: driver.lease.view(driver.clock.now()),
         servers,
         totals,
         rounds: rounds(driver, &views),
@@ -259,7 +304,7 @@ fn server_status(server: &crate::config::Server, peer: &Peer, view: &ServerView)
         link: match (view.up, view.attached) {
             (true, true) => LinkState::Attached,
             (true, false) => LinkState::Up,
-            (false, _) if peer.link.is_some() && peer.link_since_ms == 0 => LinkState::Dialling,
+            (false, _) if peer.link.is_some() && peer.was_up.is_none() => LinkState::Dialling,
             (false, _) => LinkState::Down,
         },
         link_since_ms: peer.link_since_ms,

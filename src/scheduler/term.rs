@@ -1,72 +1,139 @@
-//! The beginning of a term, and what is tidied up during it.
+//! What the store is asked about the term and its lease, each question in a task of its own; and what is tidied up
+//! during a term. Decisions are [`crate::recovery::lease`]'s.
 
-use crate::store::Store;
-use remeet_protocol::{Epoch, Holder, Token};
+use crate::recovery::lease::{Incumbent, LeaseAnswer, LeaseAsk};
+use crate::store::{Begun, Candidate, Store, StoreError};
+use remeet_protocol::{Holder, Token};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-/// Client answers are kept for 24 h, of 10,000 instances (design §3); what is beyond is deleted this often.
+/// Client answers and done intents are kept for 24 h, of 10,000 instances (design §3); what is beyond is deleted this
+/// often.
 const PRUNE_EVERY: Duration = Duration::from_secs(3_600);
 const ANSWERS_KEPT_FOR: Duration = Duration::from_secs(24 * 3_600);
 const INSTANCES_MAX: u32 = 10_000;
+/// How long a release is listened for at a time: the wait is begun anew, since a connection may die in silence.
+const LISTEN: Duration = Duration::from_secs(30);
+/// Pause between two of these waits.
+const TOLD_PAUSE: Duration = Duration::from_millis(50);
 
-/// Deletes old client answers now and then. Between two statements of the store it may end at any time.
+/// Deletes old client answers and done intents now and then. Between two statements of the store it may end at any time.
 pub(super) fn prune(store: Arc<dyn Store>, token: Token) -> AbortOnDropHandle<()> {
     AbortOnDropHandle::new(tokio::spawn(async move {
         loop {
             tokio::time::sleep(PRUNE_EVERY).await;
             match store.prune_answers(token, ANSWERS_KEPT_FOR, INSTANCES_MAX).await {
-                Ok(deleted) => tracing::debug!(deleted, "old client answers deleted"),
-                Err(error) => tracing::warn!("old client answers are deleted later: {error}"),
+                Ok(deleted) => tracing::debug!(deleted, "old client answers and done intents deleted"),
+                Err(error) => tracing::warn!("old client answers and done intents are deleted later: {error}"),
             }
         }
     }))
 }
 
-/// How the beginning of a term goes.
-pub(super) enum TermProgress {
-    /// The database does not answer: it is asked again.
-    Waiting(String),
-    /// It began.
-    Began(Token),
-}
-
-/// Brings the schema up to date and begins a term; asks for as long as it takes. The database is the one
-/// source of recovery keys after a restart: while it is down nothing is taken over (design §6).
-pub(super) fn begin_term(
+/// Asks the store about the lease.
+pub(super) struct Keeper {
     store: Arc<dyn Store>,
     node: String,
     holder: Holder,
-    stop: CancellationToken,
-) -> mpsc::Receiver<TermProgress> {
-    let (progress, receiver) = mpsc::channel(4);
-    tokio::spawn(async move {
-        let mut pause = Duration::from_millis(100);
-        loop {
-            let began = async {
-                store.migrate().await?;
-                store.begin_term(&node, holder, Epoch(0)).await
+    lease: Duration,
+    /// The schema is up to date. A standby sees to that too: migrations are additive.
+    migrated: Arc<AtomicBool>,
+    answers: mpsc::Sender<LeaseAnswer>,
+    /// Ends with the term's beginning: only a standby waits for a release.
+    listening: Option<AbortOnDropHandle<()>>,
+}
+
+impl Keeper {
+    /// At most one question is under way, so its answer always has room.
+    pub(super) fn new(
+        store: Arc<dyn Store>,
+        node: String,
+        holder: Holder,
+        lease: Duration,
+    ) -> (Self, mpsc::Receiver<LeaseAnswer>) {
+        let (answers, receiver) = mpsc::channel(1);
+        let keeper =
+            Self { store, node, holder, lease, migrated: Arc::new(AtomicBool::new(false)), answers, listening: None };
+        (keeper, receiver)
+    }
+
+    /// Asks; the answer comes by the channel.
+    pub(super) fn ask(&self, ask: LeaseAsk) {
+        let (store, answers, lease) = (Arc::clone(&self.store), self.answers.clone(), self.lease);
+        let (node, holder, migrated) = (self.node.clone(), self.holder, Arc::clone(&self.migrated));
+        tokio::spawn(async move {
+            let answer = match ask {
+                LeaseAsk::Renew(token) => renewed(store.renew(token, lease).await),
+                LeaseAsk::Begin { above } => {
+                    let candidate = Candidate { node: &node, holder, lease, epoch_above: above };
+                    begun(begin(store.as_ref(), &migrated, candidate).await)
+                }
             };
-            let Some(began) = stop.run_until_cancelled(began).await else { return };
-            match began {
-                Ok(token) => {
-                    // The receiver is gone only when the driver is.
-                    let _ = progress.send(TermProgress::Began(token)).await;
+            // The receiver is gone only when the driver is.
+            let _ = answers.send(answer).await;
+        });
+    }
+
+    /// Waits for releases from now on: each is told by the channel.
+    pub(super) fn listen(&mut self) -> mpsc::Receiver<()> {
+        let (told, receiver) = mpsc::channel(1);
+        let store = Arc::clone(&self.store);
+        self.listening = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+            loop {
+                store.released(LISTEN).await;
+                // A lease that has run out is told at once, each time.
+                tokio::time::sleep(TOLD_PAUSE).await;
+                // One that waits to be heard says as much as two.
+                if let Err(mpsc::error::TrySendError::Closed(())) = told.try_send(()) {
                     return;
                 }
-                Err(error) => {
-                    tracing::warn!("no term yet: {error}; asked again in {pause:?}");
-                    let _ = progress.send(TermProgress::Waiting(error.to_string())).await;
-                }
             }
-            if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
-                return;
-            }
-            pause = (pause * 2).min(Duration::from_secs(2));
+        })));
+        receiver
+    }
+
+    /// No release is waited for any more.
+    pub(super) fn deaf(&mut self) {
+        self.listening = None;
+    }
+
+    /// Ends the lease: a standby begins its term at once. That it fails costs the standby the rest of the lease.
+    pub(super) async fn release(&self, token: Token) {
+        match self.store.release(token).await {
+            Ok(()) => tracing::info!(epoch = token.epoch.0, "the lease is released"),
+            Err(StoreError::Fenced { .. }) => {}
+            Err(error) => tracing::warn!("{error}; a standby takes over when the lease has run out"),
         }
-    });
-    receiver
+    }
+}
+
+async fn begin(store: &dyn Store, migrated: &AtomicBool, candidate: Candidate<'_>) -> Result<Begun, StoreError> {
+    if !migrated.load(Ordering::Relaxed) {
+        store.migrate().await?;
+        migrated.store(true, Ordering::Relaxed);
+    }
+    store.begin_term(candidate).await
+}
+
+fn begun(begun: Result<Begun, StoreError>) -> LeaseAnswer {
+    match begun {
+        Ok(Begun::Granted(token)) => LeaseAnswer::Granted(token),
+        Ok(Begun::Held(standing)) => LeaseAnswer::Held(Incumbent {
+            node: standing.node,
+            epoch: standing.token.epoch,
+            remaining: standing.remaining,
+        }),
+        Err(error) => LeaseAnswer::Failed(error.to_string()),
+    }
+}
+
+fn renewed(renewed: Result<(), StoreError>) -> LeaseAnswer {
+    match renewed {
+        Ok(()) => LeaseAnswer::Renewed,
+        Err(StoreError::Fenced { .. }) => LeaseAnswer::Fenced,
+        Err(error) => LeaseAnswer::Failed(error.to_string()),
+    }
 }

@@ -80,7 +80,7 @@ impl Session {
             Message::Failure(failure) => {
                 self.close(format!("the server refused the handshake: {}: {}", failure.code, failure.detail));
             }
-            Message::Unknown { .. } => self.counters.unknown_types += 1,
+            message @ Message::Unknown { .. } => self.skipped(&message),
             other => {
                 let reason = format!("{} as the answer to Hello", other.name());
                 self.misbehaved(Misbehaviour::Answer, reason.clone());

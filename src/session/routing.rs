@@ -26,8 +26,8 @@ impl Session {
     }
 
     fn answer(&mut self, header: Header, message: Message) {
-        if let Message::Unknown { .. } = message {
-            self.counters.unknown_types += 1;
+        if let Message::Unknown { .. } = &message {
+            self.skipped(&message);
             return;
         }
         if let Message::KeepAliveAnswer(_) = message {
@@ -67,6 +67,9 @@ impl Session {
     }
 
     fn notice(&mut self, header: Header, message: Message) {
+        if let Message::Unknown { .. } = &message {
+            self.skipped(&message);
+        }
         match message {
             Message::KeepAlive(_) => {
                 let epoch = self.attached().map_or(0, |(_, token)| token.epoch.0);
@@ -92,7 +95,6 @@ impl Session {
             }
             Message::Failure(_) => self.counters.stray_answers += 1,
             Message::Unknown { kind, .. } => {
-                self.counters.unknown_types += 1;
                 let failure = Failure::new(ErrorCode::UNSUPPORTED, &format!("message type {kind:#06x}"));
                 self.respond(&header, failure.into());
             }
@@ -102,6 +104,17 @@ impl Session {
                 self.respond(&header, failure.into());
                 self.misbehaved(Misbehaviour::Request, reason);
             }
+        }
+    }
+
+    /// A type of a later version (SPEC M-1). A server that speaks one may send many: only the first is logged.
+    pub(super) fn skipped(&mut self, message: &Message) {
+        self.counters.unknown_types += 1;
+        if let (1, Message::Unknown { kind, .. }) = (self.counters.unknown_types, message) {
+            tracing::warn!(
+                server = self.identity.server.0,
+                "a packet of the unknown type {kind:#06x} is skipped; more are only counted"
+            );
         }
     }
 

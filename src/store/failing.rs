@@ -1,9 +1,9 @@
 //! A store that fails when told to: for tests of what stands above it.
 
-use super::{Instance, LookUp, Outcome, Store, StoreError, Unit};
+use super::{Begun, Candidate, Instance, LookUp, Outcome, Standing, Store, StoreError, Unit};
 use crate::model::{LegContent, StoredLeg};
 use futures_util::future::BoxFuture;
-use remeet_protocol::{Epoch, Holder, LegId, MeetingId, ServerId, Token};
+use remeet_protocol::{LegId, MeetingId, ServerId, Token};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -14,7 +14,10 @@ use std::time::Duration;
 pub enum Call {
     Migrate,
     BeginTerm,
-    Term,
+    Standing,
+    Renew,
+    Release,
+    Released,
     LookUp,
     Legs,
     Meeting,
@@ -114,18 +117,35 @@ impl Store for FailingStore {
         self.through(Call::Migrate, Token::default(), self.inner.migrate())
     }
 
-    fn begin_term<'a>(
-        &'a self,
-        node: &'a str,
-        holder: Holder,
-        epoch_above: Epoch,
-    ) -> BoxFuture<'a, Result<Token, StoreError>> {
-        let token = Token { epoch: epoch_above, holder };
-        self.through(Call::BeginTerm, token, self.inner.begin_term(node, holder, epoch_above))
+    fn begin_term<'a>(&'a self, candidate: Candidate<'a>) -> BoxFuture<'a, Result<Begun, StoreError>> {
+        let token = Token { epoch: candidate.epoch_above, holder: candidate.holder };
+        self.through(Call::BeginTerm, token, self.inner.begin_term(candidate))
     }
 
-    fn term(&self) -> BoxFuture<'_, Result<Option<Token>, StoreError>> {
-        self.through(Call::Term, Token::default(), self.inner.term())
+    fn standing(&self) -> BoxFuture<'_, Result<Option<Standing>, StoreError>> {
+        self.through(Call::Standing, Token::default(), self.inner.standing())
+    }
+
+    fn renew(&self, token: Token, lease: Duration) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.through(Call::Renew, token, self.inner.renew(token, lease))
+    }
+
+    fn release(&self, token: Token) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.through(Call::Release, token, self.inner.release(token))
+    }
+
+    fn released(&self, at_most: Duration) -> BoxFuture<'_, ()> {
+        let told = async move {
+            self.inner.released(at_most).await;
+            Ok(())
+        };
+        let told = self.through(Call::Released, Token::default(), Box::pin(told));
+        Box::pin(async move {
+            // A failed wait is a whole one.
+            if told.await.is_err() {
+                tokio::time::sleep(at_most).await;
+            }
+        })
     }
 
     fn look_up<'a>(&'a self, server: ServerId, legs: &'a [LegId]) -> BoxFuture<'a, Result<LookUp, StoreError>> {

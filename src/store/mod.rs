@@ -18,6 +18,7 @@
 mod failing;
 mod fault;
 mod judge;
+mod lease;
 pub mod memory;
 mod merge;
 mod open;
@@ -34,6 +35,7 @@ mod values;
 mod write;
 
 pub use failing::{Call, FailingStore, Failure};
+pub use lease::{Begun, Candidate, Standing};
 pub use open::{StoreOptions, open};
 pub use open_cache::{CacheLimits, open_cache, open_cache_with};
 pub use write::{Accepted, ContentWrite, Expect, NewLeg, Outcome, StateWrite, Unit, Write};
@@ -42,7 +44,7 @@ use crate::model::{ClientAnswerRow, Intent, LegContent, RecoveryKey, StoredLeg};
 use futures_util::future::BoxFuture;
 use remeet_protocol::message::MeetingState;
 use remeet_protocol::record::{Mark, RecordKey};
-use remeet_protocol::{BootId, Change, DomainId, Epoch, Handle, Holder, LegId, MeetingId, Secret, ServerId, Token};
+use remeet_protocol::{BootId, Change, DomainId, Epoch, Handle, LegId, MeetingId, Secret, ServerId, Token};
 use std::time::Duration;
 
 /// Answers to clients' commands that are kept of an instance (design §3).
@@ -144,17 +146,27 @@ pub trait Store: Send + Sync + 'static {
     /// Brings the schema up to date. Additive: the release before runs on it too.
     fn migrate(&self) -> BoxFuture<'_, Result<(), StoreError>>;
 
-    /// Begins the next term: epoch + 1 for `holder` (rule 1). Every older term is fenced on return.
-    /// `epoch_above`: the new epoch is also above this (design §6, database regressed).
-    fn begin_term<'a>(
-        &'a self,
-        node: &'a str,
-        holder: Holder,
-        epoch_above: Epoch,
-    ) -> BoxFuture<'a, Result<Token, StoreError>>;
+    /// Begins the next term: epoch + 1 for the candidate's holder (rule 1), with its lease. Granted if no term
+    /// stands, if its lease has run out or was released, or if it is of the candidate's own node, so that a restart
+    /// does not wait for its own dead lease. Every older term is fenced on return, and one whose writers keep the
+    /// term locked loses its sessions; while another node's lease stands nobody is disturbed.
+    fn begin_term<'a>(&'a self, candidate: Candidate<'a>) -> BoxFuture<'a, Result<Begun, StoreError>>;
 
-    /// The current term, if one has ever begun.
-    fn term(&self) -> BoxFuture<'_, Result<Option<Token>, StoreError>>;
+    /// The current term with its lease, if one has ever begun.
+    fn standing(&self) -> BoxFuture<'_, Result<Option<Standing>, StoreError>>;
+
+    /// The lease of `token` lasts for another `lease` from now, also if it has run out and nobody has taken over.
+    /// [`StoreError::Fenced`] if another term stands, or if this one has released its lease. Waits for no writer of
+    /// meeting data, and at most a quarter of `lease`.
+    fn renew(&self, token: Token, lease: Duration) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// The lease of `token` ends now, for good; who waits in [`Store::released`] is told. Its term stands until
+    /// another begins. Again does nothing; [`StoreError::Fenced`] if another term stands.
+    fn release(&self, token: Token) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Waits for the lease that stands: returns when it was released or has run out, or after `at_most`. It is only
+    /// a hint when to ask [`Store::begin_term`] again; what fails counts as "after `at_most`".
+    fn released(&self, at_most: Duration) -> BoxFuture<'_, ()>;
 
     /// Every leg stored under `server` that is not ended, and the named `legs` whatever their state and
     /// server; each with its recovery key and open intents. In bulk: a bounded number of statements,
@@ -190,8 +202,9 @@ pub trait Store: Send + Sync + 'static {
     /// Outcomes carry the new version.
     fn settle<'a>(&'a self, token: Token, units: &'a [Unit]) -> BoxFuture<'a, Result<Vec<Outcome>, StoreError>>;
 
-    /// Deletes client answers older than `older_than` and of the least recent instances beyond
-    /// `instances_max`. Returns how many.
+    /// Deletes client answers older than `older_than` and of the least recent instances beyond `instances_max`, and
+    /// intents that have been done for longer than `older_than`; their numbers stay taken. In bounded batches, at
+    /// most so many a call; what is left goes with the next. Returns how many answers and intents.
     fn prune_answers(
         &self,
         token: Token,

@@ -3,7 +3,7 @@
 use super::fault::Fault;
 use super::judge::{Fact, Facts};
 use super::records::Table;
-use super::rows::Bad;
+use super::rows::{Bad, Versions};
 use super::settle::{Asked, Evidence, Found as Settled};
 use super::{BadRow, Found, Instance, LEGS_CHUNK, LookUp};
 use crate::model::{ClientAnswerRow, Intent, LegContent, RecoveryKey, StoredLeg};
@@ -40,13 +40,13 @@ pub(super) trait Tables: Send {
         &mut self,
         legs: &[LegId],
     ) -> impl Future<Output = Result<Vec<Result<Intent, BadRow>>, Fault>> + Send;
-    /// Those of the intent numbers that are taken.
+    /// Those of the intent numbers that are taken, by an intent that is there or by one that was done and pruned.
     fn taken(&mut self, numbers: &[(LegId, u64)]) -> impl Future<Output = Result<Vec<(LegId, u64)>, Fault>> + Send;
     /// Intents by number, each with whether it is open. One that cannot be read is absent.
     fn numbered(&mut self, numbers: &[(LegId, u64)])
     -> impl Future<Output = Result<Vec<(Intent, bool)>, Fault>> + Send;
-    /// Leg, version, version of the last state change: whatever else the row holds.
-    fn versions(&mut self, legs: &[LegId]) -> impl Future<Output = Result<Vec<(LegId, u64, u64)>, Fault>> + Send;
+    /// The legs' versions, whatever else the rows hold.
+    fn versions(&mut self, legs: &[LegId]) -> impl Future<Output = Result<Vec<Versions>, Fault>> + Send;
     /// The legs' marks.
     fn marks(&mut self, legs: &[LegId]) -> impl Future<Output = Result<Vec<OfLeg<Mark>>, Fault>> + Send;
     /// The legs' records of one table.
@@ -206,7 +206,7 @@ pub(super) async fn instance(tables: &mut impl Tables, instance: u64) -> Result<
 pub(super) async fn facts(tables: &mut impl Tables, asked: &Asked) -> Result<Facts, Fault> {
     let mut facts = Facts::new();
     for legs in asked.legs.chunks(LEGS_CHUNK) {
-        for (leg, version, _) in tables.versions(legs).await? {
+        for Versions { leg, version, .. } in tables.versions(legs).await? {
             facts.insert(leg, Fact { version, state: None, key: None, taken: HashSet::new() });
         }
         for (row, key) in tables.named(legs).await?.into_iter().flatten() {
@@ -229,10 +229,17 @@ pub(super) async fn facts(tables: &mut impl Tables, asked: &Asked) -> Result<Fac
 /// What tells after an unknown commit what stands. The versions have been raised in the same transaction.
 pub(super) async fn evidence(tables: &mut impl Tables, asked: &Asked) -> Result<Settled, Fault> {
     let mut found = Settled::default();
-    for (leg, version, state_version) in tables.versions(&asked.legs).await? {
-        let evidence =
-            Evidence { row: None, key: None, version, state_version, intents: Vec::new(), content: Vec::new() };
-        found.legs.insert(leg, evidence);
+    for versions in tables.versions(&asked.legs).await? {
+        let evidence = Evidence {
+            row: None,
+            key: None,
+            version: versions.version,
+            state_version: versions.state_version,
+            intents_pruned: versions.intents_pruned,
+            intents: Vec::new(),
+            content: Vec::new(),
+        };
+        found.legs.insert(versions.leg, evidence);
     }
     for (row, key) in tables.named(&asked.legs).await?.into_iter().flatten() {
         if let Some(leg) = found.legs.get_mut(&row.leg) {

@@ -162,6 +162,30 @@ pub(super) fn name_of<C: Cells>(row: &C) -> String {
     format!("{}/{leg}", meeting.as_deref().unwrap_or("?"))
 }
 
+/// The versions of a leg's row.
+pub(super) struct Versions {
+    pub(super) leg: LegId,
+    pub(super) version: u64,
+    /// The version that the last change of state made.
+    pub(super) state_version: u64,
+    /// Up to which numbers intents were done and pruned.
+    pub(super) intents_pruned: u64,
+}
+
+/// Columns of [`versions`].
+pub(super) const VERSION_COLUMNS: &str = "l.meeting, l.leg, l.version, l.state_version, l.intents_pruned";
+
+/// Reads [`VERSION_COLUMNS`].
+pub(super) fn versions<C: Cells>(row: &C) -> Result<Versions, Bad> {
+    let r = &mut Reader::new(row);
+    Ok(Versions {
+        leg: r.leg()?,
+        version: r.number("version")?,
+        state_version: r.number("state version")?,
+        intents_pruned: r.number("pruned intents")?,
+    })
+}
+
 /// Columns of [`recovery_key`]. The first is NULL if the key is missing.
 pub(super) const KEY_COLUMNS: &str = "k.meeting, k.leg, k.format_version, k.domain, k.server, k.secret, \
      k.generation, k.number, k.title, k.creator, k.creator_name, k.made_at_ms";

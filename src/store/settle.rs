@@ -17,6 +17,8 @@ pub(super) struct Evidence {
     pub(super) version: u64,
     /// The version that the last state change made.
     pub(super) state_version: u64,
+    /// Intents up to this number that are not there were done and pruned.
+    pub(super) intents_pruned: u64,
     /// The asked intents that are there, each with whether it is open.
     pub(super) intents: Vec<(Intent, bool)>,
     /// The content, if it was asked for.
@@ -79,7 +81,10 @@ fn write_stands(write: &Write, found: &Found, proven: &HashSet<(LegId, u64)>) ->
         }
         Write::Key(key) => leg.key.as_ref() == Some(key),
         Write::Intent(intent) => leg.intents.iter().any(|(stored, _)| stored == intent),
-        Write::IntentDone(done) => leg.intents.iter().any(|(stored, open)| stored.number == done.number && !open),
+        Write::IntentDone(done) => match leg.intents.iter().find(|(stored, _)| stored.number == done.number) {
+            Some((_, open)) => !open,
+            None => done.number <= leg.intents_pruned,
+        },
         Write::Content(content) => content_stands(content, leg),
         Write::Quarantine(_, reason) => row.is_some_and(|row| row.quarantine == *reason),
         Write::First(_, first) => row.is_some_and(|row| row.first == *first),

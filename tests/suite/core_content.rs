@@ -16,7 +16,6 @@ use remeet_protocol::record::{
 };
 use remeet_protocol::wire::{Blob, Text};
 use remeet_protocol::{BootId, Change, Digest, Handle, RecordKey};
-use std::time::Duration;
 
 fn mark(revision: u64) -> Mark {
     Mark { revision, count: 1, digest: Digest(u128::from(revision)) }
@@ -292,32 +291,14 @@ fn an_operator_is_told_once_of_a_condition_and_once_of_its_end() {
             rig.attach(BOOT, 10);
         }
         assert_eq!(rig.alarms.len(), 1, "in round {round}");
-        rig.give(Input::Reconcile);
+        rig.give(Input::Reconcile(None));
     }
     assert_eq!(rig.alarms_over.len(), 0);
     rig.inventory(BOOT, 11, Vec::new());
     assert_eq!(rig.alarms_over, rig.alarms, "it is gone: the condition is over");
     // It is there again: that is new.
-    rig.give(Input::Reconcile);
+    rig.give(Input::Reconcile(None));
     rig.inventory(BOOT, 12, vec![orphan]);
     rig.look_up(&[], &[]);
     assert_eq!((rig.alarms.len(), rig.alarms_over.len()), (2, 1));
-}
-
-#[test]
-fn a_refused_attach_is_told_once_until_the_server_admits_the_token() {
-    let mut rig = up(BOOT);
-    for _ in 0..3 {
-        rig.inventory(BOOT, 10, Vec::new());
-        rig.look_up(&[], &[]);
-        let ticket = rig.asked(|request| matches!(request, Request::Attach(_)));
-        let failure = remeet_protocol::message::Failure::new(remeet_protocol::ErrorCode::STALE_TOKEN, "stale");
-        rig.hear(Heard::Attached(ticket, Err(remeet::session::RequestError::Refused(failure))));
-        rig.after(Duration::from_secs(6));
-    }
-    assert_eq!((rig.alarms.len(), rig.alarms_over.len()), (1, 0));
-    rig.inventory(BOOT, 10, Vec::new());
-    rig.look_up(&[], &[]);
-    rig.attach(BOOT, 10);
-    assert_eq!((rig.alarms.len(), rig.alarms_over.len()), (1, 1));
 }

@@ -262,6 +262,7 @@ async fn rule_10_a_restored_link_takes_its_keys_from_the_cache_and_missing_ones_
         .await;
     let round = status.rounds.iter().find(|round| round.trigger == Trigger::LinkRestored).unwrap();
     assert_eq!((round.keys_from_cache, round.keys_from_database), (0, 10));
+    assert!(rig.log().contains("keys_from_database=10 keys_from_cache=0"), "{}", rig.log());
     rig.whole().await;
     for meeting in &meetings {
         rig.same_as_server(&client, *meeting).await;
@@ -283,6 +284,7 @@ async fn a_database_that_is_down_at_start_is_waited_for() {
     rig.start();
     let status = rig.until("waiting", |status| status.phase == Phase::WaitingForDatabase).await;
     assert!(status.store.last_error.is_some() && !status.store.healthy);
+    assert!(status.counters["store_failures"] > 0 && rig.log().contains("no term yet"), "counted and logged");
     assert_eq!(status.totals.in_meeting, 0, "no takeover from the cache");
     let answer = client.command_within(meeting, add_terminal("612"), Duration::from_secs(1)).await;
     assert!(answer.is_err() || !answer.unwrap().code.is_ok(), "it says that it cannot");
@@ -305,6 +307,9 @@ async fn a_cache_that_is_down_costs_nothing_and_is_filled_when_it_returns() {
     rig.until("in control", |status| status.totals.in_meeting == 1).await;
     ok(client.command(meeting, add_terminal("650")).await.unwrap());
     rig.same_as_server(&client, meeting).await;
+    let status = rig.until("its failure is shown", |status| !status.cache.healthy).await;
+    assert!(status.counters["cache_failures"] > 0 && status.cache.last_error.is_some(), "{:?}", status.cache);
+    assert!(rig.log().contains("the cache is brought up to date when it answers"), "{}", rig.log());
     redis.start_again();
     // It is looked for, found, and everything cached is compared.
     let filled = async {
@@ -342,36 +347,6 @@ async fn the_service_manager_hears_ready_progress_and_stopping_and_sigterm_ends_
     rig.start();
     rig.whole().await;
     rig.same_as_server(&client, meeting).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn rule_4_a_second_scheduler_fences_the_first_which_stops() {
-    let Some(database) = fresh_database() else { return };
-    let backing = Backing { store: database.url.clone(), cache: "memory:".to_owned() };
-    let mut rig = Rig::new(1, &backing).await;
-    rig.start();
-    rig.whole().await;
-    let client = rig.client(CONTROL).await;
-    let meeting = rig.meeting(&client, 1, 1).await;
-    let rival = rig.rival(&backing);
-    let taken = async {
-        loop {
-            let token = rig.servers[0].dump().legs[0].token;
-            if token.epoch.0 == 2 {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, taken).await.expect("the newer term takes the meeting over");
-    // The first one's next command is refused by the server, or its write by the store: it has no effect.
-    let before = rig.servers[0].dump().legs[0].terminals;
-    let answer = client.command_within(meeting, add_terminal("666"), Duration::from_secs(3)).await;
-    assert!(answer.is_err(), "{answer:?}");
-    assert_eq!(rig.servers[0].dump().legs[0].terminals, before);
-    assert_eq!(rig.servers[0].stats().stale_executed, 0);
-    assert!(crate::daemon_rig::terminate(rival).success());
-    assert!(rig.log().contains("this process must stop commanding"), "{}", rig.log());
 }
 
 /// A refusal by the code that the client sees.

@@ -15,13 +15,15 @@ use remeet_protocol::{Change, DomainId, LegId, MeetingId, ServerId};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// Longer than anything here takes, also on a loaded machine; who waits this long has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
-const LOOK: Duration = Duration::from_millis(20);
+pub(crate) const LOOK: Duration = Duration::from_millis(20);
+/// The lease of one daemon alone: nobody waits for it.
+const LEASE_MS: u64 = 6_000;
 
 /// The three clients of the configuration, by what they may do.
 pub(crate) const OPERATOR: u32 = 1;
@@ -47,6 +49,7 @@ pub(crate) struct Rig {
     directory: tempfile::TempDir,
     child: Option<Child>,
     notify: Option<PathBuf>,
+    environment: Vec<(&'static str, String)>,
 }
 
 impl Rig {
@@ -67,19 +70,27 @@ impl Rig {
             running.push(Simulator::spawn(options).await.unwrap());
         }
         let clients_at = SocketAddr::from(([127, 0, 0, 1], crate::servers::free_port()));
-        let rig = Self { servers: running, clients_at, directory, child: None, notify: None };
-        rig.write_config("remeet.toml", "state", backing);
+        let rig = Self { servers: running, clients_at, directory, child: None, notify: None, environment: Vec::new() };
+        rig.write_config("remeet.toml", "state", backing, clients_at, LEASE_MS);
         rig
     }
 
-    fn write_config(&self, name: &str, state: &str, backing: &Backing) {
+    /// The configuration of a node that lives in `state`, with a port and a lease of its own.
+    pub(crate) fn write_config(
+        &self,
+        name: &str,
+        state: &str,
+        backing: &Backing,
+        clients_at: SocketAddr,
+        lease_ms: u64,
+    ) {
         let home = self.directory.path().display();
         let mut text = format!(
             "[scheduler]\ndomain = 1\nname = \"under test\"\nnode = \"{state}\"\nstate_directory = \"{home}/{state}\"\n\
-             [store]\nurl = \"{}\"\n[cache]\nurl = \"{}\"\n\
+             lease_ms = {lease_ms}\n[store]\nurl = \"{}\"\n[cache]\nurl = \"{}\"\n\
              [clients]\nlisten = \"{}\"\n[operator]\nsocket = \"{home}/{state}.sock\"\n[log]\nfilter = \"info\"\n\
              [recovery]\nreconcile_interval_s = 3600\n",
-            backing.store, backing.cache, self.clients_at
+            backing.store, backing.cache, clients_at
         );
         for (place, server) in self.servers.iter().enumerate() {
             let id = place + 1;
@@ -91,28 +102,33 @@ impl Rig {
         std::fs::write(self.directory.path().join(name), text).unwrap();
     }
 
-    /// A second daemon on the same store, with a state directory and ports of its own: its process.
-    pub(crate) fn rival(&mut self, backing: &Backing) -> Child {
-        let own = std::mem::replace(&mut self.clients_at, ([127, 0, 0, 1], crate::servers::free_port()).into());
-        self.write_config("rival.toml", "rival", backing);
-        self.clients_at = own;
-        self.launch("rival.toml", "rival.log")
-    }
-
     /// Notifications of the next start go to the datagram socket at `path`.
     pub(crate) fn notify(&mut self, path: PathBuf) {
         self.notify = Some(path);
+    }
+
+    /// A variable of the next start's environment: `REMEET_LOG__FILTER` and the like.
+    pub(crate) fn environment(&mut self, name: &'static str, value: &str) {
+        self.environment.push((name, value.to_owned()));
+    }
+
+    /// Runs `remeet` as an operator of this daemon does.
+    pub(crate) fn remeet(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_remeet"));
+        command.args(arguments).arg("--socket").arg(self.path("state.sock"));
+        command.env_remove("REMEET_CONFIG").stdin(Stdio::null()).output().unwrap()
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    fn launch(&self, config: &str, log: &str) -> Child {
+    pub(crate) fn launch(&self, config: &str, log: &str) -> Child {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.path(log)).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_remeet"));
         command.arg("run").arg("--config").arg(self.path(config)).stdin(Stdio::null()).stdout(Stdio::null());
         command.stderr(log).env_remove("NOTIFY_SOCKET").env_remove("JOURNAL_STREAM");
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         if let Some(notify) = &self.notify {
             command.env("NOTIFY_SOCKET", notify);
         }
@@ -145,8 +161,7 @@ impl Rig {
 
     /// The daemon's status, if it answers.
     pub(crate) async fn status(&self) -> Option<Status> {
-        let items = ask(&self.path("state.sock"), &OperatorRequest::Status).await.ok()?;
-        Some(serde_json::from_value(items.into_iter().next()?).unwrap())
+        status_at(&self.path("state.sock")).await
     }
 
     /// Waits until the status fits.
@@ -158,6 +173,15 @@ impl Rig {
                 return status.clone();
             }
             assert!(begun.elapsed() < PATIENCE, "not {what}: {status:#?}\n{}", self.log());
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Waits until the daemon has logged `text`.
+    pub(crate) async fn until_logged(&self, text: &str) {
+        let begun = Instant::now();
+        while !self.log().contains(text) {
+            assert!(begun.elapsed() < PATIENCE, "{text:?} is not logged:\n{}", self.log());
             tokio::time::sleep(LOOK).await;
         }
     }
@@ -228,7 +252,13 @@ impl Drop for Rig {
     }
 }
 
-fn is_steady(status: &Status) -> bool {
+/// The status of the daemon whose operator's socket this is, if it answers.
+pub(crate) async fn status_at(socket: &Path) -> Option<Status> {
+    let items = ask(socket, &OperatorRequest::Status).await.ok()?;
+    Some(serde_json::from_value(items.into_iter().next()?).unwrap())
+}
+
+pub(crate) fn is_steady(status: &Status) -> bool {
     status.phase == Phase::Steady && status.counters["persists_open"] == 0 && status.cache.waiting == 0
 }
 
@@ -250,6 +280,11 @@ pub(crate) fn terminate(mut child: Child) -> std::process::ExitStatus {
         assert!(begun.elapsed() < PATIENCE, "it does not end");
         std::thread::sleep(LOOK);
     }
+}
+
+/// What a program said, both ways.
+pub(crate) fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 pub(crate) fn ok(answer: ClientAnswer) {

@@ -13,6 +13,8 @@ use tempfile::TempDir;
 
 /// A small network: the demo takes some seconds, on a machine that compiles beside it more.
 const SMALL: [&str; 6] = ["--servers", "2", "--meetings", "40", "--terminals", "3"];
+/// What the demo promises for its default size, on any machine that builds it: it takes some 3 s.
+const DEFAULT_WITHIN: Duration = Duration::from_secs(60);
 /// The processes of an ended demo are gone within this.
 const GONE: Duration = Duration::from_secs(20);
 
@@ -38,7 +40,17 @@ impl Demo {
     }
 
     fn play(&self, arguments: &[&str]) -> Output {
-        let output = self.command(arguments).output().unwrap();
+        self.end(&mut self.command(arguments))
+    }
+
+    /// As somebody plays it who knows no options.
+    fn play_default(&self) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_remeet"));
+        self.end(command.args(["demo", "--json"]).env("TMPDIR", self.directory.path()).stdin(Stdio::null()))
+    }
+
+    fn end(&self, command: &mut Command) -> Output {
+        let output = command.output().unwrap();
         self.nothing_is_left();
         output
     }
@@ -102,10 +114,36 @@ fn everything_is_recovered(output: &Output) {
 
 #[test]
 fn the_embedded_demo_recovers_everything_and_leaves_nothing_behind() {
-    let demo = Demo::new();
+    everything_is_recovered(&Demo::new().play(&["--json", "--seed", "11"]));
+}
+
+#[test]
+fn the_demo_in_its_default_size_is_done_within_its_promise() {
     let begun = Instant::now();
-    everything_is_recovered(&demo.play(&["--json", "--seed", "11"]));
-    assert!(begun.elapsed() < Duration::from_secs(60));
+    let output = Demo::new().play_default();
+    let took = begun.elapsed();
+    println!("the default demo took {:.1} s, {} s are promised", took.as_secs_f64(), DEFAULT_WITHIN.as_secs());
+    everything_is_recovered(&output);
+    assert!(took < DEFAULT_WITHIN, "{took:?}");
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(told.contains("(played in "), "the demo says how long it took: {told}");
+    let live = number(&verdict(&output)["acts"][0], "meetings_live");
+    assert_eq!(live, 200 - 4 - 2 + 4, "4 ended by themselves, an end and a start are under way, 4 orphans");
+}
+
+#[test]
+fn one_server_alone_plays_every_part_in_both_acts() {
+    let output =
+        Demo::new().play(&["--json", "--servers", "1", "--meetings", "11", "--terminals", "3", "--seed", "16"]);
+    everything_is_recovered(&output);
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    for part in ["starts, ends and additions were under way", "1 ended by themselves, 1 orphans appeared"] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    let verdict = verdict(&output);
+    let act = |place: usize| ["recovered", "orphans", "ended"].map(|field| number(&verdict["acts"][place], field));
+    // Of 11 one was ended by command, one by the server, one is started again, and one end is finished.
+    assert_eq!((act(0), act(1)), ([7, 1, 1], [7, 2, 0]), "{verdict}");
 }
 
 #[test]
@@ -147,6 +185,9 @@ fn options_that_do_not_fit_each_other_are_refused_before_anything_starts() {
     let output = Demo::new().play(&["--servers", "2", "--meetings", "15"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("at least 16"), "{output:?}");
+    let output = Demo::new().play(&["--servers", "1", "--meetings", "10"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("at least 11"), "{output:?}");
 }
 
 #[test]

@@ -43,3 +43,13 @@ fn a_place_that_cannot_be_used_is_named() {
     let error = NodeLock::take(&file.join("below")).unwrap_err();
     assert!(matches!(error, LockError::Unusable { .. }) && error.to_string().contains("state_directory"), "{error}");
 }
+
+#[test]
+fn a_state_directory_has_a_name_of_its_own_that_stays() {
+    let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let first = NodeLock::take(one.path()).unwrap().id().to_owned();
+    assert_eq!(NodeLock::take(one.path()).unwrap().id(), first);
+    assert_ne!(NodeLock::take(other.path()).unwrap().id(), first, "so two nodes of one name are told apart");
+    std::fs::write(one.path().join("node.id"), "").unwrap();
+    assert_eq!(NodeLock::take(one.path()).unwrap().id().len(), 8, "an empty one is made anew");
+}

@@ -35,9 +35,10 @@ impl Operator for Answers {
                     let legs = stream::iter((0..1_000).map(|leg| json!({"leg": leg, "text": "x".repeat(1_000)})));
                     Ok(OperatorAnswer::Many(legs.boxed()))
                 }
-                OperatorRequest::Recover { .. } | OperatorRequest::Mark { .. } | OperatorRequest::ForgetKeys { .. } => {
-                    Ok(OperatorAnswer::Done)
-                }
+                OperatorRequest::Recover { .. }
+                | OperatorRequest::Mark { .. }
+                | OperatorRequest::StepDown
+                | OperatorRequest::ForgetKeys { .. } => Ok(OperatorAnswer::Done),
                 OperatorRequest::Troubled => Ok(OperatorAnswer::Many(stream::empty().boxed())),
                 OperatorRequest::LiftQuarantine { leg } => {
                     let text = format!("leg {leg} is not quarantined: see remeet troubled");

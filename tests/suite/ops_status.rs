@@ -7,8 +7,10 @@ use remeet::ops::status::{
     ALARMS_MAX, Alarms, ClientsStatus, Completeness, LegCounts, LinkState, Phase, Queues, RoundReport, ServerStatus,
     SinkHealth, Status, Term, Trigger, print,
 };
+use remeet::recovery::lease::{Incumbent, LeaseView};
 use remeet_protocol::{DomainId, Epoch, Holder, ServerId};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 const NOW: u64 = 1_800_000_000_000;
 
@@ -40,6 +42,7 @@ fn well() -> Status {
         phase: Phase::Steady,
         phase_since_ms: NOW - 600_000,
         term: Some(Term { epoch: Epoch(3), holder: Holder::default(), since_ms: NOW - 9_000_000 }),
+        lease: LeaseView::Active { commands_for_ms: 4_200 },
         servers: vec![server(1, LinkState::Attached, 50, 0), server(2, LinkState::Attached, 1200, 0)],
         totals: LegCounts { live: 1250, in_meeting: 1250, ..LegCounts::default() },
         rounds: vec![RoundReport {
@@ -224,4 +227,24 @@ fn rule_17_only_the_newest_alarms_are_kept() {
     let last = alarms.iter().next_back().unwrap();
     assert_eq!((last.count, last.at_ms, last.last_ms), (2, 5, 999));
     assert_eq!(alarms.len(), ALARMS_MAX);
+}
+
+#[test]
+fn a_standby_says_who_holds_the_term_and_that_is_nothing_wrong() {
+    let incumbent = Incumbent { node: "node-2#1a2b3c4d".to_owned(), epoch: Epoch(7), remaining: Duration::ZERO };
+    let lease = LeaseView::Standby { incumbent: Some(incumbent), incumbent_remaining_ms: 4_200, held_back_ms: 0 };
+    let mut status = Status { phase: Phase::Standby, term: None, lease, rounds: Vec::new(), ..well() };
+    for server in &mut status.servers {
+        server.link = LinkState::Up;
+    }
+    let text = print(&status);
+    assert!(text.contains("standby"), "{text}");
+    assert!(text.contains("node node-2#1a2b3c4d holds term 7, for 4.2 s yet"), "{text}");
+    assert!(text.contains("nothing is wrong"), "{text}");
+}
+
+#[test]
+fn a_lease_that_was_not_renewed_stands_first() {
+    let text = print(&Status { lease: LeaseView::Lapsed, ..well() });
+    assert!(text.contains("! the lease has lapsed: no command is sent until the store renews it"), "{text}");
 }

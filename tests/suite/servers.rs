@@ -377,7 +377,7 @@ fn as_server_user(program: &str) -> Command {
     command
 }
 
-fn psql(url: &str, sql: &str) -> Result<String, String> {
+pub(crate) fn psql(url: &str, sql: &str) -> Result<String, String> {
     let mut command = Command::new(pg_bin().join("psql"));
     command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", url, "-c", sql]);
     run(&mut command)

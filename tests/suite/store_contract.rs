@@ -3,10 +3,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-use crate::store_fixture::{Fixture, accepted, boot, content, info, leg_id, new_leg, present, state, takeover};
+use crate::store_fixture::{
+    Fixture, accepted, begin, boot, candidate, content, granted, info, leg_id, new_leg, present, state, takeover,
+};
 use remeet::model::StoredState::{Adopting, Created, Ended, Ending, InMeeting, Starting};
 use remeet::model::{RecoveryKey, StoredState};
-use remeet::store::{Expect, Outcome, StateWrite, StoreError, Unit, Write, open};
+use remeet::store::{Candidate, Expect, Outcome, StateWrite, StoreError, Unit, Write, open};
 use remeet_protocol::message::EndCause;
 use remeet_protocol::wire::Text;
 use remeet_protocol::{Epoch, Handle, Holder, Secret, Token};
@@ -57,6 +59,20 @@ contract! {
         an_empty_store_has_no_term_and_migrating_again_changes_nothing,
         a_store_opened_again_has_everything,
     }
+    store_lease {
+        a_lease_that_stands_keeps_other_nodes_out_and_its_own_node_is_granted_at_once,
+        a_lease_that_has_run_out_keeps_nobody_out,
+        a_lease_of_a_clock_that_was_set_back_keeps_nobody_out,
+        a_released_lease_is_told_and_granted_at_once,
+        a_released_lease_is_not_renewed_and_its_term_still_writes,
+        a_wait_for_a_release_ends_in_time_and_when_the_lease_runs_out,
+        a_renewal_makes_the_lease_last_also_when_it_had_run_out,
+        rule_5_a_renewal_or_release_of_an_older_term_is_fenced_and_leaves_the_newer_lease,
+        of_many_nodes_at_once_exactly_one_begins,
+        a_first_term_is_begun_by_exactly_one_of_many_nodes,
+        a_term_without_a_lease_of_its_own_keeps_nobody_out,
+        what_the_node_is_called_comes_back,
+    }
     store_look_up {
         look_up_finds_the_servers_live_legs_and_the_named_ones,
         live_legs_come_in_pages_that_cut_no_meeting,
@@ -87,6 +103,11 @@ contract! {
         an_instance_shows_its_open_intents,
         answers_are_pruned_by_age_but_stay_too_old,
         the_least_recent_instances_are_pruned,
+        done_intents_are_pruned_by_age_and_open_ones_never,
+        a_pruned_intents_number_stays_taken,
+        rule_12_a_result_whose_intent_was_pruned_stands,
+        many_done_intents_are_pruned_in_bounded_batches,
+        rule_4_pruning_of_done_intents_is_fenced,
     }
     store_settle {
         rule_12_what_was_committed_stands_and_the_version_is_raised,
@@ -130,18 +151,19 @@ pub(crate) async fn rule_1_epochs_only_grow_and_no_token_is_given_twice(f: &Fixt
     let holder = Holder(uuid::Uuid::now_v7());
     let mut last = f.token;
     assert_eq!(last.epoch, Epoch(1));
+    let above = |epoch| Candidate { holder, epoch_above: Epoch(epoch), ..candidate("node") };
     for _ in 0..3 {
-        let next = f.store.begin_term("node", holder, Epoch(0)).await.unwrap();
+        let next = granted(f.store.begin_term(above(0)).await.unwrap());
         assert_eq!(next.epoch.0, last.epoch.0 + 1);
         last = next;
     }
-    let above = f.store.begin_term("node", holder, Epoch(1000)).await.unwrap();
+    let above = granted(f.store.begin_term(above(1000)).await.unwrap());
     assert_eq!(above, Token { epoch: Epoch(1001), holder });
-    assert_eq!(f.store.term().await.unwrap(), Some(above));
+    assert_eq!(f.store.standing().await.unwrap().unwrap().token, above);
     // Side by side: every one gets its own.
-    let ends = [f.store.begin_term("a", holder, Epoch(0)), f.store.begin_term("b", holder, Epoch(0))];
+    let ends = [f.store.begin_term(candidate("node")), f.store.begin_term(candidate("node"))];
     let mut epochs: Vec<u64> =
-        futures_util::future::join_all(ends).await.into_iter().map(|token| token.unwrap().epoch.0).collect();
+        futures_util::future::join_all(ends).await.into_iter().map(|begun| granted(begun.unwrap()).epoch.0).collect();
     epochs.sort_unstable();
     assert_eq!(epochs, [1002, 1003]);
 }
@@ -150,7 +172,7 @@ pub(crate) async fn rule_4_every_write_of_an_older_term_is_fenced_and_changes_no
     let leg = f.leg(1).await;
     let before = f.row(leg).await;
     let old = f.token;
-    f.store.begin_term("other", Holder(uuid::Uuid::now_v7()), Epoch(0)).await.unwrap();
+    begin(&*f.store, "node").await;
     let writes = [
         Write::NewLeg(Box::new(new_leg(2, Created))),
         state(leg, 1, InMeeting, Ending),
@@ -380,7 +402,7 @@ pub(crate) async fn absurd_numbers_harm_only_their_own_unit(f: &Fixture) {
 
 pub(crate) async fn an_empty_store_has_no_term_and_migrating_again_changes_nothing(f: &Fixture) {
     f.sql("DELETE FROM term").await;
-    assert_eq!(f.store.term().await.unwrap(), None);
+    assert_eq!(f.store.standing().await.unwrap(), None);
     assert!(matches!(
         f.store.write(f.token, &[Unit::one(Write::First(leg_id(1), true))]).await,
         Err(StoreError::Fenced { .. })
@@ -401,7 +423,7 @@ pub(crate) async fn a_store_opened_again_has_everything(f: &Fixture) {
     let row = f.row(leg).await;
     let again = open(&f.url, &remeet::store::StoreOptions::default()).unwrap();
     again.migrate().await.unwrap();
-    assert_eq!(again.term().await.unwrap(), Some(f.token));
+    assert_eq!(again.standing().await.unwrap().unwrap().token, f.token);
     assert_eq!(again.legs(&[leg]).await.unwrap().found[0].row, row);
     assert_eq!(again.contents(&[leg]).await.unwrap()[0].changes.len(), 1);
     again.close().await;

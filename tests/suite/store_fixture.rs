@@ -6,7 +6,8 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use remeet::model::{RecoveryKey, StoredLeg, StoredState};
 use remeet::store::{
-    Accepted, ContentWrite, Expect, NewLeg, Outcome, StateWrite, Store, StoreOptions, Unit, Write, open,
+    Accepted, Begun, Candidate, ContentWrite, Expect, NewLeg, Outcome, StateWrite, Store, StoreOptions, Unit, Write,
+    open,
 };
 use remeet_protocol::message::EndCause;
 use remeet_protocol::record::{
@@ -18,6 +19,7 @@ use sqlx::postgres::PgPoolOptions;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool, SqlitePool};
 use std::sync::Arc;
+use std::time::Duration;
 use tempfile::TempDir;
 
 /// Which database.
@@ -87,7 +89,7 @@ impl Fixture {
         };
         let store = open(&url, options).unwrap();
         store.migrate().await.unwrap();
-        let token = store.begin_term("node", Holder(uuid::Uuid::now_v7()), Epoch(0)).await.unwrap();
+        let token = begin(&*store, "node").await;
         Some(Self { store, token, url, kind, raw, name, _dir: dir })
     }
 
@@ -158,6 +160,25 @@ impl Fixture {
         let mut content = contents.remove(0);
         content.changes.sort_by_key(Change::key);
         (content.mark, content.changes)
+    }
+}
+
+/// How long the tests' leases last: longer than any test.
+pub(crate) const LEASE: Duration = Duration::from_secs(600);
+
+pub(crate) fn candidate(node: &str) -> Candidate<'_> {
+    Candidate { node, holder: Holder(uuid::Uuid::now_v7()), lease: LEASE, epoch_above: Epoch(0) }
+}
+
+/// Begins a term that is granted: no other node's lease stands.
+pub(crate) async fn begin(store: &dyn Store, node: &str) -> Token {
+    granted(store.begin_term(candidate(node)).await.unwrap())
+}
+
+pub(crate) fn granted(begun: Begun) -> Token {
+    match begun {
+        Begun::Granted(token) => token,
+        Begun::Held(standing) => panic!("held: {standing:?}"),
     }
 }
 

@@ -2,9 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-use crate::store_fixture::{Fixture, leg_id, new_leg};
+use crate::store_fixture::{Fixture, Kind, begin, leg_id, new_leg};
 use remeet::model::{ClientAnswerRow, CommandId, Intent, IntentResult, StoredState};
-use remeet::store::{Outcome, Unit, Write};
+use remeet::store::{Outcome, StoreError, Unit, Write};
 use remeet_protocol::message::{End, EndCause, Op, SetExtra};
 use remeet_protocol::wire::{Blob, Text};
 use remeet_protocol::{ErrorCode, LegId};
@@ -162,4 +162,98 @@ pub(crate) async fn the_least_recent_instances_are_pruned(f: &Fixture) {
         assert_eq!(kept, if instance <= 3 { 2 } else { 0 }, "instance {instance}");
     }
     assert_eq!(f.number("SELECT count(*) FROM client_instances").await, 3);
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// Intents of a leg that are done, as if this long ago.
+async fn done_for(f: &Fixture, leg: LegId, numbers: &[u64], hours: u64) {
+    let unit = |number: &u64| Unit {
+        writes: vec![Write::Intent(intent(leg, *number, None)), Write::IntentDone(done(leg, *number))],
+    };
+    f.write(numbers.iter().map(unit).collect()).await;
+    let done_at = now_ms() - hours * 3_600_000;
+    for number in numbers {
+        f.sql(&format!(
+            "UPDATE intents SET done_at_ms = {done_at} WHERE meeting = '{}' AND number = {number}",
+            leg.meeting
+        ))
+        .await;
+    }
+}
+
+async fn intents_left(f: &Fixture) -> i64 {
+    f.number("SELECT count(*) FROM intents").await
+}
+
+pub(crate) async fn done_intents_are_pruned_by_age_and_open_ones_never(f: &Fixture) {
+    let (leg, other) = (f.leg(1).await, f.leg(2).await);
+    done_for(f, leg, &[1, 2, 4], 25).await;
+    done_for(f, leg, &[5], 23).await;
+    f.one(Write::Intent(intent(leg, 3, None))).await;
+    done_for(f, other, &[1], 25).await;
+    // Done by the release before, which does not say when.
+    f.sql(&format!("UPDATE intents SET done_at_ms = NULL WHERE meeting = '{}'", other.meeting)).await;
+    let just_done = Unit { writes: vec![Write::Intent(intent(other, 2, None)), Write::IntentDone(done(other, 2))] };
+    f.write(vec![just_done]).await;
+    assert_eq!(f.store.prune_answers(f.token, 24 * HOUR, 10).await.unwrap(), 4);
+    assert_eq!(f.store.prune_answers(f.token, 24 * HOUR, 10).await.unwrap(), 0);
+    assert_eq!(intents_left(f).await, 3);
+    assert_eq!(open(f, leg).await, [intent(leg, 3, None)], "an open one is never pruned");
+    assert_eq!((f.row(leg).await.intent, f.row(other).await.intent), (5, 2), "the highest numbers are remembered");
+    assert_eq!(f.row(leg).await.version, 1);
+    // What is left is done and pruned as ever.
+    f.one(Write::IntentDone(done(leg, 3))).await;
+    assert_eq!(f.store.prune_answers(f.token, Duration::ZERO, 10).await.unwrap(), 3);
+    assert_eq!(intents_left(f).await, 0);
+}
+
+pub(crate) async fn a_pruned_intents_number_stays_taken(f: &Fixture) {
+    let leg = f.leg(1).await;
+    done_for(f, leg, &[1, 2], 25).await;
+    assert_eq!(f.store.prune_answers(f.token, 24 * HOUR, 10).await.unwrap(), 2);
+    let units = vec![Unit::one(Write::Intent(intent(leg, 2, None))), Unit::one(Write::Intent(intent(leg, 3, None)))];
+    assert_eq!(f.write(units).await, [Outcome::Lost { version: 1 }, APPLIED]);
+    assert_eq!(f.one(Write::Intent(intent(leg, 1, Some((1, 1))))).await, Outcome::Lost { version: 1 });
+    assert_eq!(open(f, leg).await, [intent(leg, 3, None)]);
+}
+
+pub(crate) async fn rule_12_a_result_whose_intent_was_pruned_stands(f: &Fixture) {
+    let leg = f.leg(1).await;
+    done_for(f, leg, &[1], 25).await;
+    f.one(Write::Intent(intent(leg, 2, None))).await;
+    f.store.prune_answers(f.token, 24 * HOUR, 10).await.unwrap();
+    let asked = [1, 2, 3].map(|number| Unit::one(Write::IntentDone(done(leg, number))));
+    let outcomes = f.store.settle(f.token, &asked).await.unwrap();
+    // Done and pruned; open; never there.
+    assert!(
+        matches!(outcomes[..], [Outcome::Applied { .. }, Outcome::Lost { .. }, Outcome::Lost { .. }]),
+        "{outcomes:?}"
+    );
+}
+
+pub(crate) async fn many_done_intents_are_pruned_in_bounded_batches(f: &Fixture) {
+    let leg = f.leg(1).await;
+    // More than two batches.
+    f.sql(&format!(
+        "INSERT INTO intents (meeting, leg, number, domain, op_name, op, code) \
+         WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 45000) \
+         SELECT {}, 0, n, 7, 'end', {}, 0 FROM n",
+        if f.kind == Kind::Postgres { format!("'{}'::uuid", leg.meeting) } else { format!("'{}'", leg.meeting) },
+        if f.kind == Kind::Postgres { "'\\x00'::bytea" } else { "x'00'" },
+    ))
+    .await;
+    assert_eq!(f.store.prune_answers(f.token, 24 * HOUR, 10).await.unwrap(), 45_000);
+    assert_eq!(intents_left(f).await, 0);
+    assert_eq!(f.one(Write::Intent(intent(leg, 45_000, None))).await, Outcome::Lost { version: 1 });
+    assert_eq!(f.one(Write::Intent(intent(leg, 45_001, None))).await, APPLIED);
+}
+
+pub(crate) async fn rule_4_pruning_of_done_intents_is_fenced(f: &Fixture) {
+    let leg = f.leg(1).await;
+    done_for(f, leg, &[1], 25).await;
+    let old = f.token;
+    begin(&*f.store, "node").await;
+    assert!(matches!(f.store.prune_answers(old, HOUR, 10).await, Err(StoreError::Fenced { .. })));
+    assert_eq!(intents_left(f).await, 1);
 }

@@ -3,12 +3,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use crate::store_fixture::{
-    Fixture, Kind, accepted, content, leg_id, mark_of, new_leg, present, state, takeover, terminal, window,
+    Fixture, Kind, accepted, begin, candidate, content, leg_id, mark_of, new_leg, present, state, takeover, terminal,
+    window,
 };
 use crate::store_proxy::{NextCommit, Proxy};
 use remeet::model::StoredState::{Ending, InMeeting};
-use remeet::store::{Outcome, Store, StoreError, StoreOptions, Unit, Write, open};
-use remeet_protocol::{Epoch, Holder, Token};
+use remeet::store::{Begun, Outcome, Store, StoreError, StoreOptions, Unit, Write, open};
+use remeet_protocol::Token;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,7 +28,7 @@ pub(crate) fn options() -> StoreOptions {
 pub(crate) async fn proxied(f: &Fixture, options: &StoreOptions) -> (Proxy, Arc<dyn Store>, Token) {
     let proxy = Proxy::before(&f.url).await;
     let store = open(&proxy.url, options).unwrap();
-    let token = store.begin_term("proxied", Holder(uuid::Uuid::now_v7()), Epoch(0)).await.unwrap();
+    let token = begin(&*store, "node").await;
     (proxy, store, token)
 }
 
@@ -206,11 +207,17 @@ async fn trap_7_a_frozen_writer_does_not_stop_the_next_term() {
     let mut frozen = raw(&f).await;
     run(&mut frozen, &format!("SET application_name = 'remeet/{}'", f.token.holder)).await;
     run(&mut frozen, "BEGIN; SELECT 1 FROM term FOR SHARE").await;
-    // The lease is a row of its own: it is renewed all the same.
-    f.sql("INSERT INTO lease (expires_at) VALUES (now())").await;
+    // The lease is a row of its own: it is renewed all the same, and while it stands nobody is disturbed.
+    f.store.renew(f.token, Duration::from_secs(60)).await.unwrap();
     let other = open(&f.url, &options()).unwrap();
     let begun = Instant::now();
-    let token = other.begin_term("other", Holder(uuid::Uuid::now_v7()), Epoch(0)).await.unwrap();
+    assert!(matches!(other.begin_term(candidate("other")).await.unwrap(), Begun::Held(_)));
+    assert!(begun.elapsed() < Duration::from_secs(1), "took {:?}", begun.elapsed());
+    run(&mut frozen, "SELECT 1").await;
+    // It runs out: the frozen writer does not outlive it.
+    f.sql("UPDATE lease SET expires_at = now()").await;
+    let begun = Instant::now();
+    let token = begin(&*other, "other").await;
     assert_eq!(token.epoch.0, f.token.epoch.0 + 1);
     assert!(begun.elapsed() < Duration::from_secs(5), "took {:?}", begun.elapsed());
     assert!(frozen.execute("SELECT 1").await.is_err(), "the frozen session was ended");
@@ -340,8 +347,8 @@ async fn a_database_that_is_down_at_start_is_waited_out() {
     let store = open(&proxy.url, &options()).unwrap();
     let begun = Instant::now();
     assert!(matches!(store.migrate().await, Err(StoreError::Unavailable { .. })));
-    assert!(matches!(store.term().await, Err(StoreError::Unavailable { .. })));
-    let begin = store.begin_term("node", Holder(uuid::Uuid::now_v7()), Epoch(0)).await;
+    assert!(matches!(store.standing().await, Err(StoreError::Unavailable { .. })));
+    let begin = store.begin_term(candidate("node")).await;
     assert!(matches!(begin, Err(StoreError::Unavailable { .. })), "{begin:?}");
     assert!(matches!(store.legs(&[leg_id(1)]).await, Err(StoreError::Unavailable { .. })));
     assert!(begun.elapsed() < Duration::from_secs(20));
@@ -350,7 +357,7 @@ async fn a_database_that_is_down_at_start_is_waited_out() {
     assert_eq!(store.legs(&[leg_id(1)]).await.unwrap().found.len(), 1);
     store.close().await;
     let nowhere = open("postgres://nobody@127.0.0.1:1/none", &options()).unwrap();
-    assert!(matches!(nowhere.term().await, Err(StoreError::Unavailable { .. })));
+    assert!(matches!(nowhere.standing().await, Err(StoreError::Unavailable { .. })));
     f.end().await;
 }
 
@@ -358,7 +365,26 @@ async fn a_database_that_is_down_at_start_is_waited_out() {
 async fn a_schema_that_was_never_migrated_is_broken_not_unavailable() {
     let Some(f) = Fixture::new(Kind::Postgres).await else { return };
     f.sql("DROP TABLE term").await;
-    let answer = f.store.term().await;
+    let answer = f.store.standing().await;
     assert!(matches!(&answer, Err(StoreError::Broken { reason, .. }) if reason.contains("migrate")), "{answer:?}");
+    f.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pruning_done_intents_waits_for_no_leg_that_is_being_written() {
+    let Some(f) = Fixture::new(Kind::Postgres).await else { return };
+    legs(&f, 2).await;
+    for n in 0..2 {
+        let (intent, done) =
+            (crate::store_intents::intent(leg_id(n), 1, None), crate::store_intents::done(leg_id(n), 1));
+        f.write(vec![Unit { writes: vec![Write::Intent(intent), Write::IntentDone(done)] }]).await;
+    }
+    f.sql("UPDATE intents SET done_at_ms = NULL").await;
+    let mut writer = raw(&f).await;
+    run(&mut writer, &format!("BEGIN; UPDATE legs SET version = 9 WHERE meeting = '{}'", leg_id(0).meeting)).await;
+    let hour = Duration::from_secs(3600);
+    assert_eq!(f.store.prune_answers(f.token, hour, 10).await.unwrap(), 1, "the other leg's");
+    run(&mut writer, "ROLLBACK").await;
+    assert_eq!(f.store.prune_answers(f.token, hour, 10).await.unwrap(), 1);
     f.end().await;
 }

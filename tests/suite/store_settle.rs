@@ -3,13 +3,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use crate::store_fixture::{
-    Fixture, Kind, accepted, content, entry, info, leg_id, mark_of, new_leg, present, state, takeover, terminal,
+    Fixture, Kind, accepted, begin, content, entry, info, leg_id, mark_of, new_leg, present, state, takeover, terminal,
 };
 use crate::store_intents::{answer, done, intent};
 use remeet::model::RecoveryKey;
 use remeet::model::StoredState::{Created, Ended, Ending, InMeeting};
 use remeet::store::{Call, FailingStore, Failure, Outcome, Store, StoreError, Unit, Write};
-use remeet_protocol::{Epoch, Holder, Secret};
+use remeet_protocol::Secret;
 use std::sync::Arc;
 
 /// A unit of every kind, for legs 1 and 2 (which exist) and 3 (which does not).
@@ -96,7 +96,7 @@ pub(crate) async fn rule_12_a_chain_of_states_is_settled_from_its_end(f: &Fixtur
 
 pub(crate) async fn rule_12_settling_is_fenced(f: &Fixture) {
     let leg = f.leg(1).await;
-    f.store.begin_term("other", Holder(uuid::Uuid::now_v7()), Epoch(0)).await.unwrap();
+    begin(&*f.store, "node").await;
     let unit = Unit::one(state(leg, 1, InMeeting, Ending));
     assert!(matches!(f.store.settle(f.token, &[unit]).await, Err(StoreError::Fenced { .. })));
     assert_eq!(f.row(leg).await.version, 1);

@@ -2,10 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-use crate::store_fixture::{Fixture, Kind, leg_id, new_leg, state};
+use crate::store_fixture::{Fixture, Kind, candidate, leg_id, new_leg, state};
 use remeet::model::StoredState::{Ending, InMeeting};
 use remeet::store::{Outcome, StoreError, StoreOptions, Unit, Write, open};
-use remeet_protocol::{Epoch, Holder};
 use sqlx::{Connection, Executor, SqliteConnection};
 use std::time::Duration;
 
@@ -64,6 +63,6 @@ async fn a_file_that_cannot_be_opened_is_an_error_of_the_calls() {
         .unwrap();
     let store = open(&format!("sqlite:{}/text.db", dir.path().display()), &StoreOptions::default()).unwrap();
     assert!(store.migrate().await.is_err());
-    let begin = store.begin_term("node", Holder(uuid::Uuid::now_v7()), Epoch(0)).await;
+    let begin = store.begin_term(candidate("node")).await;
     assert!(begin.is_err());
 }

@@ -27,7 +27,8 @@ use serde_json::Value;
 pub enum OperatorRequest {
     /// How it is: one [`Status`](super::status::Status).
     Status,
-    /// A reconcile round now, of one server or of all. Answered when it has begun.
+    /// A reconcile round now, of one server or of all. Answered when it has begun, with the servers
+    /// `compared` and those `unreachable`.
     Recover {
         /// One server only.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -42,11 +43,14 @@ pub enum OperatorRequest {
     },
     /// Meetings that are not well: pending, orphan, conflict, quarantined; a leg an item.
     Troubled,
-    /// Tries a quarantined leg's back-fill again.
+    /// Pulls a quarantined leg whole and counts it again. Answered once its quarantine is lifted and that is
+    /// stored, or with the reason why it stays.
     LiftQuarantine {
         /// The leg.
         leg: LegId,
     },
+    /// Hands over to a standby. Answered once the lease is released.
+    StepDown,
     /// Marks a meeting to be recovered first, or takes the mark away.
     Mark {
         /// The meeting.

@@ -7,6 +7,7 @@ mod print;
 
 pub use print::print;
 
+use crate::recovery::lease::LeaseView;
 use remeet_protocol::{BootId, DomainId, Epoch, Holder, ServerId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
@@ -35,6 +36,8 @@ pub struct Status {
     pub phase_since_ms: u64,
     /// Its term, once it has one.
     pub term: Option<Term>,
+    /// Whether it may command, and for how long; or who holds the term.
+    pub lease: LeaseView,
     /// The autonomous servers, in order of id.
     pub servers: Vec<ServerStatus>,
     /// Sums over the servers.
@@ -59,6 +62,8 @@ pub struct Status {
 pub enum Phase {
     /// Reading its configuration, opening ports.
     Starting,
+    /// Another node holds the term; this one takes over when that ends.
+    Standby,
     /// The database does not answer; it keeps asking.
     WaitingForDatabase,
     /// Taking meetings over.
@@ -75,6 +80,7 @@ impl Phase {
     pub fn name(self) -> &'static str {
         match self {
             Phase::Starting => "starting",
+            Phase::Standby => "standby",
             Phase::WaitingForDatabase => "waiting for the database",
             Phase::Recovering => "recovering",
             Phase::Steady => "steady",

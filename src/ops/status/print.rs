@@ -1,6 +1,7 @@
 //! The status report for a terminal: for an operator at night, what is wrong stands first.
 
 use super::{Completeness, LegCounts, LinkState, Phase, RoundReport, ServerStatus, SinkHealth, Status};
+use crate::recovery::lease::LeaseView;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use std::fmt::Write;
 use std::time::Duration;
@@ -43,7 +44,7 @@ pub fn print(status: &Status) -> String {
 fn headline(status: &Status, out: &mut String) {
     let term = match &status.term {
         Some(term) => format!("epoch {} for {}", term.epoch, span(status.at_ms, term.since_ms)),
-        None => "no term yet".to_owned(),
+        None => lease(&status.lease),
     };
     let _ = writeln!(
         out,
@@ -61,11 +62,31 @@ fn headline(status: &Status, out: &mut String) {
     let _ = writeln!(out, "{in_meeting} of {live} live meetings in control");
 }
 
+/// Why this scheduler has no term.
+fn lease(lease: &LeaseView) -> String {
+    match lease {
+        LeaseView::Standby { incumbent: Some(incumbent), incumbent_remaining_ms, .. } => format!(
+            "node {} holds term {}, for {}.{} s yet",
+            cut(&incumbent.node),
+            incumbent.epoch,
+            incumbent_remaining_ms / 1_000,
+            incumbent_remaining_ms % 1_000 / 100
+        ),
+        LeaseView::Standby { held_back_ms: ms @ 1.., .. } => {
+            format!("it has handed over and begins no term for {} s", ms.div_ceil(1_000))
+        }
+        _ => "no term yet".to_owned(),
+    }
+}
+
 /// One line for each thing that is wrong, or one that says that nothing is.
 fn troubles(status: &Status, out: &mut String) {
     let mut lines = Vec::new();
     if status.phase == Phase::WaitingForDatabase {
         lines.push("the database does not answer: no takeover before it does".to_owned());
+    }
+    if status.lease == LeaseView::Lapsed {
+        lines.push("the lease has lapsed: no command is sent until the store renews it".to_owned());
     }
     for (name, sink) in [("store", &status.store), ("cache", &status.cache)] {
         if !sink.healthy {

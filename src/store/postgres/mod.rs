@@ -3,15 +3,18 @@
 //! ```text
 //!   Store ── write.rs ── compile.rs ── statements.rs, columns.rs     units → fenced UNNEST statements
 //!        ├── read.rs                                                  bulk look-ups
-//!        ├── term.rs                                                  terms, migrations, unknown commits
+//!        ├── term.rs, lease.rs                                        beginning a term; its lease
+//!        ├── settle.rs                                                migrations, unknown commits
 //!        └── all through session.rs                                   the one place that talks to the server
 //! ```
 
 mod columns;
 mod compile;
+mod lease;
 mod prune;
 mod read;
 mod session;
+mod settle;
 mod statements;
 mod term;
 mod write;
@@ -19,10 +22,13 @@ mod write;
 use super::fault::Fault;
 use super::open::malformed;
 use super::reads;
-use super::{CONTENTS_CHUNK, Instance, LookUp, Outcome, Store, StoreError, StoreOptions, Unit};
+use super::{
+    Begun, CONTENTS_CHUNK, Candidate, Instance, LookUp, Outcome, Standing, Store, StoreError, StoreOptions, Unit,
+};
 use crate::model::{LegContent, StoredLeg};
 use futures_util::future::BoxFuture;
-use remeet_protocol::{Epoch, Holder, LegId, MeetingId, ServerId, Token};
+use lease::Lines;
+use remeet_protocol::{LegId, MeetingId, ServerId, Token};
 use session::{Kind, Session, Sessions};
 use sqlx::postgres::PgConnectOptions;
 use std::collections::HashSet;
@@ -33,12 +39,13 @@ use std::time::Duration;
 #[derive(Debug)]
 pub(super) struct PostgresStore {
     sessions: Arc<Sessions>,
+    lines: Lines,
 }
 
 impl PostgresStore {
     pub(super) fn open(url: &str, options: &StoreOptions) -> Result<Self, StoreError> {
         let base: PgConnectOptions = url.parse().map_err(|error: sqlx::Error| malformed(&error.to_string()))?;
-        Ok(Self { sessions: Arc::new(Sessions::new(base, options.clone())) })
+        Ok(Self { lines: Lines::new(base.clone()), sessions: Arc::new(Sessions::new(base, options.clone())) })
     }
 
     /// Reads in one snapshot.
@@ -74,17 +81,24 @@ impl Store for PostgresStore {
         Box::pin(self.run_migrations())
     }
 
-    fn begin_term<'a>(
-        &'a self,
-        node: &'a str,
-        holder: Holder,
-        epoch_above: Epoch,
-    ) -> BoxFuture<'a, Result<Token, StoreError>> {
-        Box::pin(self.next_term(node, holder, epoch_above))
+    fn begin_term<'a>(&'a self, candidate: Candidate<'a>) -> BoxFuture<'a, Result<Begun, StoreError>> {
+        Box::pin(self.next_term(candidate))
     }
 
-    fn term(&self) -> BoxFuture<'_, Result<Option<Token>, StoreError>> {
+    fn standing(&self) -> BoxFuture<'_, Result<Option<Standing>, StoreError>> {
         Box::pin(self.current_term())
+    }
+
+    fn renew(&self, token: Token, lease: Duration) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(self.lines.renew(token, lease))
+    }
+
+    fn release(&self, token: Token) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(self.lines.release(token))
+    }
+
+    fn released(&self, at_most: Duration) -> BoxFuture<'_, ()> {
+        Box::pin(self.lines.released(at_most))
     }
 
     fn look_up<'a>(&'a self, server: ServerId, legs: &'a [LegId]) -> BoxFuture<'a, Result<LookUp, StoreError>> {
@@ -146,6 +160,9 @@ impl Store for PostgresStore {
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
-        Box::pin(self.sessions.close())
+        Box::pin(async {
+            self.lines.close().await;
+            self.sessions.close().await;
+        })
     }
 }

@@ -9,8 +9,8 @@ use crate::store::fault::Fault;
 use crate::store::reads::{After, LegRow, OfLeg, Tables};
 use crate::store::records::{Sink, Table, change};
 use crate::store::rows::{
-    ANSWER_COLUMNS, Bad, Cells, INTENT_COLUMNS, KEY_COLUMNS, LEG_COLUMNS, LEG_COLUMNS_COUNT, Reader, client_answer,
-    intent, name_of, recovery_key, stored_leg,
+    ANSWER_COLUMNS, Bad, Cells, INTENT_COLUMNS, KEY_COLUMNS, LEG_COLUMNS, LEG_COLUMNS_COUNT, Reader, VERSION_COLUMNS,
+    Versions, client_answer, intent, name_of, recovery_key, stored_leg, versions,
 };
 use remeet_protocol::record::Mark;
 use remeet_protocol::{Change, LegId, MeetingId, ServerId};
@@ -153,32 +153,27 @@ impl Tables for PgConnection {
         let columns = number_columns(numbers);
         let unnest = columns.unnest(1, "u", &["meeting", "leg", "number"]);
         let sql = format!(
-            "SELECT i.meeting, i.leg, i.number FROM {unnest} \
-         JOIN intents i ON i.meeting = u.meeting AND i.leg = u.leg AND i.number = u.number"
+            "SELECT u.meeting, u.leg, u.number FROM {unnest} JOIN legs l ON l.meeting = u.meeting AND l.leg = u.leg \
+         LEFT JOIN intents i ON i.meeting = u.meeting AND i.leg = u.leg AND i.number = u.number \
+         WHERE u.number <= l.intents_pruned OR i.number IS NOT NULL"
         );
         let rows = fetch(self, sql, &columns).await?;
         let named = |row: &PgRow| Some((Reader::new(row).leg().ok()?, u64::try_from(row.int(2).ok()?).ok()?));
         Ok(rows.iter().filter_map(named).collect())
     }
 
-    async fn versions(&mut self, legs: &[LegId]) -> Result<Vec<(LegId, u64, u64)>, Fault> {
+    async fn versions(&mut self, legs: &[LegId]) -> Result<Vec<Versions>, Fault> {
         if legs.is_empty() {
             return Ok(Vec::new());
         }
         let columns = leg_columns(legs);
         let unnest = columns.unnest(1, "u", &["meeting", "leg"]);
         let sql = format!(
-            "SELECT l.meeting, l.leg, l.version, l.state_version FROM {unnest} \
+            "SELECT {VERSION_COLUMNS} FROM {unnest} \
          JOIN legs l ON l.meeting = u.meeting AND l.leg = u.leg"
         );
         let rows = fetch(self, sql, &columns).await?;
-        Ok(rows
-            .iter()
-            .filter_map(|row| {
-                let leg = Reader::new(row).leg().ok()?;
-                Some((leg, u64::try_from(row.int(2).ok()?).ok()?, u64::try_from(row.int(3).ok()?).ok()?))
-            })
-            .collect())
+        Ok(rows.iter().filter_map(|row| versions(row).ok()).collect())
     }
 
     async fn marks(&mut self, legs: &[LegId]) -> Result<Vec<OfLeg<Mark>>, Fault> {

@@ -185,7 +185,8 @@ pub(super) fn intents(columns: Columns) -> Step {
         "u AS MATERIALIZED (SELECT * FROM {u}), \
          w AS (INSERT INTO intents (meeting, leg, number, domain, op_name, op, instance, command_number) \
                SELECT u.meeting, u.leg, u.number, l.domain, u.op_name, u.op, u.instance, u.command_number \
-               FROM u JOIN legs l ON l.meeting = u.meeting AND l.leg = u.leg, t ON CONFLICT DO NOTHING RETURNING 1), \
+               FROM u JOIN legs l ON l.meeting = u.meeting AND l.leg = u.leg AND u.number > l.intents_pruned, t \
+               ON CONFLICT DO NOTHING RETURNING 1), \
          r AS (UPDATE legs l SET intent = g.top \
                FROM (SELECT meeting, leg, max(number) AS top FROM u GROUP BY meeting, leg) g, t \
                WHERE l.meeting = g.meeting AND l.leg = g.leg AND l.intent < g.top)",
@@ -199,7 +200,7 @@ pub(super) fn intents_done(columns: Columns) -> Step {
         &["meeting", "leg", "number", "code"],
         columns,
         None,
-        "w AS (UPDATE intents i SET code = u.code FROM {u}, t \
+        "w AS (UPDATE intents i SET code = u.code, done_at_ms = (extract(epoch FROM now()) * 1000)::int8 FROM {u}, t \
                WHERE i.meeting = u.meeting AND i.leg = u.leg AND i.number = u.number AND i.code IS NULL RETURNING 1)",
     )
 }

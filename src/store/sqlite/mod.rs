@@ -4,6 +4,8 @@
 //! (`BEGIN IMMEDIATE`) and checks the term under it, so no other term can begin before it ends.
 
 mod arguments;
+mod lease;
+mod prune;
 mod read;
 mod session;
 mod statements;
@@ -14,12 +16,13 @@ use super::open::malformed;
 use super::reads;
 use super::records::Sink;
 use super::settle::{Asked, Found, settle};
-use super::text::stored;
-use super::{CONTENTS_CHUNK, Instance, LookUp, Outcome, Store, StoreError, StoreOptions, Unit};
+use super::{
+    Begun, CONTENTS_CHUNK, Candidate, Instance, LookUp, Outcome, Standing, Store, StoreError, StoreOptions, Unit,
+};
 use crate::model::{LegContent, StoredLeg};
 use arguments::{Parameters, execute};
 use futures_util::future::BoxFuture;
-use remeet_protocol::{Epoch, Holder, LegId, MeetingId, ServerId, Token};
+use remeet_protocol::{LegId, MeetingId, ServerId, Token};
 use session::{Kind, Sessions, fault};
 use sqlx::SqliteConnection;
 use sqlx::migrate::{MigrateError, Migrator};
@@ -121,69 +124,6 @@ async fn bring_up_to_date(connection: &mut SqliteConnection) -> Result<(), Fault
     })
 }
 
-async fn begin(connection: &mut SqliteConnection, node: &str, holder: Holder, above: i64) -> Result<Token, Fault> {
-    let epoch = sqlx::query_scalar::<_, i64>(
-        "INSERT INTO term AS t (only_row, epoch, holder, node) VALUES (1, ?1 + 1, ?2, ?3) ON CONFLICT (only_row) \
-         DO UPDATE SET epoch = max(t.epoch, ?1) + 1, holder = excluded.holder, node = excluded.node, \
-         began_at = CURRENT_TIMESTAMP RETURNING epoch",
-    )
-    .bind(above)
-    .bind(holder.to_string())
-    .bind(stored(node))
-    .fetch_one(connection)
-    .await
-    .map_err(|error| fault(&error))?;
-    Ok(Token { epoch: Epoch(epoch.cast_unsigned()), holder })
-}
-
-async fn standing(connection: &mut SqliteConnection) -> Result<Option<Token>, Fault> {
-    let row = sqlx::query_as::<_, (i64, String)>("SELECT epoch, holder FROM term").fetch_optional(connection).await;
-    let Some((epoch, holder)) = row.map_err(|error| fault(&error))? else { return Ok(None) };
-    let holder = holder.parse().map_err(|error| Fault::Broken(format!("the term's holder {holder:?}: {error}")))?;
-    Ok(Some(Token { epoch: Epoch(epoch.cast_unsigned()), holder }))
-}
-
-async fn prune(connection: &mut SqliteConnection, token: Token, older_ms: i64, kept: u32) -> Result<u64, Fault> {
-    check_term(connection, token).await?;
-    let before = "CAST(unixepoch('subsec') * 1000 AS INTEGER) - ?1";
-    // The instance's row outlives its answers, so that their numbers stay too old; it goes only with the instance.
-    let statements = [
-        (
-            format!(
-                "UPDATE client_instances SET pruned = max(pruned, COALESCE((SELECT max(number) FROM client_answers a \
-                 WHERE a.instance = client_instances.instance AND a.at_ms < {before}), 0))"
-            ),
-            older_ms,
-        ),
-        (
-            "DELETE FROM client_answers WHERE ?1 IS NOT NULL AND EXISTS (SELECT 1 FROM client_instances i \
-             WHERE i.instance = client_answers.instance AND number <= i.pruned)"
-                .to_owned(),
-            older_ms,
-        ),
-        (
-            "DELETE FROM client_answers WHERE instance IN (SELECT instance FROM client_instances \
-             ORDER BY last_at_ms DESC, instance LIMIT -1 OFFSET ?1)"
-                .to_owned(),
-            i64::from(kept),
-        ),
-        (
-            "DELETE FROM client_instances WHERE instance IN (SELECT instance FROM client_instances \
-             ORDER BY last_at_ms DESC, instance LIMIT -1 OFFSET ?1)"
-                .to_owned(),
-            i64::from(kept),
-        ),
-    ];
-    let mut deleted = 0;
-    for (sql, parameter) in statements {
-        let of_answers = sql.starts_with("DELETE FROM client_answers");
-        let parameters = Parameters::of(|p| p.put(super::records::Value::Big(Some(parameter))));
-        let rows = execute(connection, &sql.into(), parameters).await?;
-        deleted += if of_answers { rows } else { 0 };
-    }
-    Ok(deleted)
-}
-
 impl Store for SqliteStore {
     fn migrate(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async {
@@ -192,26 +132,24 @@ impl Store for SqliteStore {
         })
     }
 
-    fn begin_term<'a>(
-        &'a self,
-        node: &'a str,
-        holder: Holder,
-        epoch_above: Epoch,
-    ) -> BoxFuture<'a, Result<Token, StoreError>> {
-        let (doing, node) = ("beginning a term", node.to_owned());
-        Box::pin(async move {
-            let Ok(above) = i64::try_from(epoch_above.0) else {
-                return Err(StoreError::Broken { doing, reason: format!("no epoch can follow {epoch_above}") });
-            };
-            self.write(doing, Token::default(), move |connection| {
-                Box::pin(async move { begin(connection, &node, holder, above).await })
-            })
-            .await
-        })
+    fn begin_term<'a>(&'a self, candidate: Candidate<'a>) -> BoxFuture<'a, Result<Begun, StoreError>> {
+        Box::pin(self.next_term(candidate))
     }
 
-    fn term(&self) -> BoxFuture<'_, Result<Option<Token>, StoreError>> {
-        Box::pin(self.read("reading the term", |connection| Box::pin(standing(connection))))
+    fn standing(&self) -> BoxFuture<'_, Result<Option<Standing>, StoreError>> {
+        Box::pin(self.read("reading the term", |connection| Box::pin(lease::standing(connection))))
+    }
+
+    fn renew(&self, token: Token, lease: Duration) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(self.renew_lease(token, lease))
+    }
+
+    fn release(&self, token: Token) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(self.release_lease(token))
+    }
+
+    fn released(&self, at_most: Duration) -> BoxFuture<'_, ()> {
+        Box::pin(self.await_release(at_most))
     }
 
     fn look_up<'a>(&'a self, server: ServerId, legs: &'a [LegId]) -> BoxFuture<'a, Result<LookUp, StoreError>> {
@@ -265,10 +203,7 @@ impl Store for SqliteStore {
         older_than: Duration,
         instances_max: u32,
     ) -> BoxFuture<'_, Result<u64, StoreError>> {
-        let older_ms = i64::try_from(older_than.as_millis()).unwrap_or(i64::MAX);
-        Box::pin(self.write("pruning clients' answers", token, move |connection| {
-            Box::pin(prune(connection, token, older_ms, instances_max))
-        }))
+        Box::pin(self.prune(token, older_than, instances_max))
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

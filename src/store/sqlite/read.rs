@@ -7,8 +7,8 @@ use crate::store::fault::Fault;
 use crate::store::reads::{After, LegRow, OfLeg, Tables};
 use crate::store::records::{Table, change};
 use crate::store::rows::{
-    ANSWER_COLUMNS, Bad, Cells, INTENT_COLUMNS, KEY_COLUMNS, LEG_COLUMNS, LEG_COLUMNS_COUNT, Reader, client_answer,
-    intent, name_of, recovery_key, stored_leg,
+    ANSWER_COLUMNS, Bad, Cells, INTENT_COLUMNS, KEY_COLUMNS, LEG_COLUMNS, LEG_COLUMNS_COUNT, Reader, VERSION_COLUMNS,
+    Versions, client_answer, intent, name_of, recovery_key, stored_leg, versions,
 };
 use remeet_protocol::record::Mark;
 use remeet_protocol::{Change, LegId, MeetingId, ServerId};
@@ -130,8 +130,11 @@ impl Tables for SqliteConnection {
     }
 
     async fn taken(&mut self, numbers: &[(LegId, u64)]) -> Result<Vec<(LegId, u64)>, Fault> {
-        let from = join_legs("intents", "i");
-        let sql = format!("SELECT i.meeting, i.leg, i.number FROM {from} AND i.number = j.value ->> 2");
+        let sql = format!(
+            "SELECT l.meeting, l.leg, j.value ->> 2 FROM {} WHERE j.value ->> 2 <= l.intents_pruned OR EXISTS \
+             (SELECT 1 FROM intents i WHERE i.meeting = l.meeting AND i.leg = l.leg AND i.number = j.value ->> 2)",
+            join_legs("legs", "l")
+        );
         let rows = fetch(self, sql, json_numbers(numbers)).await?;
         let named = |row: &SqliteRow| Some((Reader::new(row).leg().ok()?, u64::try_from(row.int(2).ok()?).ok()?));
         Ok(rows.iter().filter_map(named).collect())
@@ -144,14 +147,10 @@ impl Tables for SqliteConnection {
         Ok(rows.iter().filter_map(|row| Some((intent(row).ok()?, row.int(7).ok()? != 0))).collect())
     }
 
-    async fn versions(&mut self, legs: &[LegId]) -> Result<Vec<(LegId, u64, u64)>, Fault> {
-        let sql = format!("SELECT l.meeting, l.leg, l.version, l.state_version FROM {}", join_legs("legs", "l"));
+    async fn versions(&mut self, legs: &[LegId]) -> Result<Vec<Versions>, Fault> {
+        let sql = format!("SELECT {VERSION_COLUMNS} FROM {}", join_legs("legs", "l"));
         let rows = fetch(self, sql, json_legs(legs)).await?;
-        let versions = |row: &SqliteRow| {
-            let leg = Reader::new(row).leg().ok()?;
-            Some((leg, u64::try_from(row.int(2).ok()?).ok()?, u64::try_from(row.int(3).ok()?).ok()?))
-        };
-        Ok(rows.iter().filter_map(versions).collect())
+        Ok(rows.iter().filter_map(|row| versions(row).ok()).collect())
     }
 
     async fn marks(&mut self, legs: &[LegId]) -> Result<Vec<OfLeg<Mark>>, Fault> {

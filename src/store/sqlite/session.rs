@@ -92,18 +92,36 @@ impl Sessions {
         T: Send + 'static,
         F: for<'s> FnOnce(&'s mut SqliteConnection) -> BoxFuture<'s, Result<T, Fault>> + Send + 'static,
     {
+        let span = match kind {
+            Kind::Read => self.options.read_deadline,
+            Kind::Write => self.options.write_deadline,
+        };
+        self.transaction_within(span, kind, body).await
+    }
+
+    /// The same under another deadline.
+    pub(super) async fn transaction_within<T, F>(
+        self: &Arc<Self>,
+        span: Duration,
+        kind: Kind,
+        body: F,
+    ) -> Result<T, Fault>
+    where
+        T: Send + 'static,
+        F: for<'s> FnOnce(&'s mut SqliteConnection) -> BoxFuture<'s, Result<T, Fault>> + Send + 'static,
+    {
         let sessions = Arc::clone(self);
-        let task = self.tasks.spawn(async move { sessions.run(kind, body).await });
+        let task = self.tasks.spawn(async move { sessions.run(span, kind, body).await });
         task.await.unwrap_or_else(|error| Err(Fault::Down(format!("the transaction's task failed: {error}"))))
     }
 
-    async fn run<T, F>(&self, kind: Kind, body: F) -> Result<T, Fault>
+    async fn run<T, F>(&self, span: Duration, kind: Kind, body: F) -> Result<T, Fault>
     where
         F: for<'s> FnOnce(&'s mut SqliteConnection) -> BoxFuture<'s, Result<T, Fault>>,
     {
-        let (pool, span, begin) = match kind {
-            Kind::Read => (&self.read, self.options.read_deadline, "BEGIN"),
-            Kind::Write => (&self.write, self.options.write_deadline, "BEGIN IMMEDIATE"),
+        let (pool, begin) = match kind {
+            Kind::Read => (&self.read, "BEGIN"),
+            Kind::Write => (&self.write, "BEGIN IMMEDIATE"),
         };
         let deadline = Instant::now() + span;
         let late = || Fault::Slow(format!("not done within {span:?}"));

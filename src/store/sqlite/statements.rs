@@ -59,13 +59,14 @@ statement! {
 statement! {
     INTENT = "INSERT INTO intents (meeting, leg, number, domain, op_name, op, instance, command_number) \
         SELECT ?1, ?2, ?3, l.domain, ?4, ?5, ?6, ?7 FROM legs l WHERE l.meeting = ?1 AND l.leg = ?2 \
-        ON CONFLICT DO NOTHING"
+        AND ?3 > l.intents_pruned ON CONFLICT DO NOTHING"
 }
 statement! {
     INTENT_TOP = "UPDATE legs SET intent = ?3 WHERE meeting = ?1 AND leg = ?2 AND intent < ?3"
 }
 statement! {
-    INTENT_DONE = "UPDATE intents SET code = ?4 WHERE meeting = ?1 AND leg = ?2 AND number = ?3 AND code IS NULL"
+    INTENT_DONE = "UPDATE intents SET code = ?4, done_at_ms = CAST(unixepoch('subsec') * 1000 AS INTEGER) \
+        WHERE meeting = ?1 AND leg = ?2 AND number = ?3 AND code IS NULL"
 }
 statement! {
     MARK = "UPDATE legs SET mark_revision = ?3, mark_count = ?4, mark_digest = ?5, info_mark = ?3, \

@@ -14,7 +14,7 @@ fn with_orphan(seed: u64) -> (World, LegId, Handle) {
     let mut world = World::new(seed, Options { servers: 1, ..Options::default() });
     world.start_meetings(SERVER, 1, 1);
     let (leg, handle) = world.at_server(SERVER, |core, now_ms| core.create_foreign(now_ms, None, 1)).unwrap();
-    world.input(Input::Reconcile);
+    world.input(Input::Reconcile(None));
     world.quiet();
     assert_eq!(world.core().orphans().collect::<Vec<_>>(), [(SERVER, handle, leg)]);
     (world, leg, handle)
@@ -140,7 +140,7 @@ fn a_server_that_permits_no_adoption_says_so_and_the_orphan_stays() {
         world.forbid_adoption(SERVER);
         let number = world.ask(1, MeetingId::default(), adopt(leg, handle, end));
         assert_eq!(world.await_answer(1, number).code, ErrorCode::NOT_ALLOWED, "end {end}");
-        world.input(Input::Reconcile);
+        world.input(Input::Reconcile(None));
         world.quiet();
         assert_eq!(world.core().orphans().map(|(_, _, leg)| leg).collect::<Vec<_>>(), [leg], "nothing was ended");
     }

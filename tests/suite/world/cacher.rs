@@ -101,7 +101,7 @@ impl World {
             }
         };
         if returned {
-            self.input(Input::Reconcile);
+            self.input(Input::Reconcile(None));
         }
         match done {
             Some((leg, outcomes)) => self.input(Input::Cached(vec![leg], outcomes)),

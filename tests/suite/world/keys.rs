@@ -104,7 +104,7 @@ fn rule_10_a_cache_that_is_away_costs_nothing_but_its_use() {
     let report = world.later_pass();
     assert_eq!((report.recovered, report.keys_from_database, report.keys_from_cache), (3, 3, 0));
     world.cache_down = false;
-    world.input(Input::Reconcile);
+    world.input(Input::Reconcile(None));
     world.quiet();
 }
 
@@ -146,14 +146,14 @@ fn a_bad_key_from_the_database_is_told_once_and_nothing_is_closed() {
     let report = world.later_pass();
     assert_eq!((report.recovered, report.pending.get("bad key")), (2, Some(&1)));
     for _ in 0..3 {
-        world.input(Input::Reconcile);
+        world.input(Input::Reconcile(None));
         world.run_for(Duration::from_secs(2));
     }
     assert_eq!(world.alarms_of(AlarmKind::BadKey), 1, "told once, however many rounds");
     assert!(world.live_legs(SERVER).iter().any(|leg| leg.leg == legs[2]), "it goes on");
     // Somebody restores the row.
     world.store.legs.get_mut(&legs[2]).unwrap().key.secret = right;
-    world.input(Input::Reconcile);
+    world.input(Input::Reconcile(None));
     world.quiet();
     let over = &world.process.as_ref().unwrap().alarms_over;
     assert_eq!(over.iter().filter(|alarm| alarm.kind == AlarmKind::BadKey).count(), 1);

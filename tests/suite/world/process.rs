@@ -9,10 +9,14 @@ use super::{Happening, World};
 use remeet::model::Moment;
 use remeet::recovery::{Alarm, Core, Input, Output, Published, Read, ReadId, ReadResult, StoredDigest, Waiter};
 use remeet::session::{Identity, PersistId, Session};
-use remeet::store::Outcome;
+use remeet::store::{Begun, Candidate, Outcome};
 use remeet_protocol::{Holder, ServerId, Token};
 use std::collections::BTreeMap;
 use std::time::Duration;
+
+/// Every life is of this node.
+const NODE: &str = "world";
+const LEASE: Duration = Duration::from_secs(6);
 
 /// A process. A crash drops it; store and cache stay.
 pub(super) struct Process {
@@ -100,10 +104,14 @@ impl World {
         if self.store_down {
             return self.calendar.after(Duration::from_millis(100), Happening::Term { life });
         }
-        let epoch = self.store.term.map_or(1, |token| token.epoch.0 + 1);
         let Some(process) = &mut self.process else { return };
-        let token = Token { epoch: remeet_protocol::Epoch(epoch), holder: process.holder };
-        self.store.term = Some(token);
+        let candidate =
+            Candidate { node: NODE, holder: process.holder, lease: LEASE, epoch_above: remeet_protocol::Epoch(0) };
+        let token = match self.store.begin_term(self.calendar.now(), candidate) {
+            Begun::Granted(token) => token,
+            // Not of this node: there is no other.
+            Begun::Held(standing) => panic!("a term is held: {standing:?}"),
+        };
         process.token = Some(token);
         self.input(Input::TermBegan(token));
     }
@@ -259,6 +267,8 @@ impl World {
             Output::Publish(published) => process.published.push(published),
             Output::Alarm(alarm) => process.alarms.push(alarm),
             Output::AlarmOver(alarm) => process.alarms_over.push(alarm),
+            // One scheduler, and a database that forgets nothing.
+            Output::NewerToken { server, token } => panic!("server {server} has admitted {token}"),
         }
     }
 

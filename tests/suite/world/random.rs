@@ -147,7 +147,7 @@ fn disorder(seed: u64, options: Options, actions: u64) {
     }
     if world.cache_disturbed {
         // Nobody tells the scheduler that the cache forgot something: the periodic comparison finds it.
-        world.input(Input::Reconcile);
+        world.input(Input::Reconcile(None));
     }
     world.quiet();
     let live: usize = world.servers.values().map(|simulated| simulated.core.table().legs().count()).sum();

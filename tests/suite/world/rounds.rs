@@ -38,7 +38,7 @@ fn quarantine_after_two_disagreeing_digests_keeps_control_and_deletes_nothing() 
     // Control goes on.
     world.done(1, legs[0].meeting, tell(0, "seat", "4"));
     for _ in 0..3 {
-        world.input(Input::Reconcile);
+        world.input(Input::Reconcile(None));
         world.run_for(Duration::from_secs(1));
     }
     let alarms = &world.process.as_ref().unwrap().alarms;
@@ -47,7 +47,7 @@ fn quarantine_after_two_disagreeing_digests_keeps_control_and_deletes_nothing() 
     assert_eq!(of_first, 1, "one alarm, however many rounds: {texts:?}");
     // The server comes to its senses: the next comparison lifts the quarantine.
     world.at_server(SERVER, |core, _| core.misbehave(Misbehaviour::None));
-    world.input(Input::Reconcile);
+    world.input(Input::Reconcile(None));
     world.quiet();
     let over = world.process.as_ref().unwrap().alarms_over.iter();
     assert_eq!(over.filter(|alarm| alarm.kind == AlarmKind::Quarantine).count(), 2);
@@ -62,7 +62,7 @@ fn an_inventory_asked_for_while_the_first_round_runs_follows_it_once() {
         let queries = world.servers[&SERVER].core.stats().queries;
         let running = world.process.is_some() && world.core().server_views()[0].round.is_some();
         for _ in 0..5 {
-            world.input(Input::Reconcile);
+            world.input(Input::Reconcile(None));
         }
         world.quiet();
         let after = world.servers[&SERVER].core.stats().queries - queries;
@@ -85,7 +85,7 @@ fn a_table_that_moves_at_any_moment_of_the_first_round_loses_and_kills_nothing()
             world.at_server(SERVER, |core, _| core.end_leg(legs[1])).unwrap();
         });
         world.run_for(Duration::from_millis(60));
-        world.input(Input::Reconcile);
+        world.input(Input::Reconcile(None));
         world.quiet();
         assert_eq!(world.live_legs(SERVER).len(), 3);
         assert_eq!(world.core().orphans().count(), 1);

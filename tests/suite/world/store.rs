@@ -2,11 +2,14 @@
 //!
 //! It also remembers what the checks need: every change of state, and which intents a client command made.
 
-use remeet::model::{ClientAnswerRow, CommandId, Intent, LegContent, RecoveryKey, StoredLeg, StoredState};
-use remeet::store::{ContentWrite, Found, Instance, LookUp, Outcome, StateWrite, Unit, Write};
+use remeet::model::{ClientAnswerRow, CommandId, Intent, LegContent, Moment, RecoveryKey, StoredLeg, StoredState};
+use remeet::store::{
+    Begun, Candidate, ContentWrite, Found, Instance, LookUp, Outcome, Standing, StateWrite, Unit, Write,
+};
 use remeet_protocol::record::{Mark, RecordState};
-use remeet_protocol::{Change, LegId, RecordKey, ServerId, Token};
+use remeet_protocol::{Change, Epoch, LegId, RecordKey, ServerId, Token};
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 /// Answers that are kept of an instance (design §3).
 const ANSWERS_KEPT: usize = 256;
@@ -37,6 +40,8 @@ pub(super) struct Transition {
 #[derive(Default)]
 pub(super) struct Store {
     pub(super) term: Option<Token>,
+    /// The node that the term was granted to, and when its lease ends; `None`: it was released.
+    lease: (String, Option<Moment>),
     pub(super) legs: BTreeMap<LegId, Kept>,
     pub(super) answers: BTreeMap<u64, Answers>,
     /// Changes of state since they were last looked at.
@@ -52,6 +57,41 @@ pub(super) struct Store {
 pub(super) struct Fenced;
 
 impl Store {
+    pub(super) fn begin_term(&mut self, now: Moment, candidate: Candidate<'_>) -> Begun {
+        if let Some(standing) = self.standing(now)
+            && standing.keeps_out(candidate.node)
+        {
+            return Begun::Held(standing);
+        }
+        let epoch = self.term.map_or(0, |token| token.epoch.0).max(candidate.epoch_above.0) + 1;
+        let token = Token { epoch: Epoch(epoch), holder: candidate.holder };
+        self.term = Some(token);
+        self.lease = (candidate.node.to_owned(), Some(now + candidate.lease));
+        Begun::Granted(token)
+    }
+
+    pub(super) fn standing(&self, now: Moment) -> Option<Standing> {
+        let (node, ends) = &self.lease;
+        let remaining = ends.map_or(Duration::ZERO, |ends| ends.since(now));
+        self.term.map(|token| Standing { token, node: node.clone(), remaining })
+    }
+
+    pub(super) fn renew(&mut self, now: Moment, token: Token, lease: Duration) -> Result<(), Fenced> {
+        if self.term != Some(token) || self.lease.1.is_none() {
+            return Err(Fenced);
+        }
+        self.lease.1 = Some(now + lease);
+        Ok(())
+    }
+
+    pub(super) fn release(&mut self, token: Token) -> Result<(), Fenced> {
+        if self.term != Some(token) {
+            return Err(Fenced);
+        }
+        self.lease.1 = None;
+        Ok(())
+    }
+
     pub(super) fn write(&mut self, token: Token, units: &[&Unit]) -> Result<Vec<Outcome>, Fenced> {
         if self.term != Some(token) {
             return Err(Fenced);
@@ -325,4 +365,30 @@ fn order(write: &Write) -> u8 {
         Write::First(..) => 7,
         Write::Answer(_) => 8,
     }
+}
+
+#[test]
+fn the_model_s_lease_is_held_granted_renewed_and_released_as_the_stores_are() {
+    let (mut store, second) = (Store::default(), Duration::from_secs(1));
+    let at = |seconds: u32| Moment::default() + second * seconds;
+    let candidate = |node| crate::store_fixture::candidate(node);
+    assert!(store.standing(at(0)).is_none());
+    let short = |node| Candidate { lease: second * 6, ..candidate(node) };
+    let Begun::Granted(first) = store.begin_term(at(0), short("a")) else { panic!("held") };
+    let Begun::Held(standing) = store.begin_term(at(2), short("b")) else { panic!("granted") };
+    assert_eq!((standing.token, standing.node.as_str(), standing.remaining), (first, "a", second * 4));
+    store.renew(at(2), first, second * 6).unwrap();
+    assert!(matches!(store.begin_term(at(7), short("b")), Begun::Held(_)));
+    // Its own node at once; anybody once it has run out.
+    let Begun::Granted(second_term) = store.begin_term(at(7), short("a")) else { panic!("held") };
+    assert_eq!(second_term.epoch, Epoch(2));
+    assert!(store.renew(at(7), first, second * 600).is_err() && store.release(first).is_err());
+    let Begun::Granted(third) = store.begin_term(at(13), short("b")) else { panic!("held") };
+    // Released: for good, and granted at once.
+    store.release(third).unwrap();
+    store.release(third).unwrap();
+    assert!(store.renew(at(13), third, second * 6).is_err());
+    assert_eq!(store.standing(at(13)).unwrap().remaining, Duration::ZERO);
+    let above = Candidate { epoch_above: Epoch(1000), ..short("a") };
+    assert!(matches!(store.begin_term(at(13), above), Begun::Granted(token) if token.epoch == Epoch(1001)));
 }

@@ -1,0 +1,358 @@
+//! Goal: of two schedulers on one database one commands, the other is a warm standby that takes over when the first
+//! dies, hangs, is cut off or hands over. Method: `remeet run` twice, as processes, with simulated servers that count
+//! what they execute for a token that is not the newest.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use crate::daemon_rig::{Backing, CONTROL, LOOK, PATIENCE, Rig, add_terminal, is_steady, ok, status_at, terminate};
+use crate::servers::{FreshDatabase, PrivatePostgres, free_port, fresh_database, psql, redis_url};
+use crate::store_proxy::Proxy;
+use remeet::cms::client::{Client, ClientSettings};
+use remeet::ops::operator::{OperatorRequest, ask};
+use remeet::ops::status::{LinkState, Phase, Status};
+use remeet::recovery::lease::LeaseView;
+use remeet_protocol::wire::Text;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+const LEASE_MS: u64 = 1_500;
+const LEASE: Duration = Duration::from_millis(LEASE_MS);
+
+/// One of the two, with a state directory, ports and a log of its own.
+struct Node {
+    name: &'static str,
+    clients_at: SocketAddr,
+    socket: PathBuf,
+    child: Option<Child>,
+}
+
+impl Node {
+    fn start(rig: &Rig, name: &'static str, backing: &Backing) -> Self {
+        let clients_at = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        rig.write_config(&format!("{name}.toml"), name, backing, clients_at, LEASE_MS);
+        let mut node = Self { name, clients_at, socket: rig.path(&format!("{name}.sock")), child: None };
+        node.start_again(rig);
+        node
+    }
+
+    fn start_again(&mut self, rig: &Rig) {
+        assert!(self.child.is_none(), "it runs");
+        self.child = Some(rig.launch(&format!("{}.toml", self.name), &format!("{}.log", self.name)));
+    }
+
+    fn kill(&mut self) {
+        let mut child = self.child.take().expect("it runs");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.child.as_ref().expect("it runs").id().to_string();
+        assert!(Command::new("kill").arg(format!("-{signal}")).arg(pid).status().unwrap().success());
+    }
+
+    fn log(&self, rig: &Rig) -> String {
+        std::fs::read_to_string(rig.path(&format!("{}.log", self.name))).unwrap_or_default()
+    }
+
+    async fn until(&self, rig: &Rig, what: &str, fits: impl Fn(&Status) -> bool) -> Status {
+        let begun = Instant::now();
+        loop {
+            let status = status_at(&self.socket).await;
+            if let Some(status) = status.as_ref().filter(|status| fits(status)) {
+                return status.clone();
+            }
+            assert!(begun.elapsed() < PATIENCE, "{} not {what}: {status:#?}\n{}", self.name, self.log(rig));
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Until it commands every meeting of every server.
+    async fn commands(&self, rig: &Rig) -> Status {
+        let attached = |status: &Status| status.servers.iter().all(|server| server.link == LinkState::Attached);
+        self.until(rig, "in command", |status| is_steady(status) && attached(status)).await
+    }
+
+    /// Until it is a standby whose links are up, and no more than that.
+    async fn stands_by(&self, rig: &Rig) -> Status {
+        let warm = |status: &Status| status.servers.iter().all(|server| server.link == LinkState::Up);
+        self.until(rig, "a warm standby", |status| status.phase == Phase::Standby && warm(status)).await
+    }
+
+    async fn client(&self) -> Client {
+        let name = Text::new(format!("client {CONTROL}")).unwrap();
+        let settings = ClientSettings { deadline: PATIENCE, ..ClientSettings::new(self.clients_at, CONTROL, name) };
+        Client::connect(settings).await.unwrap()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Servers that both nodes know, and the first node in command of `meetings`.
+async fn first_of_a_pair(backing: &Backing, servers: u32) -> (Rig, Node) {
+    let rig = Rig::new(servers, backing).await;
+    let first = Node::start(&rig, "first", backing);
+    first.commands(&rig).await;
+    (rig, first)
+}
+
+fn on_postgres() -> Option<(FreshDatabase, Backing)> {
+    let (database, cache) = (fresh_database()?, redis_url()?);
+    let backing = Backing { store: database.url.clone(), cache };
+    Some((database, backing))
+}
+
+fn nothing_stale(rig: &Rig) {
+    for server in &rig.servers {
+        assert_eq!(server.stats().stale_executed, 0, "rules 2 and 3");
+    }
+}
+
+/// The first is killed: the second, which stood by, has everything within the lease and two seconds.
+async fn takes_over(backing: &Backing) {
+    let (rig, mut first) = first_of_a_pair(backing, 2).await;
+    let client = first.client().await;
+    let mut meetings = Vec::new();
+    for place in 0..6 {
+        meetings.push(rig.meeting(&client, 1 + place % 2, 2).await);
+    }
+    let second = Node::start(&rig, "second", backing);
+    let standby = second.stands_by(&rig).await;
+    let LeaseView::Standby { incumbent: Some(incumbent), .. } = &standby.lease else { panic!("{:?}", standby.lease) };
+    assert!(incumbent.node.starts_with("first#"), "{incumbent:?}");
+    assert_eq!(standby.term, None);
+    let attaches: Vec<u64> = rig.servers.iter().map(|server| server.stats().attaches).collect();
+    // Longer than a lease: the standby goes on standing by, and attaches to nothing.
+    tokio::time::sleep(LEASE * 2).await;
+    second.stands_by(&rig).await;
+    first.commands(&rig).await;
+    let still: Vec<u64> = rig.servers.iter().map(|server| server.stats().attaches).collect();
+    assert_eq!(attaches, still, "a standby has no side effects");
+
+    let killed = Instant::now();
+    first.kill();
+    let status = second.commands(&rig).await;
+    let took = killed.elapsed();
+    assert_eq!((status.totals.in_meeting, status.term.map(|term| term.epoch.0)), (6, Some(2)), "{status:#?}");
+    println!("in command {took:?} after the kill, at a lease of {LEASE:?}");
+    let client = second.client().await;
+    for meeting in &meetings {
+        rig.same_as_server(&client, *meeting).await;
+    }
+    ok(client.command(meetings[0], add_terminal("699")).await.unwrap());
+    // The first comes back as the standby.
+    first.start_again(&rig);
+    first.stands_by(&rig).await;
+    second.commands(&rig).await;
+    nothing_stale(&rig);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_warm_standby_takes_over_when_the_active_scheduler_dies_on_postgres_and_redis() {
+    let Some((_database, backing)) = on_postgres() else { return };
+    takes_over(&backing).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_warm_standby_takes_over_when_the_active_scheduler_dies_embedded() {
+    let shared = tempfile::tempdir().unwrap();
+    let store = format!("sqlite:{}/remeet.db", shared.path().display());
+    takes_over(&Backing { store, cache: "memory:".to_owned() }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_on_the_same_node_does_not_wait_for_its_own_lease() {
+    let Some((_database, backing)) = on_postgres() else { return };
+    let (rig, mut first) = first_of_a_pair(&backing, 1).await;
+    let client = first.client().await;
+    rig.meeting(&client, 1, 1).await;
+    let second = Node::start(&rig, "second", &backing);
+    second.stands_by(&rig).await;
+    first.kill();
+    first.start_again(&rig);
+    // It has the term again before the standby could have: its lease was not waited for.
+    let status = first.commands(&rig).await;
+    assert_eq!(status.term.map(|term| term.epoch.0), Some(2), "{status:#?}");
+    let waited = first.log(&rig).contains("standby: another node holds the term");
+    assert!(!waited, "{}", first.log(&rig));
+    second.stands_by(&rig).await;
+    nothing_stale(&rig);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn step_down_hands_over_at_once_and_a_clean_end_does_too() {
+    let Some((_database, backing)) = on_postgres() else { return };
+    let (rig, first) = first_of_a_pair(&backing, 1).await;
+    let client = first.client().await;
+    let meeting = rig.meeting(&client, 1, 1).await;
+    let mut second = Node::start(&rig, "second", &backing);
+    second.stands_by(&rig).await;
+    // A standby has nothing to hand over.
+    let refused = ask(&second.socket, &OperatorRequest::StepDown).await.unwrap_err().to_string();
+    assert!(refused.contains("standby"), "{refused}");
+
+    let asked = Instant::now();
+    ask(&first.socket, &OperatorRequest::StepDown).await.unwrap();
+    second.until(&rig, "in a term", |status| status.term.is_some()).await;
+    println!("step-down: another term after {:?}", asked.elapsed());
+    second.commands(&rig).await;
+    first.stands_by(&rig).await;
+    ok(second.client().await.command(meeting, add_terminal("699")).await.unwrap());
+
+    // A SIGTERM releases the lease as well.
+    let child = second.child.take().unwrap();
+    let asked = Instant::now();
+    assert!(terminate(child).success());
+    // It was held back for a lease after its own step-down; that is over, or nearly so.
+    first.until(&rig, "in a term", |status| status.term.is_some()).await;
+    println!("clean end: another term after {:?}", asked.elapsed());
+    first.commands(&rig).await;
+    let client = first.client().await;
+    rig.same_as_server(&client, meeting).await;
+    nothing_stale(&rig);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_hands_over_to_nobody_goes_on_after_a_lease() {
+    let (rig, first) = first_of_a_pair(&Backing::embedded(), 1).await;
+    let client = first.client().await;
+    let meeting = rig.meeting(&client, 1, 1).await;
+    ask(&first.socket, &OperatorRequest::StepDown).await.unwrap();
+    let held_back = |status: &Status| matches!(status.lease, LeaseView::Standby { held_back_ms: 1.., .. });
+    first.until(&rig, "held back", held_back).await;
+    let status = first.commands(&rig).await;
+    assert_eq!((status.term.map(|term| term.epoch.0), status.totals.in_meeting), (Some(2), 1));
+    rig.same_as_server(&client, meeting).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rule_3_a_scheduler_that_was_stopped_and_goes_on_commands_nothing_and_stands_by() {
+    let Some((_database, backing)) = on_postgres() else { return };
+    let (rig, first) = first_of_a_pair(&backing, 1).await;
+    let client = first.client().await;
+    let meeting = rig.meeting(&client, 1, 1).await;
+    let second = Node::start(&rig, "second", &backing);
+    second.stands_by(&rig).await;
+    first.signal("STOP");
+    second.commands(&rig).await;
+    let at_second = second.client().await;
+    ok(at_second.command(meeting, add_terminal("671")).await.unwrap());
+    first.signal("CONT");
+    // Its client's command reaches nobody: it has no effect, whatever it is answered.
+    let answer = client.command_within(meeting, add_terminal("666"), Duration::from_secs(2)).await;
+    assert!(!matches!(&answer, Ok(answer) if answer.code.is_ok()), "{answer:?}");
+    first.stands_by(&rig).await;
+    rig.same_as_server(&at_second, meeting).await;
+    assert_eq!(rig.servers[0].dump().legs[0].terminals, 2);
+    nothing_stale(&rig);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rule_5_a_scheduler_cut_off_from_the_database_falls_silent_before_the_standby_begins() {
+    let Some((database, backing)) = on_postgres() else { return };
+    let proxy = Proxy::before(&database.url).await;
+    let (rig, first) = first_of_a_pair(&Backing { store: proxy.url.clone(), cache: backing.cache.clone() }, 1).await;
+    let client = first.client().await;
+    let meeting = rig.meeting(&client, 1, 1).await;
+    let second = Node::start(&rig, "second", &backing);
+    second.stands_by(&rig).await;
+    proxy.refuse(true);
+    proxy.freeze_connections();
+    let lapsed = first.until(&rig, "lapsed", |status| matches!(status.lease, LeaseView::Lapsed)).await;
+    assert!(lapsed.alarms.iter().any(|alarm| alarm.kind == "lease-lapsed"), "{:?}", lapsed.alarms);
+    let status = second.commands(&rig).await;
+    assert_eq!(status.totals.in_meeting, 1);
+    ok(second.client().await.command(meeting, add_terminal("671")).await.unwrap());
+    proxy.refuse(false);
+    first.stands_by(&rig).await;
+    nothing_stale(&rig);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_away_longer_than_a_lease_costs_no_term_if_nobody_takes_over() {
+    let Some(database) = fresh_database() else { return };
+    let proxy = Proxy::before(&database.url).await;
+    let backing = Backing { store: proxy.url.clone(), cache: "memory:".to_owned() };
+    let (rig, first) = first_of_a_pair(&backing, 1).await;
+    let client = first.client().await;
+    let meeting = rig.meeting(&client, 1, 1).await;
+    proxy.refuse(true);
+    proxy.freeze_connections();
+    first.until(&rig, "lapsed", |status| matches!(status.lease, LeaseView::Lapsed)).await;
+    let executed = rig.servers[0].dump().legs[0].terminals;
+    tokio::time::sleep(LEASE).await;
+    assert_eq!(rig.servers[0].dump().legs[0].terminals, executed);
+    proxy.refuse(false);
+    let status = first.commands(&rig).await;
+    assert_eq!(status.term.map(|term| term.epoch.0), Some(1), "the same term: {}", first.log(&rig));
+    assert!(matches!(status.lease, LeaseView::Active { .. }));
+    ok(client.command(meeting, add_terminal("671")).await.unwrap());
+    rig.same_as_server(&client, meeting).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_went_back_is_noticed_by_a_servers_higher_epoch_and_a_term_above_it_begins() {
+    let Some((database, backing)) = on_postgres() else { return };
+    let (rig, mut first) = first_of_a_pair(&backing, 1).await;
+    let client = first.client().await;
+    let meeting = rig.meeting(&client, 1, 1).await;
+    for _ in 0..3 {
+        first.kill();
+        first.start_again(&rig);
+        first.commands(&rig).await;
+    }
+    first.kill();
+    // A failover to a copy that had missed the last grants.
+    psql(&database.url, "UPDATE term SET epoch = 1; UPDATE lease SET epoch = 1").unwrap();
+    first.start_again(&rig);
+    let status = first.commands(&rig).await;
+    assert_eq!(status.term.map(|term| term.epoch.0), Some(5), "above the 4 that the server knows: {status:#?}");
+    assert_eq!(status.totals.in_meeting, 1);
+    assert!(first.log(&rig).contains("has admitted another token"), "{}", first.log(&rig));
+    let client = first.client().await;
+    rig.same_as_server(&client, meeting).await;
+    nothing_stale(&rig);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_writer_that_is_frozen_under_load_does_not_keep_the_standby_from_its_term() {
+    let Some(postgres) = PrivatePostgres::start() else { return };
+    let backing = Backing { store: postgres.url(), cache: "memory:".to_owned() };
+    let (rig, first) = first_of_a_pair(&backing, 1).await;
+    let client = first.client().await;
+    let mut meetings = Vec::new();
+    for _ in 0..4 {
+        meetings.push(rig.meeting(&client, 1, 1).await);
+    }
+    let second = Node::start(&rig, "second", &backing);
+    second.stands_by(&rig).await;
+    // Writes all the time, so that one is under way when it is stopped.
+    let load = tokio::spawn(async move {
+        for number in 0..100_000 {
+            let meeting = meetings[number % meetings.len()];
+            let _ = client.command_within(meeting, add_terminal(&format!("7{number}")), Duration::from_secs(1)).await;
+        }
+    });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    first.signal("STOP");
+    let stopped = Instant::now();
+    second.until(&rig, "in a term", |status| status.term.is_some()).await;
+    let took = stopped.elapsed();
+    load.abort();
+    println!("another term {took:?} after the stop");
+    // The lease, the lock's time-out of 1 s, and one more for a loaded machine.
+    assert!(took < LEASE + Duration::from_secs(2) + LEASE, "{took:?}\n{}", second.log(&rig));
+    second.commands(&rig).await;
+    first.signal("CONT");
+    first.stands_by(&rig).await;
+    nothing_stale(&rig);
+}
