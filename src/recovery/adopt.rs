@@ -1,19 +1,23 @@
 //! Adoption of orphans: a new key under the stored state *adopting*, then the server is told. Only for an
 //! operator's right; recovery repeats it with the same secret.
+//!
+//! It is a command like every other: with the new leg its intents are committed, and with them whose command it
+//! is. The first is the leg's start under the new key, though the server is told by a message of its own; the
+//! second, if that is asked, its end. The server's acceptance settles the first.
 
-use super::Trigger;
 use super::commands::Waiting;
 use super::core::{After, Asked, Core, lane};
 use super::instances::answer;
-use super::leg::{Control, Leg};
-use super::meetings::new_row;
+use super::leg::{Control, Leg, OpenIntent};
+use super::meetings::{leg_row, new_row};
 use super::report::Fate;
 use super::takeover::Place;
-use crate::model::StoredState;
+use super::{AlarmKind, Trigger};
+use crate::model::{CommandId, Intent, StoredState};
 use crate::session::{PersistId, Request, RequestError, Ticket};
-use crate::store::{NewLeg, Unit, Write};
+use crate::store::{Expect, NewLeg, StateWrite, Unit, Write};
 use rand_chacha::rand_core::RngCore;
-use remeet_protocol::message::{Adopt, AdoptAnswer, AdoptOrphan, ClientOp, Create, End, EndCause, Op};
+use remeet_protocol::message::{Adopt, AdoptAnswer, AdoptOrphan, Create, End, EndCause, Op, Start};
 use remeet_protocol::record::Number;
 use remeet_protocol::wire::Text;
 use remeet_protocol::{ErrorCode, LegId, MeetingId, ServerId};
@@ -21,7 +25,7 @@ use remeet_protocol::{ErrorCode, LegId, MeetingId, ServerId};
 impl Core {
     pub(super) fn adopt(&mut self, waiting: Waiting, adopt: &AdoptOrphan) {
         if let Some(leg) = self.adopted_before(adopt) {
-            return self.adopt_again(leg, waiting);
+            return self.adopt_again(leg, &waiting, adopt.end);
         }
         let known = self.servers.get(&adopt.server);
         if known.is_some_and(|known| known.attached.is_none() || !known.first_pass_done) {
@@ -53,9 +57,18 @@ impl Core {
             secret: key.secret.clone(),
             generation: key.generation,
         };
-        let unit = Unit::one(Write::NewLeg(Box::new(NewLeg { row: row.clone(), key })));
+        let command = Some(CommandId { instance: waiting.command.instance, number: waiting.command.number });
+        let start = Op::Start(Start { secret: key.secret.clone(), generation: key.generation, row: leg_row(&key) });
+        let mut intents = vec![Intent { leg, number: 1, op: start, command: command.filter(|_| !adopt.end) }];
+        if adopt.end {
+            intents.push(Intent { leg, number: 2, op: Op::End(End { cause: EndCause::Operator }), command });
+        }
+        let mut writes = vec![Write::NewLeg(Box::new(NewLeg { row: row.clone(), key }))];
+        writes.extend(intents.iter().cloned().map(Write::Intent));
+        let unit = Unit { writes };
+        row.intent = intents.len() as u64;
         let mut memory = Leg::new(row);
-        memory.adoption = Some(waiting);
+        memory.open = intents.into_iter().map(OpenIntent::stored).collect();
         self.insert_leg(memory);
         let after = self.persist(lane(leg), unit, After::Adopting(leg));
         self.ask_adoption(adopt.server, request, Some(after));
@@ -74,19 +87,18 @@ impl Core {
         server.legs.iter().find(is_it).copied()
     }
 
-    fn adopt_again(&mut self, leg: LegId, waiting: Waiting) {
-        let Some(known) = self.legs.get_mut(&leg) else { return };
-        match (known.row.state, &known.adoption) {
-            (StoredState::InMeeting, _) => self.adoption_done(leg, &waiting),
-            (_, None) => {
-                let server = known.row.server;
-                known.adoption = Some(waiting);
-                if known.control == Control::None {
-                    self.want_round(server, Trigger::Reconcile);
-                }
-            }
-            (_, Some(_)) => self.refuse(&waiting, ErrorCode::RETRY, "it is being adopted for another command"),
+    /// Another command for an orphan that is adopted, or is being: the same command finds its intent.
+    fn adopt_again(&mut self, leg: LegId, waiting: &Waiting, end: bool) {
+        let Some(known) = self.legs.get(&leg) else { return };
+        if known.row.state != StoredState::InMeeting {
+            return self.refuse(waiting, ErrorCode::RETRY, "it is being adopted for another command");
         }
+        if end {
+            let op = Op::End(End { cause: EndCause::Operator });
+            return self.intend_op(leg, op, Some(&waiting.command), Some(StoredState::Ending));
+        }
+        let answer = answer(&waiting.command, ErrorCode::OK, "", leg.meeting);
+        self.answer_kept(answer);
     }
 
     pub(super) fn ask_adoption(&mut self, server: ServerId, request: Adopt, after: Option<PersistId>) {
@@ -106,7 +118,9 @@ impl Core {
                 self.accepted(server, leg, place, done.mark, None);
                 self.note_fate(server, leg, Fate::Recovered);
                 if let Some(known) = self.servers.get_mut(&server) {
-                    known.orphans.remove(&handle);
+                    let orphan = known.orphans.remove(&handle);
+                    let orphan = orphan.map(|entry| entry.leg);
+                    self.condition_over(AlarmKind::Orphan, Some(server), orphan);
                 }
                 self.want_pull(server, leg, true);
                 // That of an earlier term's attempt may not have come to it.
@@ -132,24 +146,32 @@ impl Core {
         self.try_back_fill(server);
     }
 
-    pub(super) fn adoption_done(&mut self, leg: LegId, waiting: &Waiting) {
-        let end = matches!(&waiting.command.op, ClientOp::Adopt(adopt) if adopt.end);
-        if end {
-            // Ending an orphan is adopt, then end; the end's result answers the client.
-            let op = Op::End(End { cause: EndCause::Operator });
-            return self.intend_op(leg, op, Some(&waiting.command), Some(StoredState::Ending));
-        }
-        let answer = answer(&waiting.command, ErrorCode::OK, "", leg.meeting);
-        self.answer_kept(answer);
-    }
-
+    /// The leg never became ours: it is closed, and whoever asked hears why, all in one unit.
     fn adoption_refused(&mut self, server: ServerId, leg: LegId, code: ErrorCode, detail: &str) {
-        let waiting = self.legs.get_mut(&leg).and_then(|known| known.adoption.take());
-        self.close(leg, EndCause::ByServer);
-        self.pend(server, leg, "refused");
-        if let Some(waiting) = waiting {
-            self.refuse(&waiting, code, detail);
+        let Some(known) = self.legs.get_mut(&leg) else { return };
+        if known.row.state != StoredState::Adopting {
+            return;
         }
+        let cause = EndCause::ByServer;
+        let expect = Expect { version: known.row.version, state: known.row.state };
+        let open = std::mem::take(&mut known.open);
+        known.row.state = StoredState::Ended;
+        known.row.cause = cause;
+        known.row.version += 1;
+        known.control = Control::None;
+        let state = StateWrite { leg, expect, state: StoredState::Ended, cause, accepted: None };
+        let mut writes = vec![Write::State(state)];
+        let mut answer = None;
+        for open in open {
+            let done = self.done(leg, &open, code, detail);
+            writes.extend(done.writes);
+            answer = answer.or(done.answer);
+        }
+        let id = self.persist(lane(leg), Unit { writes }, After::Closed { leg, answer });
+        if let Some(known) = self.legs.get_mut(&leg) {
+            known.closing = Some(id);
+        }
+        self.pend(server, leg, "refused");
     }
 
     fn new_meeting_id(&mut self) -> MeetingId {

@@ -8,7 +8,7 @@ use super::{AlarmKind, Output, Read, Trigger};
 use crate::model::{CommandId, StoredState};
 use crate::session::PersistId;
 use crate::store::{Found, LookUp};
-use remeet_protocol::{ErrorCode, LegId};
+use remeet_protocol::{ErrorCode, LegId, ServerId};
 
 impl Core {
     /// A compare-and-set was lost: the row is not what the plan saw.
@@ -26,6 +26,7 @@ impl Core {
                 if waits == Some(&Taken::Storing(id)) {
                     self.hold(server, *event);
                 }
+                self.compare_waiting(server, id);
                 leg
             }
             After::Page | After::Noted => return,
@@ -44,18 +45,25 @@ impl Core {
             }
             After::Accepted { leg, started } => {
                 if let (Some(started), Some(known)) = (started, self.legs.get_mut(&leg)) {
-                    // Not stored, so not done: the row that is read now holds the start as open.
-                    known.done = started.done_before;
+                    // Not stored, so not done: the row that is read now holds the start as open. What followed it
+                    // may be done meanwhile.
+                    known.reopened = Some(started.number);
                     known.settling.take_if(|settling| *settling == id);
                 }
                 leg
             }
-            After::Pulled { leg, .. } | After::Adopting(leg) => leg,
+            After::Pulled { server, leg, .. } => {
+                self.compare_waiting(server, id);
+                leg
+            }
+            After::Adopting(leg) => leg,
         };
+        self.recall(leg, id);
         let limit = self.settings.lost_retries;
         let Some(known) = self.legs.get_mut(&leg) else { return };
         // A close that was lost still counts as under way until the row is read: memory says ended, and must
         // not forget the leg for that.
+        known.marking.take_if(|marking| *marking == id);
         known.lost += 1;
         if known.lost > limit {
             known.lost = 0;
@@ -64,6 +72,17 @@ impl Core {
             self.alarm(AlarmKind::Conflict, Some(server), Some(leg), text);
         }
         self.read_leg_again(leg);
+    }
+
+    /// Events at or below a mark waited for the persist that carried it, and that was lost: they are acknowledged
+    /// once a round has compared everything.
+    fn compare_waiting(&mut self, server: ServerId, id: PersistId) {
+        let Some(known) = self.servers.get(&server) else { return };
+        let waiting = known.unacknowledged.iter().filter(|(_, taken)| **taken == Taken::Storing(id));
+        let numbers: Vec<u64> = waiting.map(|(number, _)| *number).collect();
+        for number in numbers {
+            self.gap(server, number);
+        }
     }
 
     /// The intent is not stored, so it was never sent: its client may command again.
@@ -167,7 +186,7 @@ impl Leg {
     fn inherit(&mut self, before: Leg) {
         // A result that is on its way is not in the row yet, nor is an intent above the row's highest.
         let (done, stored_upto) = (before.done, self.row.intent);
-        self.open.retain(|open| open.intent.number > done);
+        self.open.retain(|open| open.intent.number > done || before.reopened == Some(open.intent.number));
         for open in before.open {
             match self.open.iter_mut().find(|known| known.intent.number == open.intent.number) {
                 Some(known) => *known = open,
@@ -177,10 +196,12 @@ impl Leg {
         }
         self.row.intent = stored_upto.max(before.row.intent);
         self.done = before.done;
+        self.reopened = before.reopened;
+        self.marking = before.marking;
+        self.uncounted = before.uncounted;
         self.waiting = before.waiting;
         self.held = before.held;
         self.control = before.control;
-        self.adoption = before.adoption;
         self.settling = before.settling;
         self.cache_open = before.cache_open;
         self.lost = before.lost;

@@ -1,7 +1,14 @@
 //! Alarms: what an operator must know. An error in the log and an entry in `remeet status`.
 
+use super::Output;
+use super::core::Core;
+use crate::model::StoredState;
 use remeet_protocol::{LegId, ServerId};
 use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Conditions that are remembered as told. Beyond it each round tells of them again.
+const CONDITIONS_MAX: usize = 10_000;
 
 /// What an alarm is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -29,6 +36,15 @@ pub enum AlarmKind {
     CacheDisagrees,
 }
 
+impl AlarmKind {
+    /// Whether it is a condition: it stands until it is over, and is told once. The others are told each time.
+    #[must_use]
+    pub fn stands(self) -> bool {
+        use AlarmKind::{BadKey, BadRow, Conflict, Orphan, Quarantine};
+        matches!(self, Conflict | Orphan | BadKey | Quarantine | BadRow)
+    }
+}
+
 /// An alarm.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Alarm {
@@ -40,4 +56,76 @@ pub struct Alarm {
     pub leg: Option<LegId>,
     /// What happened and what to do.
     pub text: String,
+}
+
+type Condition = (AlarmKind, Option<ServerId>, Option<LegId>);
+
+/// What stands and was told, with its text.
+#[derive(Debug, Default)]
+pub(super) struct Conditions(BTreeMap<Condition, String>);
+
+impl Conditions {
+    /// Whether the alarm says something new.
+    fn rises(&mut self, alarm: &Alarm) -> bool {
+        let condition = (alarm.kind, alarm.server, alarm.leg);
+        match self.0.get_mut(&condition) {
+            Some(text) if *text == alarm.text => false,
+            Some(text) => {
+                text.clone_from(&alarm.text);
+                true
+            }
+            None => {
+                if self.0.len() < CONDITIONS_MAX {
+                    self.0.insert(condition, alarm.text.clone());
+                }
+                true
+            }
+        }
+    }
+
+    fn of(&self, server: ServerId) -> Vec<Condition> {
+        self.0.keys().filter(|(_, of, _)| *of == Some(server)).copied().collect()
+    }
+}
+
+impl Core {
+    /// Tells the operator: of a happening each time, of a condition once until it changes or is over.
+    pub(super) fn raise(&mut self, alarm: Alarm) {
+        if alarm.kind.stands() {
+            if let Some(round) = alarm.server.and_then(|server| self.round(server)) {
+                round.raised.insert((alarm.kind, alarm.leg));
+            }
+            if !self.conditions.rises(&alarm) {
+                return;
+            }
+        }
+        self.put(Output::Alarm(alarm));
+    }
+
+    /// A condition is over, if it stood.
+    pub(super) fn condition_over(&mut self, kind: AlarmKind, server: Option<ServerId>, leg: Option<LegId>) {
+        if let Some(text) = self.conditions.0.remove(&(kind, server, leg)) {
+            self.put(Output::AlarmOver(Alarm { kind, server, leg, text }));
+        }
+    }
+
+    /// A round has compared everything of the server: what it did not find again is over.
+    pub(super) fn settle_conditions(&mut self, server: ServerId, raised: &BTreeSet<(AlarmKind, Option<LegId>)>) {
+        for (kind, of, leg) in self.conditions.of(server) {
+            let known = leg.and_then(|leg| self.legs.get(&leg)).map(|known| &known.row);
+            let over = match kind {
+                AlarmKind::Orphan | AlarmKind::Conflict | AlarmKind::BadKey => true,
+                AlarmKind::Quarantine => {
+                    known.is_none_or(|row| row.quarantine.is_none() || row.state == StoredState::Ended)
+                }
+                // A row that could not be read is not read again as long as nothing asks for its leg.
+                AlarmKind::BadRow => known.is_some(),
+                // No condition: not among them.
+                _ => false,
+            };
+            if over && !raised.contains(&(kind, leg)) {
+                self.condition_over(kind, of, leg);
+            }
+        }
+    }
 }

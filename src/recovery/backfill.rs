@@ -6,7 +6,7 @@ use super::exchange::StoredDigest;
 use super::leg::{Content, Leg, Pulling};
 use super::round::Stage;
 use super::takeover::millis;
-use super::{AlarmKind, CacheTask, Output, Read};
+use super::{AlarmKind, CacheTask, Output, Read, Trigger};
 use crate::model::StoredState;
 use crate::session::{PulledPage, Request, RequestError, Ticket};
 use crate::store::{CacheOutcome, CacheStamp, CacheWrite, ContentWrite, Unit, Write};
@@ -65,6 +65,12 @@ impl Core {
         }
         let whole = mark.revision == target.revision && mark != target;
         if mark.revision >= target.revision && !whole && known.row.quarantine.is_none() {
+            if known.uncounted && known.content == Content::Idle {
+                // Its last pull was stored and never counted: the link or the store was lost in between.
+                known.content = Content::AwaitDigest { whole: false };
+                self.to_count.push(leg);
+                return self.refill(leg);
+            }
             if let Some(round) = self.round(server) {
                 round.unchanged.insert(leg);
             }
@@ -172,9 +178,11 @@ impl Core {
         let Some(known) = self.legs.get_mut(&leg) else { return };
         let Content::Pulling(pulling) = &mut known.content else { return };
         let whole = pulling.whole;
+        let server = known.row.server;
         let changes = std::mem::take(&mut pulling.changes);
         let changes = known.without_removed(changes);
         known.removed_meanwhile.clear();
+        known.uncounted = true;
         let before = known.row.mark;
         // Events may have moved the mark past the pull's end already: it never falls. At an equal
         // revision the server's count and digest replace what did not fit.
@@ -203,7 +211,8 @@ impl Core {
             self.persist(lane(leg), Unit::one(Write::Content(write)), After::Page);
             write = ContentWrite { leg, changes: Vec::new(), mark: Some(mark), full: false };
         }
-        self.persist(lane(leg), Unit::one(Write::Content(write)), After::Pulled { leg, cache });
+        let id = self.persist(lane(leg), Unit::one(Write::Content(write)), After::Pulled { server, leg, cache });
+        self.mark_handed_out(leg, id);
         self.count_pull(leg, whole);
     }
 
@@ -253,7 +262,16 @@ impl Core {
         tracing::warn!(legs = legs.len(), "stored rows could not be counted: {reason}");
         for leg in legs {
             if let Some(server) = self.legs.get(&leg).map(|known| known.row.server) {
+                if let Some(round) = self.round(server).filter(|round| round.backfill.contains(&leg)) {
+                    round.report.content_missing(format!("{leg}: stored rows not counted"));
+                }
                 self.pend(server, leg, "not verified");
+                let (now, settings) = (self.now, self.settings.clone());
+                if let Some(known) = self.servers.get_mut(&server).filter(|known| known.round.is_none() && known.up) {
+                    // Counted outside a round: the next one does it again, and soon.
+                    let pause = known.setback(&settings);
+                    known.retry_at.get_or_insert((now + pause, Trigger::Reconcile));
+                }
                 let text = format!("its stored rows could not be counted: {reason}");
                 self.answer_lifts(leg, ErrorCode::UNAVAILABLE, &text);
                 self.content_stands(server, leg);
@@ -303,15 +321,16 @@ impl Core {
     }
 
     fn verified(&mut self, server: ServerId, leg: LegId, digest: &StoredDigest) {
-        if let Some(round) = self.round(server) {
-            round.report.terminals += u64::from(digest.terminals);
-            for (sum, part) in round.report.known.iter_mut().zip(digest.known) {
-                *sum += u64::from(part);
-            }
+        if let Some(round) = self.round(server).filter(|round| round.backfill.contains(&leg)) {
+            round.report.count_content(digest);
         }
-        let lifted = self.legs.get_mut(&leg).and_then(|known| known.row.quarantine.take());
+        let lifted = self.legs.get_mut(&leg).and_then(|known| {
+            known.uncounted = false;
+            known.row.quarantine.take()
+        });
         if lifted.is_some() {
             self.persist(lane(leg), Unit::one(Write::Quarantine(leg, None)), After::Lifted(leg));
+            self.condition_over(AlarmKind::Quarantine, Some(server), Some(leg));
         } else {
             self.answer_lifts(leg, ErrorCode::OK, "");
         }
@@ -322,6 +341,9 @@ impl Core {
     fn quarantine(&mut self, server: ServerId, leg: LegId, reason: String) {
         if let Some(round) = self.round(server) {
             round.report.quarantined += 1;
+            if round.backfill.contains(&leg) {
+                round.report.content_missing(format!("{leg}: back-fill quarantined"));
+            }
         }
         self.alarm(AlarmKind::Quarantine, Some(server), Some(leg), reason.clone());
         if let Some(known) = self.legs.get_mut(&leg)
@@ -391,7 +413,13 @@ impl Core {
         let mut stamps = stamps.into_iter().flatten();
         for leg in legs {
             let stamp = stamps.next();
-            let unchanged = self.round(server).is_some_and(|round| round.unchanged.remove(&leg));
+            let unchanged = self.round(server).is_some_and(|round| {
+                let unchanged = round.unchanged.remove(&leg);
+                if unchanged && round.backfill.contains(&leg) {
+                    round.report.content_compared();
+                }
+                unchanged
+            });
             let Some(known) = self.legs.get_mut(&leg) else {
                 self.content_done(server, leg);
                 continue;

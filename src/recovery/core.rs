@@ -1,5 +1,6 @@
 //! The core: every server's round, every leg's state, what is on its way to the store.
 
+use super::alarm::Conditions;
 use super::dry_run::DryRun;
 use super::instances::Instances;
 use super::leg::Leg;
@@ -44,6 +45,8 @@ pub struct Core {
     pub(super) to_count: Vec<LegId>,
     pub(super) counting: bool,
     pub(super) dry_runs: Vec<DryRun>,
+    /// Conditions that an operator has been told of and that stand.
+    pub(super) conditions: Conditions,
     last_id: u64,
     outputs: VecDeque<Output>,
 }
@@ -78,7 +81,7 @@ pub(super) enum After {
     /// Rows of a pull that is not at its end.
     Page,
     /// The last rows of a pull.
-    Pulled { leg: LegId, cache: Option<CacheWrite> },
+    Pulled { server: ServerId, leg: LegId, cache: Option<CacheWrite> },
     /// The leg is closed by the plan or by a command's result.
     Closed { leg: LegId, answer: Option<ClientAnswer> },
     /// An intent: it may be sent. The command is answered later.
@@ -95,11 +98,11 @@ pub(super) enum After {
     Lifted(LegId),
 }
 
-/// The result of a start that is stored with the leg's acceptance.
+/// The result of a start (or of an adoption) that is stored with the leg's acceptance.
 #[derive(Debug)]
 pub(super) struct Started {
-    /// The last intent that was done before: if the unit is lost, the start is open again.
-    pub done_before: u64,
+    /// Its intent: open again if the unit is lost.
+    pub number: u64,
     /// Its client's answer.
     pub answer: Option<ClientAnswer>,
 }
@@ -166,6 +169,7 @@ impl Core {
             to_count: Vec::new(),
             counting: false,
             dry_runs: Vec::new(),
+            conditions: Conditions::default(),
             last_id: 0,
             outputs: VecDeque::new(),
         }
@@ -237,8 +241,11 @@ impl Core {
             }
             After::Event { server, event, base } => self.event_stored(server, id, *event, base),
             After::Page | After::Noted => {}
+            After::Pulled { server, leg, cache } => {
+                self.mark_stored(server, leg, id);
+                self.pull_stored(leg, cache);
+            }
             After::Lifted(leg) => self.answer_lifts(leg, ErrorCode::OK, ""),
-            After::Pulled { leg, cache } => self.pull_stored(leg, cache),
             After::Closed { leg, answer } => {
                 if let Some(answer) = answer {
                     self.answer_stored(answer);
@@ -387,7 +394,7 @@ impl Core {
     }
 
     pub(super) fn alarm(&mut self, kind: AlarmKind, server: Option<ServerId>, leg: Option<LegId>, text: String) {
-        self.put(Output::Alarm(Alarm { kind, server, leg, text }));
+        self.raise(Alarm { kind, server, leg, text });
     }
 
     /// Answers a client with a code that is not kept: the command has no effect and may be sent again.

@@ -141,9 +141,10 @@ impl Core {
         let known = self.legs.get_mut(&event.leg)?;
         let mark = known.row.mark;
         if event.mark.revision <= mark.revision {
-            return None;
+            // It is told by the mark already; which may be on its way to the store still.
+            return known.marking;
         }
-        known.note_removals(&event);
+        known.note_removals(&event, gap_marks);
         let contiguous = event.previous <= mark.revision;
         let base = (contiguous && !known.cache_behind).then_some(mark.revision);
         let stored_mark = if contiguous {
@@ -168,8 +169,9 @@ impl Core {
             Unit::one(Write::Content(write)),
             After::Event { server, event: Box::new(event), base },
         );
-        if stored_mark.is_none() {
-            self.want_pull(server, leg, false);
+        match stored_mark {
+            None => self.want_pull(server, leg, false),
+            Some(_) => self.mark_handed_out(leg, id),
         }
         Some(id)
     }
@@ -202,8 +204,8 @@ impl Core {
 
     pub(super) fn event_stored(&mut self, server: ServerId, id: PersistId, event: Event, base: Option<u64>) {
         // By the persist, not by the number: a late result of an earlier boot id's event finds nothing.
-        self.persist_stored(server, id);
         let leg = event.leg;
+        self.mark_stored(server, leg, id);
         if event.ended != EndCause::None {
             let Some(known) = self.legs.get_mut(&leg) else { return };
             known.closing = None;
@@ -233,6 +235,21 @@ impl Core {
         } else if !pulls {
             self.refill(leg);
         }
+    }
+
+    /// The mark in memory is on its way to the store with this persist.
+    pub(super) fn mark_handed_out(&mut self, leg: LegId, id: PersistId) {
+        if let Some(known) = self.legs.get_mut(&leg) {
+            known.marking = Some(id);
+        }
+    }
+
+    /// A persist that may have carried the leg's mark is written.
+    pub(super) fn mark_stored(&mut self, server: ServerId, leg: LegId, id: PersistId) {
+        if let Some(known) = self.legs.get_mut(&leg) {
+            known.marking.take_if(|marking| *marking == id);
+        }
+        self.persist_stored(server, id);
     }
 
     /// Events whose rows (or end) this persist stored may be acknowledged.
@@ -267,12 +284,16 @@ impl Leg {
         starting || self.control == Control::AwaitAnswer
     }
 
-    /// Remembers what an event removed while a pull runs: the pull's older rows must not bring it back.
-    fn note_removals(&mut self, event: &Event) {
+    /// Remembers what an event removed while a pull runs: the pull's older rows must not bring it back. What goes
+    /// beyond the bound is found when the stored rows are counted, and costs a whole pull.
+    fn note_removals(&mut self, event: &Event, bound: usize) {
         if !matches!(self.content, Content::Pulling(_) | Content::Queued { .. }) {
             return;
         }
         for change in &event.changes {
+            if self.removed_meanwhile.len() >= bound {
+                return;
+            }
             if let RecordState::Removed(key) = &change.state {
                 self.removed_meanwhile.push((key.clone(), change.revision));
             }

@@ -5,6 +5,7 @@ use crate::model::StoredLeg;
 use crate::session::{Heard, PersistId, Request, Ticket};
 use crate::store::{CacheOutcome, CacheStamp, CacheWrite, CachedHead, CachedKey, Instance, LookUp, Outcome, Unit};
 use remeet_protocol::message::{ClientAnswer, ClientCommand, EndCause, EventKind, MeetingState};
+use remeet_protocol::record::Number;
 use remeet_protocol::{Change, DomainId, LegId, ServerId, Token};
 
 /// Names a read to the core.
@@ -84,8 +85,11 @@ pub enum Read {
     Stamps(Vec<(DomainId, LegId)>),
 }
 
+/// The most terminals of a leg that are named for what they lack.
+const LACKING_MAX: usize = 8;
+
 /// What a leg's stored rows add up to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredDigest {
     /// The leg.
     pub leg: LegId,
@@ -99,6 +103,10 @@ pub struct StoredDigest {
     pub known: [u32; 3],
     /// The leg row is there.
     pub information: bool,
+    /// Terminals of which some state is not known: the first few, with what they lack.
+    pub lacking: Vec<(Number, &'static str)>,
+    /// How many there are.
+    pub lacking_total: u32,
 }
 
 impl StoredDigest {
@@ -110,6 +118,7 @@ impl StoredDigest {
         let mut terminals = 0;
         let mut known = [0; 3];
         let mut information = false;
+        let (mut lacking, mut lacking_total) = (Vec::new(), 0);
         for change in &content.changes {
             let RecordState::Present(record) = &change.state else { continue };
             rows.revision = rows.revision.max(change.revision);
@@ -118,14 +127,36 @@ impl StoredDigest {
                 Record::Leg(_) => information = true,
                 Record::Terminal(row) => {
                     terminals += 1;
-                    known[0] += u32::from(row.business.is_some());
-                    known[1] += u32::from(row.decode.is_some());
-                    known[2] += u32::from(row.extra_version.is_some());
+                    let has = [row.business.is_some(), row.decode.is_some(), row.extra_version.is_some()];
+                    for (sum, has) in known.iter_mut().zip(has) {
+                        *sum += u32::from(has);
+                    }
+                    if let Some(what) = lacks(has) {
+                        lacking_total += 1;
+                        if lacking.len() < LACKING_MAX {
+                            lacking.push((row.number.clone(), what));
+                        }
+                    }
                 }
                 Record::Window(_) | Record::Entry(_) => {}
             }
         }
-        Self { leg: content.leg, mark: content.mark, rows, terminals, known, information }
+        let (leg, mark) = (content.leg, content.mark);
+        Self { leg, mark, rows, terminals, known, information, lacking, lacking_total }
+    }
+}
+
+/// What a terminal lacks that has business, decode and extra state or not.
+fn lacks(has: [bool; 3]) -> Option<&'static str> {
+    match has {
+        [true, true, true] => None,
+        [false, true, true] => Some("business state"),
+        [true, false, true] => Some("decode state"),
+        [true, true, false] => Some("extra information"),
+        [false, false, true] => Some("business and decode state"),
+        [false, true, false] => Some("business state and extra information"),
+        [true, false, false] => Some("decode state and extra information"),
+        [false, false, false] => Some("business and decode state and extra information"),
     }
 }
 
@@ -219,7 +250,7 @@ pub enum Output {
     Answer(Waiter, ClientAnswer),
     /// Tell subscribers.
     Publish(Published),
-    /// Tell the operator.
+    /// Tell the operator. Of a condition (see [`AlarmKind::stands`](super::AlarmKind::stands)) once, until it changes.
     Alarm(Alarm),
     /// What a round over one server would do, for a dry run; `last` is its last.
     Planned {
@@ -230,6 +261,8 @@ pub enum Output {
         /// No other follows.
         last: bool,
     },
+    /// The condition of an earlier alarm is over.
+    AlarmOver(Alarm),
     /// A server has admitted a newer token than this term's: see [`super::lease::Lease::evidence`].
     NewerToken {
         /// The server.

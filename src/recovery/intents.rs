@@ -68,7 +68,7 @@ impl Core {
         writes.push(Write::Intent(intent.clone()));
         let after = self.persist(lane(leg), Unit { writes }, After::Intent(leg, number));
         if let Some(known) = self.legs.get_mut(&leg) {
-            known.open.push_back(OpenIntent { intent, asked: None, after: Some(after) });
+            known.open.push_back(OpenIntent::storing(intent, after));
         }
         self.send_open(leg);
     }
@@ -87,7 +87,9 @@ impl Core {
         let Some(known) = self.legs.get(&leg) else { return };
         let Some(open) = known.open.front() else { return };
         let attached = self.servers.get(&known.row.server).is_some_and(|server| server.attached.is_some());
-        let starts = matches!(open.intent.op, Op::Start(_)) && known.row.state != StoredState::InMeeting;
+        // An adoption is told by a message of its own.
+        let started = matches!(known.row.state, StoredState::InMeeting | StoredState::Adopting);
+        let starts = matches!(open.intent.op, Op::Start(_)) && !started;
         if open.asked.is_some() || !attached || !(starts || known.takes_commands()) {
             return;
         }
@@ -101,7 +103,19 @@ impl Core {
         let (server, after, number) = (known.row.server, open.after.max(known.settling), open.intent.number);
         let ticket = self.ask(server, Asked::Intent(leg, number), Request::Command(request), after);
         if let Some(open) = self.legs.get_mut(&leg).and_then(|known| known.open.front_mut()) {
-            open.asked = Some(ticket);
+            (open.asked, open.awaits) = (Some(ticket), after);
+        }
+    }
+
+    /// What a request awaited was lost: the session has forgotten it without an answer. It is sent anew once the
+    /// leg is ours again.
+    pub(super) fn recall(&mut self, leg: LegId, lost: PersistId) {
+        let Some(known) = self.legs.get_mut(&leg) else { return };
+        for open in known.open.iter_mut().filter(|open| open.awaits == Some(lost)) {
+            if let Some(ticket) = open.asked.take() {
+                self.tickets.remove(&ticket);
+            }
+            open.awaits = None;
         }
     }
 
@@ -109,10 +123,9 @@ impl Core {
         let Some(Asked::Intent(leg, number)) = self.tickets.remove(&ticket) else { return };
         let Some(known) = self.legs.get_mut(&leg) else { return };
         let server = known.row.server;
-        let Some(open) = known.open.front_mut().filter(|open| open.asked == Some(ticket)) else { return };
-        if open.intent.number != number {
-            return;
-        }
+        // The first, unless a start before it was lost after it had left (rule 12).
+        let Some(place) = known.open.iter().position(|open| open.asked == Some(ticket)) else { return };
+        let Some(open) = known.open.get_mut(place).filter(|open| open.intent.number == number) else { return };
         match result {
             Ok(answer) if matches!(answer.code, ErrorCode::STALE_TOKEN | ErrorCode::NOT_ATTACHED) => {
                 // The leg is not ours any more: its intent stays open until it is taken over again.
@@ -121,7 +134,7 @@ impl Core {
                 self.want_round(server, Trigger::Reconcile);
             }
             Ok(answer) => {
-                let Some(open) = known.open.pop_front() else { return };
+                let Some(open) = known.open.remove(place) else { return };
                 let starts = matches!(open.intent.op, Op::Start(_)) && known.row.state == StoredState::Starting;
                 if starts && answer.code == ErrorCode::OK {
                     let place =
@@ -136,7 +149,7 @@ impl Core {
                 self.intents_settled(leg);
             }
             Err(RequestError::Refused(failure)) if is_final(failure.code) => {
-                let Some(open) = known.open.pop_front() else { return };
+                let Some(open) = known.open.remove(place) else { return };
                 self.close_unstarted(leg, &open);
                 self.intent_done(leg, &open, failure.code, failure.detail.as_str());
                 self.send_open(leg);
@@ -194,7 +207,7 @@ impl Core {
     }
 
     /// What commits an intent's result, and with it the client's answer.
-    fn done(&self, leg: LegId, open: &OpenIntent, code: ErrorCode, detail: &str) -> Done {
+    pub(super) fn done(&self, leg: LegId, open: &OpenIntent, code: ErrorCode, detail: &str) -> Done {
         let over = matches!(code, ErrorCode::ENDED | ErrorCode::UNKNOWN_MEETING);
         // Ending what has ended is done (SPEC K-6).
         let code = if over && matches!(open.intent.op, Op::End(_)) { ErrorCode::OK } else { code };
@@ -219,6 +232,7 @@ impl Core {
         if let Some(known) = self.legs.get_mut(&leg) {
             known.settling = Some(id);
             known.done = known.done.max(number);
+            known.reopened.take_if(|reopened| *reopened == number);
         }
     }
 

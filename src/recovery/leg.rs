@@ -66,12 +66,19 @@ pub(super) struct OpenIntent {
     pub asked: Option<Ticket>,
     /// The persist that must be done before it is sent; `None` once it is.
     pub after: Option<PersistId>,
+    /// The persist that the request awaits: its own, or that of the result before it.
+    pub awaits: Option<PersistId>,
 }
 
 impl OpenIntent {
+    /// An intent that is on its way to the store.
+    pub(super) fn storing(intent: Intent, after: PersistId) -> Self {
+        Self { intent, asked: None, after: Some(after), awaits: None }
+    }
+
     /// An intent that was read from the store: it may be sent at once.
     pub(super) fn stored(intent: Intent) -> Self {
-        Self { intent, asked: None, after: None }
+        Self { intent, asked: None, after: None, awaits: None }
     }
 }
 
@@ -100,6 +107,13 @@ pub(super) struct Leg {
     pub settling: Option<PersistId>,
     /// The last intent whose result was handed to the store: a row read before that does not open it again.
     pub done: u64,
+    /// A start whose result was lost with the acceptance: it is open again, whatever was done since.
+    pub reopened: Option<u64>,
+    /// The persist that carries the mark in memory, while it is not written: events at or below the mark are
+    /// acknowledged with it, and not before.
+    pub marking: Option<PersistId>,
+    /// What the last pull stored has not been counted yet: the mark alone does not vouch for it.
+    pub uncounted: bool,
     /// Commands that wait for the leg's recovery, not persisted yet.
     pub waiting: VecDeque<Waiting>,
     /// Events that came before the leg was ours; bounded by the server's window of unacknowledged ones.
@@ -117,8 +131,6 @@ pub(super) struct Leg {
     pub behind: bool,
     /// Cache tasks of this leg that are not answered.
     pub cache_open: u32,
-    /// The client that asked for its adoption.
-    pub adoption: Option<Waiting>,
     /// Operators who wait for its quarantine to be lifted; few.
     pub lifting: Vec<Waiter>,
     /// Pulls in a row whose stored rows did not add up.
@@ -141,6 +153,9 @@ impl Leg {
             open: VecDeque::new(),
             settling: None,
             done: 0,
+            reopened: None,
+            marking: None,
+            uncounted: false,
             waiting: VecDeque::new(),
             held: Vec::new(),
             unstarted: None,
@@ -149,7 +164,6 @@ impl Leg {
             closing: None,
             behind: false,
             cache_open: 0,
-            adoption: None,
             lifting: Vec::new(),
             recounts: 0,
             cache_behind: false,
@@ -176,6 +190,9 @@ impl Leg {
         self.target = None;
         self.in_round = false;
         self.behind = false;
+        // Steps and removals of events are of what the server was on that link.
+        self.gap.clear();
+        self.removed_meanwhile.clear();
         for open in &mut self.open {
             open.asked = None;
         }

@@ -111,20 +111,7 @@ impl Core {
             // Its creation is being stored: its key comes with that.
             return self.wait(leg, waiting.clone());
         };
-        let start = Start {
-            secret: key.secret.clone(),
-            generation: key.generation,
-            row: LegRow {
-                number: key.number.clone(),
-                title: key.title.clone(),
-                creator: key.creator.clone(),
-                creator_name: key.creator_name.clone(),
-                chair: key.creator.clone(),
-                first_speaker: Number::default(),
-                second_speaker: Number::default(),
-                started_at_ms: 0,
-            },
-        };
+        let start = Start { secret: key.secret.clone(), generation: key.generation, row: leg_row(&key) };
         self.intend_op(leg, Op::Start(start), Some(&waiting.command), Some(StoredState::Starting));
     }
 
@@ -152,6 +139,20 @@ impl Core {
         let answer = answer(&waiting.command, ErrorCode::OK, "", leg.meeting);
         let unit = Unit { writes: vec![Write::First(leg, first), Write::Answer(self.answer_row(&answer))] };
         self.persist(lane(leg), unit, After::Answered { leg: None, answer: Some(answer) });
+    }
+}
+
+/// Meeting information of a new leg, as its start says it.
+pub(super) fn leg_row(key: &RecoveryKey) -> LegRow {
+    LegRow {
+        number: key.number.clone(),
+        title: key.title.clone(),
+        creator: key.creator.clone(),
+        creator_name: key.creator_name.clone(),
+        chair: key.creator.clone(),
+        first_speaker: Number::default(),
+        second_speaker: Number::default(),
+        started_at_ms: 0,
     }
 }
 

@@ -4,7 +4,7 @@
 use crate::model::{StoredLeg, StoredState};
 use remeet_protocol::message::{EndCause, InventoryEntry, LegState};
 use remeet_protocol::{BootId, Handle, LegId, ServerId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What the plan looks at.
 #[derive(Debug, Clone, Copy)]
@@ -85,7 +85,8 @@ pub fn plan(seen: &Seen<'_>) -> Vec<Planned> {
             })
             .or_insert(entry.handle);
     }
-    let mut planned = Vec::with_capacity(seen.inventory.len());
+    let mut planned: Vec<Planned> = Vec::with_capacity(seen.inventory.len());
+    let mut placed = BTreeSet::new();
     for entry in seen.inventory {
         let live = entry.state == LegState::Live;
         let mut leg = entry.leg;
@@ -94,6 +95,8 @@ pub fn plan(seen: &Seen<'_>) -> Vec<Planned> {
             match live {
                 true if entry.leg == row.leg => Some(Bucket::TakeOver),
                 true => Some(Bucket::FinishAdoption { old: entry.leg }),
+                // Its new name is live elsewhere in the table: that entry has its bucket.
+                false if chosen.contains_key(&leg) => None,
                 false => Some(Bucket::Ended(entry.cause)),
             }
         } else if !live {
@@ -103,14 +106,25 @@ pub fn plan(seen: &Seen<'_>) -> Vec<Planned> {
         } else {
             Some(reported_live(seen, seen.stored.get(&entry.leg).copied()))
         };
+        // A leg has one bucket; whatever else claims its name is a live entry to be told of, or nothing.
+        let bucket = match bucket {
+            Some(bucket) if bucket == Bucket::Conflict(TWO_HANDLES) || placed.insert(leg) => Some(bucket),
+            Some(_) if live => Some(Bucket::Conflict(TWO_HANDLES)),
+            _ => None,
+        };
         if let Some(bucket) = bucket {
             planned.push(Planned { leg, handle: Some(entry.handle), live, terminals: entry.terminals, bucket });
         }
     }
-    let reported: std::collections::BTreeSet<LegId> =
-        seen.inventory.iter().map(|entry| adopting.get(&entry.handle).map_or(entry.leg, |row| row.leg)).collect();
-    for row in seen.stored.values().filter(|row| row.server == seen.server && !reported.contains(&row.leg)) {
-        if let Some(bucket) = absent(seen, row) {
+    let named: BTreeSet<LegId> = seen.inventory.iter().map(|entry| entry.leg).collect();
+    for row in seen.stored.values().filter(|row| row.server == seen.server && !placed.contains(&row.leg)) {
+        // Its name is in the inventory, but under a handle that is not its own: that is no absence.
+        let stands = !matches!(row.state, StoredState::Created | StoredState::Ended);
+        let bucket = match named.contains(&row.leg) {
+            true => stands.then_some(Bucket::Unclear("the server has its name under another handle only")),
+            false => absent(seen, row),
+        };
+        if let Some(bucket) = bucket {
             planned.push(Planned { leg: row.leg, handle: None, live: false, terminals: 0, bucket });
         }
     }

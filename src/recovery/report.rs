@@ -1,6 +1,7 @@
 //! What a round came to. Rule 6: every leg reported live is exactly one of recovered, pending, orphan or
 //! ended, and the report adds up.
 
+use super::StoredDigest;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -70,7 +71,17 @@ pub struct RoundReport {
     pub refilled: u64,
     /// Legs whose back-fill is quarantined.
     pub quarantined: u64,
-    /// Terminals on the rosters that were verified.
+    /// Legs whose content was to be brought up to date or compared.
+    pub contents: u64,
+    /// Of these: meeting information stored, read back or vouched for by an equal mark.
+    pub informed: u64,
+    /// Of these: read back and counted; the others' marks were compared.
+    pub read_back: u64,
+    /// Meetings and terminals that lack something, by name; the first [`MISSING_MAX`].
+    pub missing: Vec<String>,
+    /// How many they are.
+    pub missing_total: u64,
+    /// Terminals on the rosters that were read back.
     pub terminals: u64,
     /// Of these: business, decode and extra state known; the others are stored as unknown.
     pub known: [u64; 3],
@@ -88,7 +99,48 @@ pub struct RoundReport {
     pub backfilled_ms: u64,
 }
 
+/// The most names of missing content that a report carries: enough to see the pattern.
+pub const MISSING_MAX: usize = 32;
+
 impl RoundReport {
+    /// Counts the content of a leg that was read back and is what its server has (rule 14).
+    pub fn count_content(&mut self, digest: &StoredDigest) {
+        let leg = digest.leg;
+        self.contents += 1;
+        self.read_back += 1;
+        self.informed += u64::from(digest.information);
+        if !digest.information {
+            self.lacks(format!("{leg}: no meeting information"));
+        }
+        self.terminals += u64::from(digest.terminals);
+        for (sum, part) in self.known.iter_mut().zip(digest.known) {
+            *sum += u64::from(part);
+        }
+        for (terminal, what) in &digest.lacking {
+            self.lacks(format!("{leg} terminal {terminal}: {what} unknown"));
+        }
+        self.missing_total += u64::from(digest.lacking_total).saturating_sub(digest.lacking.len() as u64);
+    }
+
+    /// A leg's mark is its server's: nothing was transferred, nothing read back.
+    pub fn content_compared(&mut self) {
+        self.contents += 1;
+        self.informed += 1;
+    }
+
+    /// A leg's content could not be brought up to date, or nobody knows.
+    pub fn content_missing(&mut self, what: String) {
+        self.contents += 1;
+        self.lacks(what);
+    }
+
+    fn lacks(&mut self, what: String) {
+        self.missing_total += 1;
+        if self.missing.len() < MISSING_MAX {
+            self.missing.push(what);
+        }
+    }
+
     /// Counts a leg's fate.
     pub fn count(&mut self, fate: &Fate) {
         match fate {
@@ -129,6 +181,12 @@ impl RoundReport {
         self.pulled_whole += other.pulled_whole;
         self.refilled += other.refilled;
         self.quarantined += other.quarantined;
+        self.contents += other.contents;
+        self.informed += other.informed;
+        self.read_back += other.read_back;
+        self.missing_total += other.missing_total;
+        let room = MISSING_MAX.saturating_sub(self.missing.len());
+        self.missing.extend(other.missing.iter().take(room).cloned());
         self.terminals += other.terminals;
         for (sum, part) in self.known.iter_mut().zip(other.known) {
             *sum += part;

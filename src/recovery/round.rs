@@ -63,6 +63,8 @@ pub(super) struct Round {
     pub unreadable: BTreeSet<LegId>,
     /// Gaps in the server's events that this round closes.
     pub gaps: Vec<u64>,
+    /// Conditions that were found (again): the server's others are over when the round ends.
+    pub raised: BTreeSet<(AlarmKind, Option<LegId>)>,
     pub report: RoundReport,
 }
 
@@ -179,6 +181,7 @@ impl Core {
         known.round = Some(Round {
             id,
             gaps,
+            raised: BTreeSet::new(),
             unreadable: BTreeSet::new(),
             trigger: if known.first_pass_done { trigger } else { Trigger::Restart },
             begun: now,
@@ -287,9 +290,10 @@ impl Core {
     pub(super) fn round_looked_up(&mut self, server: ServerId, found: LookUp) {
         let mut unreadable = Vec::new();
         for bad in found.bad {
-            unreadable.extend(leg_named(&bad.leg));
+            let leg = leg_named(&bad.leg);
+            unreadable.extend(leg);
             let text = format!("the stored leg {} cannot be read and is left alone: {}", bad.leg, bad.reason);
-            self.alarm(AlarmKind::BadRow, Some(server), None, text);
+            self.alarm(AlarmKind::BadRow, Some(server), leg, text);
         }
         let mut keys = Vec::new();
         for found in found.found {
@@ -425,12 +429,13 @@ impl Core {
     fn orphan(&mut self, server: ServerId, place: &Planned, inventory: &Inventory) {
         let bound = self.settings.orphans_per_server;
         let entry = inventory.entries.iter().find(|entry| Some(entry.handle) == place.handle);
-        if let (Some(known), Some(entry)) = (self.servers.get_mut(&server), entry)
-            && known.orphans.len() < bound
-        {
-            known.orphans.insert(entry.handle, entry.clone());
-        }
         self.note_fate(server, place.leg, Fate::Orphan);
+        let (Some(known), Some(entry)) = (self.servers.get_mut(&server), entry) else { return };
+        if known.orphans.len() >= bound {
+            // Beyond the bound only their number counts.
+            return;
+        }
+        known.orphans.insert(entry.handle, entry.clone());
         let text = "live on its server, but without a recovery key here: kept; adopt or end it".to_owned();
         self.alarm(AlarmKind::Orphan, Some(server), Some(place.leg), text);
     }
@@ -554,8 +559,8 @@ impl Core {
             ?took,
             "round ended"
         );
-        known.reports.insert(round.trigger, round.report);
-        let gaps = round.gaps;
+        known.reports.insert(round.trigger, std::mem::take(&mut round.report));
+        let gaps = std::mem::take(&mut round.gaps);
         let again = known.again.take();
         // What time can mend is tried again soon; the rest waits for the operator or the next reconcile.
         let mendable = |reason: &&str| !matches!(*reason, "conflict" | "bad key" | "no key" | "unreadable row");
@@ -564,6 +569,7 @@ impl Core {
         } else {
             known.setbacks = 0;
         }
+        self.settle_conditions(server, &round.raised);
         self.close_gaps(server, gaps);
         self.release_all_held(server);
         self.forget_ended(server);

@@ -1,13 +1,29 @@
-//! Ends that must be finished: a leg that the store calls ended by an explicit end, yet its server runs it.
+//! Starts that need no answer of their own, and ends that must be finished: a leg that the store calls ended by
+//! an explicit end, yet its server runs it.
 
 use super::core::{After, Core, lane};
+use super::intents::Done;
 use super::leg::OpenIntent;
-use crate::model::Intent;
+use crate::model::{Intent, StoredState};
 use crate::store::{Unit, Write};
 use remeet_protocol::message::{End, EndCause, Op};
 use remeet_protocol::{ErrorCode, LegId};
 
 impl Core {
+    /// A leg that its server runs under this key has started, or is adopted, whatever became of the answer: its
+    /// start is done with the acceptance. Sent again it could come after the meeting's end, and run it anew. One
+    /// that is under way has its own answer.
+    pub(super) fn start_by_acceptance(&mut self, leg: LegId) -> Option<Done> {
+        let known = self.legs.get_mut(&leg)?;
+        let waits = matches!(known.row.state, StoredState::Starting | StoredState::Adopting);
+        let starts = |open: &OpenIntent| matches!(open.intent.op, Op::Start(_)) && open.asked.is_none();
+        if !waits || !known.open.front().is_some_and(starts) {
+            return None;
+        }
+        let open = known.open.pop_front()?;
+        Some(self.done(leg, &open, ErrorCode::OK, ""))
+    }
+
     /// Ended stays ended (rule 9): the server, which runs the leg still, is told to end it.
     pub(super) fn end_zombie(&mut self, leg: LegId) {
         let Some(known) = self.legs.get_mut(&leg) else { return };
@@ -20,7 +36,7 @@ impl Core {
         let number = intent.number;
         let after = self.persist(lane(leg), Unit::one(Write::Intent(intent.clone())), After::Intent(leg, number));
         if let Some(known) = self.legs.get_mut(&leg) {
-            known.open.push_back(OpenIntent { intent, asked: None, after: Some(after) });
+            known.open.push_back(OpenIntent::storing(intent, after));
         }
     }
 
@@ -29,7 +45,6 @@ impl Core {
         let Some(known) = self.legs.get_mut(&leg) else { return };
         let open = std::mem::take(&mut known.open);
         let waiting = std::mem::take(&mut known.waiting);
-        let adoption = known.adoption.take();
         let mut left = std::collections::VecDeque::new();
         for open in open {
             if open.asked.is_some() {
@@ -44,9 +59,6 @@ impl Core {
         }
         if let Some(known) = self.legs.get_mut(&leg) {
             known.open = left;
-        }
-        if let Some(adoption) = adoption {
-            self.refuse(&adoption, ErrorCode::ENDED, "the orphan ended before it was adopted");
         }
         for waiting in waiting {
             self.waiting = self.waiting.saturating_sub(1);

@@ -283,6 +283,7 @@ impl Core {
     pub(super) fn accepted(&mut self, server: ServerId, leg: LegId, place: Place, mark: Mark, start: Option<Done>) {
         let Some(token) = self.token else { return };
         let (now, wall_ms) = (self.now, self.wall_ms);
+        let start = start.or_else(|| self.start_by_acceptance(leg));
         let Some(known) = self.legs.get_mut(&leg) else { return };
         let before = known.row.state;
         known.control = Control::Ours;
@@ -311,6 +312,7 @@ impl Core {
             if content_reset {
                 known.row.mark = super::core::NOTHING;
                 known.gap.clear();
+                known.removed_meanwhile.clear();
                 known.cache_behind = true;
             }
             let write = StateWrite {
@@ -323,8 +325,9 @@ impl Core {
             let mut unit = Unit::one(Write::State(write));
             let started = start.map(|start| {
                 unit.writes.extend(start.writes);
-                let done_before = std::mem::replace(&mut known.done, start.number);
-                Box::new(Started { done_before, answer: start.answer })
+                known.done = known.done.max(start.number);
+                known.reopened.take_if(|reopened| *reopened == start.number);
+                Box::new(Started { number: start.number, answer: start.answer })
             });
             let settles = started.is_some();
             let id = self.persist(lane(leg), unit, After::Accepted { leg, started });
@@ -354,10 +357,6 @@ impl Core {
         }
         if matches!(before, StoredState::Ended | StoredState::Ending) {
             self.end_zombie(leg);
-        }
-        if let Some(waiting) = self.legs.get_mut(&leg).and_then(|known| known.adoption.take()) {
-            // By the adoption's own answer, or by a takeover after that was lost.
-            self.adoption_done(leg, &waiting);
         }
         self.take_held(server, leg);
         let behind = self.legs.get(&leg).is_some_and(|known| known.row.mark.revision < mark.revision);

@@ -321,6 +321,17 @@ impl Driver {
         self.telling.alarm(self.clock.wall_ms(), alarm);
     }
 
+    fn alarm_over(&mut self, alarm: &Alarm) {
+        tracing::info!(
+            kind = ?alarm.kind,
+            server = alarm.server.map(|server| server.0),
+            leg = alarm.leg.map(tracing::field::display),
+            "over: {}",
+            alarm.text
+        );
+        self.telling.alarm_over(self.clock.wall_ms(), alarm);
+    }
+
     // ---- what comes ----
 
     fn take_link_events(&mut self, first: (ServerId, LinkEvent)) {
@@ -632,6 +643,7 @@ impl Driver {
                     self.dry_runs.remove(&waiter);
                 }
             }
+            Output::AlarmOver(alarm) => self.alarm_over(&alarm),
             Output::NewerToken { server, token } => self.newer_token(server, token),
         }
     }

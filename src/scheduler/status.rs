@@ -67,18 +67,14 @@ impl Telling {
     }
 
     pub(super) fn alarm(&mut self, wall_ms: u64, alarm: &Alarm) {
-        let kind = serde_json::to_value(alarm.kind).ok();
-        let kind = kind.as_ref().and_then(|kind| kind.as_str()).unwrap_or("alarm");
-        let mut text = String::new();
-        if let Some(server) = alarm.server {
-            text.push_str(&format!("server {server}: "));
-        }
-        if let Some(leg) = alarm.leg {
-            text.push_str(&format!("leg {leg}: "));
-        }
-        text.push_str(&alarm.text);
-        self.alarms.raise(wall_ms, kind, &text);
+        let (kind, text) = shown(alarm);
+        self.alarms.raise(wall_ms, &kind, &text);
         self.count(&format!("alarms_{kind}"));
+    }
+
+    pub(super) fn alarm_over(&mut self, wall_ms: u64, alarm: &Alarm) {
+        let (kind, text) = shown(alarm);
+        self.alarms.end(wall_ms, &kind, &text);
     }
 
     pub(super) fn store_failed(&mut self, wall_ms: u64, reason: String) {
@@ -137,6 +133,21 @@ impl Telling {
     pub(super) fn stopping(&mut self, wall_ms: u64) {
         self.phase = (Phase::Stopping, wall_ms);
     }
+}
+
+/// An alarm's kind and text, as the operator sees them.
+fn shown(alarm: &Alarm) -> (String, String) {
+    let kind = serde_json::to_value(alarm.kind).ok();
+    let kind = kind.as_ref().and_then(|kind| kind.as_str()).unwrap_or("alarm").to_owned();
+    let mut text = String::new();
+    if let Some(server) = alarm.server {
+        text.push_str(&format!("server {server}: "));
+    }
+    if let Some(leg) = alarm.leg {
+        text.push_str(&format!("leg {leg}: "));
+    }
+    text.push_str(&alarm.text);
+    (kind, text)
 }
 
 impl Sink {
@@ -340,9 +351,8 @@ fn rounds(driver: &Driver, views: &BTreeMap<ServerId, ServerView>) -> Vec<RoundR
         }
         let report = driver.core.report(trigger);
         let running = views.values().any(|view| view.round.is_some());
-        let percent = |known: u64| {
-            if report.terminals == 0 { 100.0 } else { known as f64 * 100.0 / report.terminals as f64 }
-        };
+        let share = |part: u64, whole: u64| if whole == 0 { 100.0 } else { part as f64 * 100.0 / whole as f64 };
+        let percent = |known: u64| share(known, report.terminals);
         rounds.push(RoundReport {
             trigger: shown,
             began_at_ms: report.began_at_ms,
@@ -363,12 +373,15 @@ fn rounds(driver: &Driver, views: &BTreeMap<ServerId, ServerView>) -> Vec<RoundR
             in_control_at_ms: (report.in_control_at_ms > 0).then_some(report.in_control_at_ms),
             backfilled_at_ms: (report.backfilled_at_ms > 0).then_some(report.backfilled_at_ms),
             completeness: Completeness {
-                meeting: 100.0,
+                meeting: share(report.informed, report.contents),
                 business: percent(report.known[0]),
                 decode: percent(report.known[1]),
                 extra: percent(report.known[2]),
             },
-            missing: Vec::new(),
+            contents: report.contents,
+            read_back: report.read_back,
+            missing: report.missing,
+            missing_total: report.missing_total,
         });
     }
     rounds

@@ -15,6 +15,10 @@ use std::collections::{BTreeMap, VecDeque};
 /// Numbers above this are refused: half of all there are, so that sums never overflow.
 const NUMBER_MAX: u64 = u64::MAX / 2;
 
+/// Events that a server may have sent and not acknowledged are 256 (SPEC E-4). Beyond twice that none is taken: who
+/// breaks the rule may not fill the memory while the store is away.
+const OPEN_MAX: usize = 512;
+
 /// The stream of one server's events.
 #[derive(Debug, Default)]
 pub(super) struct EventStream {
@@ -26,6 +30,8 @@ pub(super) struct EventStream {
     /// Events that came before a lower number: first number → (last number, what to hand up).
     waiting: BTreeMap<u64, (u64, Heard)>,
     waiting_since: Option<Moment>,
+    /// Last numbers of what was handed up and is not stored.
+    open: VecDeque<u64>,
     stored: u64,
     acknowledged: u64,
     ack_due: Option<Moment>,
@@ -128,10 +134,13 @@ impl EventStream {
         if first == 0 || last < first || last > NUMBER_MAX {
             return Offered::Breach(format!("event numbers {first} to {last}"));
         }
+        if self.open.len() >= OPEN_MAX && self.heard.is_none_or(|heard| last > heard) {
+            return Offered::Breach(format!("event {first}, with {OPEN_MAX} before it not acknowledged"));
+        }
         let Some(before) = self.heard else {
             if first == 1 || settings.first_event_wait.is_zero() {
-                (self.base, self.heard) = (first, Some(last));
-                heard.push_back(item);
+                self.base = first;
+                self.hand_up(last, item, heard);
                 self.hand_up_waiting(now, heard);
                 return Offered::Taken;
             }
@@ -155,10 +164,15 @@ impl EventStream {
         if first > before + 1 {
             return self.hold(now, first, last, item, settings, heard);
         }
-        self.heard = Some(last);
-        heard.push_back(item);
+        self.hand_up(last, item, heard);
         self.hand_up_waiting(now, heard);
         Offered::Taken
+    }
+
+    fn hand_up(&mut self, last: u64, item: Heard, heard: &mut VecDeque<Heard>) {
+        self.heard = Some(last);
+        self.open.push_back(last);
+        heard.push_back(item);
     }
 
     /// Holds an event until a lower one has come, or is given up.
@@ -190,8 +204,7 @@ impl EventStream {
             }
             let (last, item) = entry.remove();
             if last > before {
-                self.heard = Some(last);
-                heard.push_back(item);
+                self.hand_up(last, item, heard);
             }
         }
         self.waiting_since = if self.waiting.is_empty() { None } else { Some(now) };
@@ -207,8 +220,7 @@ impl EventStream {
         };
         let first = before + 1;
         let last = lowest - 1;
-        heard.push_back(Heard::Gap(EventGap { first, last }));
-        self.heard = Some(last);
+        self.hand_up(last, Heard::Gap(EventGap { first, last }), heard);
         self.hand_up_waiting(now, heard);
         Offered::Breach(format!("events {first} to {last} never came, later ones did"))
     }
@@ -220,6 +232,9 @@ impl EventStream {
             return;
         }
         self.stored = number;
+        while self.open.front().is_some_and(|last| *last <= number) {
+            self.open.pop_front();
+        }
         let due = if number - self.acknowledged >= settings.ack_events { now } else { now + settings.ack_delay };
         self.ack_due = Some(self.ack_due.map_or(due, |earlier| earlier.min(due)));
     }
@@ -362,6 +377,17 @@ mod tests {
         assert_eq!(stream.take_ack(moment_ms(220)), Some(68), "the server has not heard it");
         assert_eq!(stream.event(moment_ms(300), event(80), &settings(), &mut heard), Offered::Repeat);
         assert_eq!(stream.ack_due(), None, "80 is not stored");
+    }
+
+    #[test]
+    fn rule_17_a_server_that_sends_on_without_acknowledgements_is_not_listened_to() {
+        let (mut stream, names) = hand_up(&(1..=600).collect::<Vec<_>>());
+        assert_eq!(names.len(), OPEN_MAX);
+        let mut heard = VecDeque::new();
+        assert!(matches!(stream.event(moment_ms(1), event(513), &settings(), &mut heard), Offered::Breach(_)));
+        stream.stored(moment_ms(2), 100, &settings());
+        assert_eq!(stream.event(moment_ms(3), event(513), &settings(), &mut heard), Offered::Taken);
+        assert_eq!(heard.len(), 1, "what was refused comes again, and in order");
     }
 
     #[test]

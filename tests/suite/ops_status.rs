@@ -65,7 +65,10 @@ fn well() -> Status {
             in_control_at_ms: None,
             backfilled_at_ms: None,
             completeness: Completeness { meeting: 100.0, business: 100.0, decode: 99.99, extra: 100.0 },
+            contents: 1249,
+            read_back: 40,
             missing: Vec::new(),
+            missing_total: 0,
         }],
         store: SinkHealth {
             what: "postgres://***@127.0.0.1/remeet".to_owned(),
@@ -158,6 +161,47 @@ alarms, newest first
   40 s ago  conflict (2 times): servers 1 and 2 claim leg x: end one of them there
 "
     );
+}
+
+#[test]
+fn rule_14_what_lacks_something_is_named_and_counted() {
+    let mut status = well();
+    let round = &mut status.rounds[0];
+    round.completeness = Completeness { meeting: 99.95, business: 100.0, decode: 50.0, extra: 100.0 };
+    round.missing = (0..32).map(|n| format!("a/0 terminal 42{n:03}: decode state unknown")).collect();
+    round.missing_total = 40;
+    let text = print(&status);
+    let lacking: Vec<&str> = text.lines().skip_while(|line| !line.starts_with("lacking")).take(12).collect();
+    assert_eq!(lacking[0], "lacking after restart: 40");
+    assert_eq!(lacking[1], "  a/0 terminal 42000: decode state unknown");
+    assert_eq!(lacking[11], "  and 30 more: remeet status --json names the first");
+    assert!(text.contains("2345 ms    50.0 %"), "the least of the four: {text}");
+    let json = serde_json::to_value(&status).unwrap();
+    assert_eq!(json["rounds"][0]["missing"].as_array().unwrap().len(), 32);
+    assert_eq!(json["rounds"][0]["missing_total"], 40);
+    // A report of the release before has no such field.
+    let mut older = json;
+    older["rounds"][0].as_object_mut().unwrap().remove("missing_total");
+    assert_eq!(serde_json::from_value::<Status>(older).unwrap().rounds[0].missing_total, 0);
+}
+
+#[test]
+fn an_alarm_whose_condition_is_over_is_shown_so_and_makes_room_first() {
+    let mut status = well();
+    status.alarms.raise(NOW - 50_000, "orphan", "server 1: leg x");
+    status.alarms.raise(NOW - 40_000, "conflict", "server 1: leg y");
+    status.alarms.end(NOW - 30_000, "orphan", "server 1: leg x");
+    let text = print(&status);
+    assert!(text.contains("! 1 alarms, below"), "{text}");
+    assert!(text.contains("  50 s ago  orphan, over for 30 s: server 1: leg x"), "{text}");
+    for n in 0..ALARMS_MAX - 1 {
+        status.alarms.raise(NOW, "kind", &format!("text {n}"));
+    }
+    assert_eq!(status.alarms.iter().next().unwrap().text, "server 1: leg y", "what stands stays");
+    status.alarms.end(NOW, "conflict", "server 1: leg y");
+    status.alarms.raise(NOW, "conflict", "server 1: leg y");
+    let last = status.alarms.iter().next_back().unwrap();
+    assert_eq!((last.count, last.ended_ms), (2, None), "it is back");
 }
 
 #[test]

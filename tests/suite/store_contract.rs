@@ -97,6 +97,7 @@ contract! {
     store_intents {
         intents_are_open_until_done_and_raise_the_legs_number,
         an_intent_number_is_taken_once,
+        a_new_leg_may_come_with_its_intents,
         rule_11_the_first_answer_to_a_command_stands,
         an_instance_keeps_256_answers_and_says_what_is_too_old,
         an_instance_shows_its_open_intents,

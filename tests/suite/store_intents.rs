@@ -2,8 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-use crate::store_fixture::{Fixture, Kind, begin, leg_id};
-use remeet::model::{ClientAnswerRow, CommandId, Intent, IntentResult};
+use crate::store_fixture::{Fixture, Kind, begin, leg_id, new_leg};
+use remeet::model::{ClientAnswerRow, CommandId, Intent, IntentResult, StoredState};
 use remeet::store::{Outcome, StoreError, Unit, Write};
 use remeet_protocol::message::{End, EndCause, Op, SetExtra};
 use remeet_protocol::wire::{Blob, Text};
@@ -61,6 +61,22 @@ pub(crate) async fn intents_are_open_until_done_and_raise_the_legs_number(f: &Fi
     assert_eq!(f.write(units).await, [APPLIED; 2]);
     assert_eq!(open(f, leg).await.len(), 2);
     assert_eq!(f.row(leg).await.intent, 4);
+}
+
+pub(crate) async fn a_new_leg_may_come_with_its_intents(f: &Fixture) {
+    let leg = leg_id(1);
+    let intents = [intent(leg, 1, None), intent(leg, 2, Some((7, 3)))];
+    let new = new_leg(1, StoredState::Adopting);
+    let mut writes = vec![Write::NewLeg(Box::new(new))];
+    writes.extend(intents.iter().cloned().map(Write::Intent));
+    let unit = Unit { writes };
+    assert_eq!(f.write(vec![unit.clone()]).await, [Outcome::Applied { version: 1 }]);
+    assert_eq!(open(f, leg).await, intents);
+    assert_eq!((f.row(leg).await.intent, f.row(leg).await.state), (2, StoredState::Adopting));
+    assert_eq!(f.store.instance(7).await.unwrap().open, [(3, leg, 2)]);
+    // The same unit again is lost as a whole; settled, it stands.
+    assert_eq!(f.write(vec![unit.clone()]).await, [Outcome::Lost { version: 1 }]);
+    assert_eq!(f.store.settle(f.token, &[unit]).await.unwrap(), [Outcome::Applied { version: 2 }]);
 }
 
 pub(crate) async fn an_intent_number_is_taken_once(f: &Fixture) {

@@ -275,12 +275,20 @@ pub struct RoundReport {
     pub backfilled_at_ms: Option<u64>,
     /// How complete the back-fill is.
     pub completeness: Completeness,
-    /// What is missing, by name; at most [`MISSING_MAX`].
+    /// Meetings whose content was brought up to date or compared: what the percentage of meeting information is of.
+    #[serde(default)]
+    pub contents: u64,
+    /// Of these: read back from the store and counted, with their terminals. The others' marks were their servers'.
+    #[serde(default)]
+    pub read_back: u64,
+    /// Meetings and terminals that lack something, by name; at most [`MISSING_MAX`].
     pub missing: Vec<String>,
+    /// How many they are.
+    #[serde(default)]
+    pub missing_total: u64,
 }
 
-/// The most names of missing content that a report carries: enough to see the pattern.
-pub const MISSING_MAX: usize = 32;
+pub use crate::recovery::report::MISSING_MAX;
 
 /// Percent of each group that is stored (rule 14), 0 to 100.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
@@ -342,6 +350,9 @@ pub struct Alarm {
     pub kind: String,
     /// What happened, where, what to do.
     pub text: String,
+    /// When the condition was over, if it is.
+    #[serde(default)]
+    pub ended_ms: Option<u64>,
 }
 
 /// The most alarms that are kept: a night's worth for a person to read.
@@ -357,13 +368,32 @@ impl Alarms {
     pub fn raise(&mut self, at_ms: u64, kind: &str, text: &str) {
         let before = self.0.iter().position(|alarm| alarm.kind == kind && alarm.text == text);
         let alarm = match before.and_then(|place| self.0.remove(place)) {
-            Some(again) => Alarm { last_ms: at_ms, count: again.count.saturating_add(1), ..again },
-            None => Alarm { at_ms, last_ms: at_ms, count: 1, kind: kind.to_owned(), text: text.to_owned() },
+            Some(again) => Alarm { last_ms: at_ms, count: again.count.saturating_add(1), ended_ms: None, ..again },
+            None => {
+                let (kind, text) = (kind.to_owned(), text.to_owned());
+                Alarm { at_ms, last_ms: at_ms, count: 1, kind, text, ended_ms: None }
+            }
         };
         if self.0.len() == ALARMS_MAX {
-            self.0.pop_front();
+            // One that is over goes first.
+            let over = self.0.iter().position(|alarm| alarm.ended_ms.is_some()).unwrap_or(0);
+            self.0.remove(over);
         }
         self.0.push_back(alarm);
+    }
+
+    /// The condition of an alarm is over.
+    pub fn end(&mut self, at_ms: u64, kind: &str, text: &str) {
+        let alarm = self.0.iter_mut().find(|alarm| alarm.kind == kind && alarm.text == text);
+        if let Some(alarm) = alarm {
+            alarm.ended_ms = Some(at_ms);
+        }
+    }
+
+    /// How many are not known to be over.
+    #[must_use]
+    pub fn standing(&self) -> usize {
+        self.0.iter().filter(|alarm| alarm.ended_ms.is_none()).count()
     }
 
     /// The alarms, oldest first.

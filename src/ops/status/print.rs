@@ -8,6 +8,8 @@ use std::time::Duration;
 
 /// The most alarms printed; all of them are in `--json`.
 const ALARMS_SHOWN: usize = 10;
+/// The most names of missing content printed a round; more of them are in `--json`.
+const MISSING_SHOWN: usize = 10;
 /// The most characters of a line's free text: what a server said last can be long.
 const TEXT_CHARS_MAX: usize = 100;
 
@@ -22,6 +24,7 @@ pub fn print(status: &Status) -> String {
     if !status.rounds.is_empty() {
         out.push('\n');
         out.push_str(&rounds(status));
+        missing(status, &mut out);
     }
     out.push('\n');
     let ago = |since| span(status.at_ms, since);
@@ -112,8 +115,8 @@ fn troubles(status: &Status, out: &mut String) {
             lines.push(format!("{count} {what}"));
         }
     }
-    if !status.alarms.is_empty() {
-        lines.push(format!("{} alarms, below", status.alarms.len()));
+    if status.alarms.standing() > 0 {
+        lines.push(format!("{} alarms, below", status.alarms.standing()));
     }
     if lines.is_empty() {
         out.push_str("nothing is wrong\n");
@@ -203,6 +206,20 @@ fn round_row(status: &Status, round: &RoundReport) -> Vec<String> {
     row
 }
 
+/// What lacks something, by name (rule 14).
+fn missing(status: &Status, out: &mut String) {
+    for round in status.rounds.iter().filter(|round| round.missing_total > 0) {
+        let _ = writeln!(out, "\nlacking after {}: {}", round.trigger.name(), round.missing_total);
+        for name in round.missing.iter().take(MISSING_SHOWN) {
+            let _ = writeln!(out, "  {}", cut(name));
+        }
+        let shown = round.missing.len().min(MISSING_SHOWN) as u64;
+        if round.missing_total > shown {
+            let _ = writeln!(out, "  and {} more: remeet status --json names the first", round.missing_total - shown);
+        }
+    }
+}
+
 /// The least of the groups, never rounded up to 100 %.
 fn percent(completeness: &Completeness) -> String {
     format!("{:.1} %", (completeness.least() * 10.0).floor() / 10.0)
@@ -221,8 +238,9 @@ fn alarms(status: &Status, out: &mut String) {
     out.push_str("\nalarms, newest first\n");
     for alarm in status.alarms.iter().rev().take(ALARMS_SHOWN) {
         let times = if alarm.count > 1 { format!(" ({} times)", alarm.count) } else { String::new() };
-        let _ =
-            writeln!(out, "  {} ago  {}{times}: {}", span(status.at_ms, alarm.last_ms), alarm.kind, cut(&alarm.text));
+        let over = alarm.ended_ms.map(|at| format!(", over for {}", span(status.at_ms, at))).unwrap_or_default();
+        let ago = span(status.at_ms, alarm.last_ms);
+        let _ = writeln!(out, "  {ago} ago  {}{times}{over}: {}", alarm.kind, cut(&alarm.text));
     }
     if status.alarms.len() > ALARMS_SHOWN {
         let _ = writeln!(out, "  and {} older: remeet status --json", status.alarms.len() - ALARMS_SHOWN);

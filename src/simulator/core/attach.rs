@@ -94,8 +94,15 @@ impl Core {
 
     /// The token for which a request in a session is carried out; none if it was refused here.
     pub(super) fn admit(&mut self, asked: Asked) -> Option<Token> {
+        let token = self.fenced(asked)?;
+        self.in_window(asked).then_some(token)
+    }
+
+    /// The same without noting the request's id: one that is refused with a `Failure` does not count as seen
+    /// (SPEC T-8).
+    pub(super) fn fenced(&mut self, asked: Asked) -> Option<Token> {
         match self.session_token(asked) {
-            Ok(token) => self.in_window(asked).then_some(token),
+            Ok(token) => Some(token),
             Err(ErrorCode::STALE_TOKEN) => {
                 self.stale(asked);
                 None
@@ -114,8 +121,10 @@ impl Core {
 
     /// Notes the request's id (SPEC T-8). A repeat is carried out again: intents and idempotence see to it
     /// that it has no second effect.
-    fn in_window(&mut self, asked: Asked) -> bool {
-        match self.window.note(asked.header.request) {
+    pub(super) fn in_window(&mut self, asked: Asked) -> bool {
+        let place = self.window.note(asked.header.request);
+        self.repeated = place == Place::Seen;
+        match place {
             Place::New => self.journal.note(&Entry::Seen(asked.header.request)),
             Place::Seen => self.stats.repeats += 1,
             Place::Below => {

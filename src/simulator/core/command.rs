@@ -24,7 +24,7 @@ enum Verdict {
 
 impl Core {
     pub(super) fn command(&mut self, now_ms: u64, asked: Asked, command: &Command) {
-        let Some(token) = self.admit(asked) else { return };
+        let Some(token) = self.fenced(asked) else { return };
         if let Some(retry_after_ms) = self.busy_ms {
             self.stats.commands_refused += 1;
             return self.busy(asked, retry_after_ms);
@@ -33,6 +33,9 @@ impl Core {
             // The peer does not acknowledge events: the answers that wait for them may not pile up.
             self.stats.commands_refused += 1;
             return self.busy(asked, 100);
+        }
+        if !self.in_window(asked) {
+            return;
         }
         let verdict = match &command.op {
             Op::Start(start) => self.start(now_ms, token, command, start),
@@ -106,6 +109,10 @@ impl Core {
         }
         if command.intent == 0 {
             return Verdict::Refused(ErrorCode::MALFORMED, "intent numbers begin at 1");
+        }
+        if self.repeated {
+            // It ran, and the meeting has ended since: a repeat has no second effect (SPEC T-8).
+            return Verdict::Refused(ErrorCode::ENDED, "this very start was carried out; the meeting has ended since");
         }
         if self.table.is_full() {
             return Verdict::Refused(ErrorCode::TOO_MANY, "the server carries no more legs");

@@ -138,6 +138,8 @@ pub struct Core {
     /// The highest token that has attached (rule 2).
     fence: Option<Token>,
     window: Window,
+    /// The request being carried out was seen before (SPEC T-8).
+    repeated: bool,
     sessions: Sessions,
     seed: u64,
     connections: BTreeMap<ConnectionId, Connection>,
@@ -185,6 +187,7 @@ impl Core {
             table: Table::new(settings.removals),
             fence: None,
             window: Window::default(),
+            repeated: false,
             sessions: Sessions::default(),
             seed,
             connections: BTreeMap::new(),

@@ -117,9 +117,12 @@ impl Core {
     }
 
     pub(super) fn adopt(&mut self, asked: Asked, adopt: &Adopt) {
-        let Some(token) = self.admit(asked) else { return };
+        let Some(token) = self.fenced(asked) else { return };
         if let Some(retry_after_ms) = self.busy_ms {
             return self.busy(asked, retry_after_ms);
+        }
+        if !self.in_window(asked) {
+            return;
         }
         let code = self.adoption(token, adopt);
         let head = self.table.leg(adopt.handle).map(|leg| &leg.head).filter(|_| code.is_ok());
@@ -168,6 +171,10 @@ impl Core {
     pub(super) fn carry_out_adoption(&mut self, adoption: Adoption) {
         self.table.rename(adoption.handle, adoption.id);
         if let Some(leg) = self.table.leg_mut(adoption.handle) {
+            if leg.head.secret != adoption.secret {
+                // Under a new key intents are numbered anew (SPEC T-7).
+                (leg.head.intent, leg.head.kept) = (0, None);
+            }
             leg.head.secret = adoption.secret;
             leg.head.generation = adoption.generation;
             leg.head.token = adoption.token;

@@ -40,6 +40,7 @@ impl World {
 
     /// What servers say passes here.
     pub(super) fn tap(&mut self, server: ServerId, packet: &Packet) {
+        self.note_told(server, packet);
         if let Message::CommandAnswer(answer) = &packet.message {
             // Not looked at, or over since: a packet that was late or doubled. Nothing that was carried out.
             let nothing =

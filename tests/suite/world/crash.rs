@@ -10,13 +10,13 @@ use remeet_protocol::message::{ClientOp, EndCause};
 /// What must be the same whether or not the scheduler was killed on the way: states, causes, and who is
 /// on the rosters. Contents are compared with the servers' truth already.
 #[derive(Debug, PartialEq, Eq)]
-struct End {
+pub(super) struct End {
     legs: BTreeMap<LegId, (StoredState, EndCause, u64, Vec<String>)>,
     answers: BTreeMap<u64, ErrorCode>,
 }
 
 impl World {
-    fn end(&self) -> End {
+    pub(super) fn end(&self) -> End {
         let roster = |leg: &LegId| {
             let names = self.store.legs[leg].records.keys().filter_map(|key| match key {
                 remeet_protocol::RecordKey::Terminal(number) => Some(number.to_string()),

@@ -28,10 +28,12 @@ mod servers;
 mod store;
 mod writer;
 
+mod adoption;
 mod crash;
 mod keys;
 mod ordinary;
 mod random;
+mod rounds;
 
 use calendar::Calendar;
 use clients::Client;
@@ -101,6 +103,10 @@ pub(super) struct World {
     kill_after: Option<u64>,
     /// Codes that servers answered to intents.
     carried_out: BTreeMap<(ServerId, LegId, u64), ErrorCode>,
+    /// Compare every acknowledgement with what is stored: for worlds whose every leg is ours all the time.
+    check_acknowledged: bool,
+    /// What events told that are not acknowledged: (leg, revision), by server and number.
+    told: BTreeMap<(ServerId, u64), (LegId, u64)>,
 }
 
 impl World {
@@ -133,6 +139,8 @@ impl World {
             life: 0,
             kill_after: None,
             carried_out: BTreeMap::new(),
+            check_acknowledged: false,
+            told: BTreeMap::new(),
         };
         world.boot();
         world

@@ -38,6 +38,7 @@ pub(super) struct Process {
     wakes_at: Option<Moment>,
     pub(super) published: Vec<Published>,
     pub(super) alarms: Vec<Alarm>,
+    pub(super) alarms_over: Vec<Alarm>,
 }
 
 impl Process {
@@ -63,6 +64,7 @@ impl Process {
             wakes_at: None,
             published: Vec::new(),
             alarms: Vec::new(),
+            alarms_over: Vec::new(),
         }
     }
 }
@@ -243,6 +245,9 @@ impl World {
                 }
             }
             Output::Acknowledge { server, number } => {
+                if self.check_acknowledged {
+                    self.check_told(server, number);
+                }
                 if let Some(session) = process.sessions.get_mut(&server) {
                     session.acknowledge(number);
                 }
@@ -263,6 +268,7 @@ impl World {
             Output::Alarm(alarm) => process.alarms.push(alarm),
             // Nobody asks for a dry run here.
             Output::Planned { plan, .. } => panic!("a plan of nobody's: {plan:?}"),
+            Output::AlarmOver(alarm) => process.alarms_over.push(alarm),
             // One scheduler, and a database that forgets nothing.
             Output::NewerToken { server, token } => panic!("server {server} has admitted {token}"),
         }

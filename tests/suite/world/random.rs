@@ -104,8 +104,20 @@ fn disorder(seed: u64, options: Options, actions: u64) {
     for server in 1..=3 {
         disorder.meetings.extend(world.start_meetings(ServerId(server), 2, 2).iter().map(|leg| leg.meeting));
     }
+    // Dice of their own, so that the runs of the families without kills stay what they are.
+    let mut kills = Dice::new(seed, 8);
     for _ in 0..actions {
         disorder.act(&mut world);
+        match &world.process {
+            Some(process) if kills.chance(world.options.kills) => {
+                let outputs = process.outputs + 1 + kills.below(30);
+                world.kill_after(outputs);
+            }
+            None if world.options.kills > 0.0 => {
+                world.calendar.after(kills.pause(Duration::from_millis(300)), Happening::Boot);
+            }
+            _ => {}
+        }
         let pause = match disorder.dice.below(10) {
             0 => disorder.dice.pause(Duration::from_secs(1)),
             1..4 => disorder.dice.pause(Duration::from_millis(60)),
@@ -121,6 +133,7 @@ fn disorder(seed: u64, options: Options, actions: u64) {
         world.at_server(server, |core, _| core.set_busy(None));
     }
     (world.store_down, world.cache_down) = (false, false);
+    world.kill_after = None;
     if world.process.is_none() {
         world.boot();
     }
@@ -142,12 +155,21 @@ fn disorder(seed: u64, options: Options, actions: u64) {
     assert_eq!(tombstones.filter(|leg| leg.state == LegState::Ended).count(), 0, "of {live}: every end was taken");
 }
 
-/// What each family of seeds runs under: 1, 2 or 3 tens of thousands.
+/// What each family of seeds runs under: 1 to 5 tens of thousands.
 fn family(seed: u64) -> Options {
     match seed / 10_000 {
         1 => Options::default(),
         2 => Options { unknown_commits: 0.05, ..Options::default() },
-        _ => Options { loss: 0.05, doubles: 0.05, disorder: true, ..Options::default() },
+        3 => Options { loss: 0.05, doubles: 0.05, disorder: true, ..Options::default() },
+        4 => Options { kills: 0.2, ..Options::default() },
+        _ => Options {
+            loss: 0.03,
+            doubles: 0.03,
+            disorder: true,
+            unknown_commits: 0.03,
+            kills: 0.1,
+            ..Options::default()
+        },
     }
 }
 
@@ -186,8 +208,24 @@ fn a_link_that_loses_doubles_and_reorders_packets_only_costs_time() {
 }
 
 #[test]
+fn killed_between_any_two_outputs_amid_disorder_everything_is_recovered() {
+    for seed in seeds(40_000, 50) {
+        println!("seed {seed}");
+        disorder(seed, family(seed), 200);
+    }
+}
+
+#[test]
+fn all_faults_together_lose_and_double_nothing() {
+    for seed in seeds(50_000, 50) {
+        println!("seed {seed}");
+        disorder(seed, family(seed), 200);
+    }
+}
+
+#[test]
 fn seeds_that_failed_once_stay_mended() {
-    for seed in [10_324, 15_220, 20_074, 20_082, 20_153, 20_182, 20_212, 30_114, 30_343] {
+    for seed in [10_324, 15_220, 20_074, 20_082, 20_153, 20_182, 20_212, 20_495, 30_114, 30_238, 30_343] {
         println!("seed {seed}");
         disorder(seed, family(seed), 200);
     }

@@ -133,6 +133,14 @@ impl World {
         self.break_link(server, "the server restarted");
     }
 
+    /// The server's configuration permits no adoption from now on: it restarts with that.
+    pub(super) fn forbid_adoption(&mut self, server: ServerId) {
+        if let Some(simulated) = self.servers.get_mut(&server) {
+            simulated.settings.permit_adopt = false;
+        }
+        self.restart_server(server, true);
+    }
+
     /// A server's truth.
     pub(super) fn truth(&self, server: ServerId) -> Dump {
         self.servers[&server].core.dump()

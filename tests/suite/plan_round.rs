@@ -1,0 +1,151 @@
+//! Goal: the conditions of rule 8 that a plan cannot see, because the round must have met them before it plans:
+//! the inventory is complete, cut at or after the attach, of the boot id that the attach answered, and no start
+//! of this term is unanswered. Method: the core is driven by hand; the leg is absent each time.
+
+use crate::core_rig::Rig;
+use crate::plan::{BOOT, HERE, OLD_BOOT, entry, leg, row};
+use remeet::model::{Intent, StoredState};
+use remeet::recovery::{Input, Settings};
+use remeet::session::{Heard, Request, RequestError};
+use remeet_protocol::message::{CommandAnswer, EndCause, LegState, Op, Start};
+use remeet_protocol::record::{LegRow, Mark, Number};
+use remeet_protocol::wire::Text;
+use remeet_protocol::{ErrorCode, Handle, Secret};
+use std::time::Duration;
+
+/// One leg stands as in-meeting, accepted at table revision 5.
+fn stored() -> Rig {
+    Rig::new(Settings::default(), BOOT)
+}
+
+const NOTHING: [(remeet_protocol::LegId, StoredState, EndCause); 0] = [];
+
+#[test]
+fn absence_from_a_complete_inventory_cut_at_the_attach_is_an_end() {
+    let mut rig = stored();
+    rig.inventory(BOOT, 10, Vec::new());
+    rig.look_up(&[row(1, StoredState::InMeeting)], &[]);
+    assert_eq!(rig.states(), NOTHING, "not before the attach");
+    rig.attach(BOOT, 10);
+    assert_eq!(rig.states(), [(leg(1), StoredState::Ended, EndCause::Vanished)]);
+}
+
+#[test]
+fn rule_8_no_end_by_an_inventory_that_did_not_come_to_its_complete_mark() {
+    for error in [RequestError::NoAnswer, RequestError::LinkLost, RequestError::Broken("a hole".to_owned())] {
+        let mut rig = stored();
+        rig.inventory(BOOT, 10, Vec::new());
+        rig.look_up(&[row(1, StoredState::InMeeting)], &[]);
+        rig.attach(BOOT, 11);
+        assert_eq!(rig.count(|request| *request == Request::Inventory), 2, "the table moved");
+        rig.inventory_fails(error);
+        assert_eq!(rig.states(), NOTHING);
+        rig.after(Duration::from_millis(200));
+        assert_eq!(rig.count(|request| *request == Request::Inventory), 3, "it is asked anew");
+        assert_eq!(rig.states(), NOTHING);
+    }
+}
+
+#[test]
+fn rule_8_no_end_by_an_inventory_cut_before_the_attach_of_a_table_that_moved() {
+    let mut rig = stored();
+    rig.inventory(BOOT, 10, Vec::new());
+    rig.look_up(&[row(1, StoredState::InMeeting)], &[]);
+    rig.attach(BOOT, 11);
+    assert_eq!(rig.states(), NOTHING, "one more inventory is asked, and it is final");
+    rig.inventory(BOOT, 11, vec![entry(1, 101, LegState::Live, EndCause::None)]);
+    rig.look_up(&[row(1, StoredState::InMeeting)], &[]);
+    assert_eq!(rig.states(), NOTHING);
+    assert_eq!(rig.count(|request| matches!(request, Request::Takeover(_))), 1);
+}
+
+#[test]
+fn rule_8_the_inventory_after_the_attach_is_final() {
+    let mut rig = stored();
+    rig.inventory(BOOT, 10, Vec::new());
+    rig.look_up(&[row(1, StoredState::InMeeting)], &[]);
+    rig.attach(BOOT, 11);
+    rig.inventory(BOOT, 12, Vec::new());
+    rig.look_up(&[row(1, StoredState::InMeeting)], &[]);
+    assert_eq!(rig.states(), [(leg(1), StoredState::Ended, EndCause::Vanished)]);
+}
+
+#[test]
+fn rule_8_no_end_by_an_inventory_of_another_boot_id_than_the_attach() {
+    let mut rig = stored();
+    rig.inventory(OLD_BOOT, 10, Vec::new());
+    rig.look_up(&[row(1, StoredState::InMeeting)], &[]);
+    rig.attach(BOOT, 10);
+    rig.inventory(OLD_BOOT, 12, Vec::new());
+    rig.look_up(&[row(1, StoredState::InMeeting)], &[]);
+    assert_eq!(rig.states(), NOTHING, "the round is begun anew");
+    rig.after(Duration::from_millis(200));
+    rig.inventory(BOOT, 12, Vec::new());
+    rig.look_up(&[row(1, StoredState::InMeeting)], &[]);
+    assert_eq!(rig.states(), [(leg(1), StoredState::Ended, EndCause::Vanished)]);
+}
+
+/// A leg stands as starting; its start is sent again and not answered; then another round runs.
+fn start_unanswered() -> (Rig, remeet::session::Ticket) {
+    let start = Start { secret: Secret::new([9; 16]), generation: 1, row: leg_row() };
+    let open = [Intent { leg: leg(1), number: 1, op: Op::Start(start), command: None }];
+    let starting = row(1, StoredState::Starting);
+    let mut rig = stored();
+    rig.inventory(BOOT, 10, Vec::new());
+    rig.look_up(std::slice::from_ref(&starting), &open);
+    rig.attach(BOOT, 10);
+    assert_eq!(rig.states(), NOTHING);
+    let asked = rig.asked(|request| matches!(request, Request::Command(_)));
+    // The round gives up waiting for it, and another begins.
+    rig.after(Settings::default().round_deadline);
+    rig.after(Settings::default().round_retry);
+    assert_eq!(rig.count(|request| *request == Request::Inventory), 2);
+    (rig, asked)
+}
+
+fn leg_row() -> LegRow {
+    LegRow {
+        number: Number::default(),
+        title: Text::default(),
+        creator: Number::default(),
+        creator_name: Text::default(),
+        chair: Number::default(),
+        first_speaker: Number::default(),
+        second_speaker: Number::default(),
+        started_at_ms: 0,
+    }
+}
+
+#[test]
+fn rule_8_no_end_while_a_start_of_this_term_is_unanswered() {
+    let (mut rig, _) = start_unanswered();
+    rig.inventory(BOOT, 12, Vec::new());
+    rig.look_up(&[row(1, StoredState::Starting)], &[]);
+    assert_eq!(rig.states(), NOTHING);
+    assert_eq!(rig.count(|request| matches!(request, Request::Command(_))), 1, "nor is it sent twice");
+}
+
+#[test]
+fn rule_8_no_end_of_a_leg_that_came_to_be_in_meeting_after_the_inventory_was_asked() {
+    let (mut rig, asked) = start_unanswered();
+    let answer = CommandAnswer {
+        leg: leg(1),
+        handle: Handle(101),
+        intent: 1,
+        code: ErrorCode::OK,
+        detail: Text::default(),
+        boot: BOOT,
+        table_revision: 12,
+        mark: Mark { revision: 1, ..Mark::default() },
+    };
+    rig.hear(Heard::Commanded(asked, Ok(answer)));
+    let in_meeting = [(leg(1), StoredState::InMeeting, EndCause::None)];
+    assert_eq!(rig.states(), in_meeting);
+    // The inventory's cut was made before the start ran: the leg is absent from it.
+    rig.inventory(BOOT, 11, Vec::new());
+    rig.look_up(&[row(1, StoredState::Starting)], &[]);
+    assert_eq!(rig.states(), in_meeting, "server {HERE} did not say that it ended");
+    rig.stored();
+    rig.give(Input::Wake);
+    assert_eq!(rig.states(), NOTHING);
+}
