@@ -100,9 +100,8 @@ mod tests {
 
     #[test]
     fn one_server_needs_as_many_as_all_the_parts_together() {
-        let check = |meetings: &str| {
-            Program::parse_from(["demo", "--servers", "1", "--meetings", meetings]).options.check()
-        };
+        let check =
+            |meetings: &str| Program::parse_from(["demo", "--servers", "1", "--meetings", meetings]).options.check();
         assert!(check("10").unwrap_err().contains("at least 11"));
         check("11").unwrap();
     }

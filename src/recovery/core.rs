@@ -431,7 +431,12 @@ impl Core {
             server.pending.remove(&leg);
         }
         for waiter in known.lifting {
-            self.answer_lift(waiter, leg, ErrorCode::ENDED, "the meeting has ended: its quarantine is of no more account");
+            self.answer_lift(
+                waiter,
+                leg,
+                ErrorCode::ENDED,
+                "the meeting has ended: its quarantine is of no more account",
+            );
         }
         for event in known.held {
             // What is left has ended, and needs nothing more.

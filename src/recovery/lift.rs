@@ -37,7 +37,10 @@ impl Core {
             return Err((ErrorCode::UNAVAILABLE, "the scheduler has no term yet: it waits for the database"));
         }
         let Some(known) = self.legs.get(&leg).filter(|known| known.row.state != StoredState::Ended) else {
-            return Err((ErrorCode::UNKNOWN_MEETING, "no such leg is in control or waits for its server: see remeet troubled"));
+            return Err((
+                ErrorCode::UNKNOWN_MEETING,
+                "no such leg is in control or waits for its server: see remeet troubled",
+            ));
         };
         if known.row.quarantine.is_none() {
             return Err((ErrorCode::WRONG_STATE, "it is not quarantined: see remeet troubled"));

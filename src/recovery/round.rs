@@ -122,7 +122,10 @@ impl Core {
         let Some(known) = self.servers.get_mut(&server) else { return };
         // Dialling again fails the same way for as long as it lasts: said once.
         if known.up || known.trouble.as_ref() != Some(&reason) {
-            tracing::warn!(server = server.0, "the link is down, the server's meetings go on without command: {reason}");
+            tracing::warn!(
+                server = server.0,
+                "the link is down, the server's meetings go on without command: {reason}"
+            );
         }
         known.up = false;
         known.attached = None;

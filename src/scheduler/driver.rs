@@ -7,8 +7,8 @@ use super::cacher::{self, Cacher};
 use super::clock::Clock;
 use super::handle::{Handle, ReconcileError, Reconciled, Request, Shared, Troubled};
 use super::peer::Peer;
-use super::reader::Readers;
-use super::status::Telling;
+use super::reader::{self, Readers};
+use super::status::{StoreSide, Telling};
 use super::term::{TermProgress, begin_term, prune};
 use super::writer::{self, Writers};
 use super::{RunError, status};
@@ -60,7 +60,7 @@ pub(super) struct Driver {
     store: Arc<dyn Store>,
     readers: Readers,
     written: mpsc::UnboundedReceiver<writer::Done>,
-    reads: mpsc::UnboundedReceiver<Input>,
+    reads: mpsc::UnboundedReceiver<reader::Told>,
     cached: mpsc::UnboundedReceiver<cacher::Done>,
     requests: mpsc::Receiver<Request>,
     link_events: mpsc::Receiver<(ServerId, LinkEvent)>,
@@ -174,7 +174,7 @@ impl Driver {
                 },
                 Some(event) = self.link_events.recv() => self.take_link_events(event),
                 Some(done) = self.written.recv() => self.take_written(done),
-                Some(input) = self.reads.recv() => self.feed(input),
+                Some(told) = self.reads.recv() => self.take_read(told),
                 Some(done) = self.cached.recv() => self.take_cached(done),
                 Some(request) = self.requests.recv() => self.take_requests(request),
                 () = tokio::time::sleep_until(wake) => self.wake(),
@@ -210,10 +210,10 @@ impl Driver {
 
     fn term(&mut self, progress: TermProgress) {
         match progress {
-            TermProgress::Waiting(reason) => self.telling.store_failed(self.clock.wall_ms(), reason),
+            TermProgress::Waiting(reason) => self.telling.store_failed(self.clock.wall_ms(), StoreSide::Writes, reason),
             TermProgress::Began(token) => {
                 tracing::info!(epoch = token.epoch.0, holder = %token.holder, "a term began");
-                self.telling.store_answered(self.clock.wall_ms());
+                self.telling.store_answered(self.clock.wall_ms(), StoreSide::Writes);
                 self.telling.term_since_ms = Some(self.clock.wall_ms());
                 self.shared.epoch.store(token.epoch.0, Ordering::Relaxed);
                 self.feed(Input::TermBegan(token));
@@ -256,7 +256,7 @@ impl Driver {
     fn take_written(&mut self, done: writer::Done) {
         match self.writers.end(done) {
             Ok(inputs) => {
-                self.telling.store_answered(self.clock.wall_ms());
+                self.telling.store_answered(self.clock.wall_ms(), StoreSide::Writes);
                 for input in inputs {
                     if let Input::Written(id, outcome) = &input {
                         self.release(*id, *outcome);
@@ -267,7 +267,7 @@ impl Driver {
             Err(error @ StoreError::Fenced { .. }) => self.fenced = Some(error.to_string()),
             Err(error) => {
                 tracing::warn!("{error}; what waits is kept and tried again");
-                self.telling.store_failed(self.clock.wall_ms(), error.to_string());
+                self.telling.store_failed(self.clock.wall_ms(), StoreSide::Writes, error.to_string());
             }
         }
     }
@@ -278,6 +278,22 @@ impl Driver {
         match outcome {
             Outcome::Applied { .. } => peer.session.stored(self.clock.now(), id),
             Outcome::Lost { .. } => peer.session.dropped(id),
+        }
+    }
+
+    fn take_read(&mut self, told: reader::Told) {
+        let wall = self.clock.wall_ms();
+        match told {
+            reader::Told::Done(input, answers) => {
+                if answers {
+                    self.telling.store_answered(wall, StoreSide::Reads);
+                }
+                self.feed(input);
+            }
+            reader::Told::StoreFailed(reason) => {
+                tracing::warn!("{reason}; it is asked again");
+                self.telling.store_failed(wall, StoreSide::Reads, reason);
+            }
         }
     }
 
@@ -480,14 +496,18 @@ impl Driver {
             // Nobody subscribed is no error.
             Output::Publish(published) => drop(self.published.send(Arc::new(published))),
             Output::Alarm(alarm) => {
-                tracing::error!(
-                    kind = ?alarm.kind,
-                    server = alarm.server.map(|server| server.0),
-                    leg = alarm.leg.map(tracing::field::display),
-                    "{}",
-                    alarm.text
-                );
-                self.telling.alarm(self.clock.wall_ms(), &alarm);
+                let times = self.telling.alarm(self.clock.wall_ms(), &alarm);
+                // Every round raises what still stands: the log must not fill with it.
+                if times.is_power_of_two() {
+                    tracing::error!(
+                        kind = ?alarm.kind,
+                        server = alarm.server.map(|server| server.0),
+                        leg = alarm.leg.map(tracing::field::display),
+                        times,
+                        "{}",
+                        alarm.text
+                    );
+                }
             }
         }
     }

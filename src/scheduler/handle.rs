@@ -58,7 +58,9 @@ pub struct Reconciled {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReconcileError {
     /// The database has not answered yet.
-    #[error("the scheduler has no term yet: it waits for the database, and compares every server as soon as it answers")]
+    #[error(
+        "the scheduler has no term yet: it waits for the database, and compares every server as soon as it answers"
+    )]
     NoTerm,
     /// No such server.
     #[error("no server {server} is in the configuration; there are {}", listed(known))]

@@ -2,11 +2,11 @@
 
 use super::driver::Driver;
 use super::peer::Peer;
+use crate::link::{LinkHandle, ListenCounters};
 use crate::ops::status::{
     Alarms, ClientsStatus, Completeness, LegCounts, LinkState, Phase, Queues, RoundReport, ServerStatus, SinkHealth,
     Status, Term, Trigger,
 };
-use crate::link::{LinkHandle, ListenCounters};
 use crate::recovery::{self, Alarm, ServerView};
 use remeet_protocol::ServerId;
 use std::collections::BTreeMap;
@@ -31,16 +31,25 @@ pub(super) struct Telling {
     counters: BTreeMap<String, u64>,
 }
 
+/// What the store was asked for: one side may fail while the other answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum StoreSide {
+    Reads,
+    Writes,
+}
+
 #[derive(Debug)]
 struct Sink {
     healthy: bool,
+    /// Which sides of the store fail.
+    failing: [bool; 2],
     since_ms: u64,
     last_error: Option<String>,
 }
 
 impl Telling {
     pub(super) fn new(wall_ms: u64, (clients, port): (SocketAddr, Arc<ListenCounters>)) -> Self {
-        let sink = || Sink { healthy: true, since_ms: wall_ms, last_error: None };
+        let sink = || Sink { healthy: true, failing: [false; 2], since_ms: wall_ms, last_error: None };
         Self {
             started_at_ms: wall_ms,
             clients,
@@ -65,7 +74,8 @@ impl Telling {
         }
     }
 
-    pub(super) fn alarm(&mut self, wall_ms: u64, alarm: &Alarm) {
+    /// How often this alarm has been raised now.
+    pub(super) fn alarm(&mut self, wall_ms: u64, alarm: &Alarm) -> u64 {
         let kind = serde_json::to_value(alarm.kind).ok();
         let kind = kind.as_ref().and_then(|kind| kind.as_str()).unwrap_or("alarm");
         let mut text = String::new();
@@ -76,17 +86,21 @@ impl Telling {
             text.push_str(&format!("leg {leg}: "));
         }
         text.push_str(&alarm.text);
-        self.alarms.raise(wall_ms, kind, &text);
         self.count(&format!("alarms_{kind}"));
+        self.alarms.raise(wall_ms, kind, &text)
     }
 
-    pub(super) fn store_failed(&mut self, wall_ms: u64, reason: String) {
+    pub(super) fn store_failed(&mut self, wall_ms: u64, side: StoreSide, reason: String) {
+        self.store.failing[side as usize] = true;
         self.store.fail(wall_ms, reason);
         self.count("store_failures");
     }
 
-    pub(super) fn store_answered(&mut self, wall_ms: u64) {
-        self.store.answer(wall_ms);
+    pub(super) fn store_answered(&mut self, wall_ms: u64, side: StoreSide) {
+        self.store.failing[side as usize] = false;
+        if self.store.failing == [false; 2] {
+            self.store.answer(wall_ms);
+        }
     }
 
     pub(super) fn cache_failed(&mut self, wall_ms: u64, reason: String) {
@@ -109,7 +123,12 @@ impl Telling {
     }
 
     /// Notes the phase; the text for `STATUS=` if it changed, and whether it belongs into the log.
-    pub(super) fn phase(&mut self, wall_ms: u64, phase: Phase, text: impl FnOnce() -> String) -> Option<(String, bool)> {
+    pub(super) fn phase(
+        &mut self,
+        wall_ms: u64,
+        phase: Phase,
+        text: impl FnOnce() -> String,
+    ) -> Option<(String, bool)> {
         let changed = phase != self.phase.0;
         if changed {
             self.phase = (phase, wall_ms);
@@ -166,7 +185,7 @@ pub(super) fn phase(driver: &Driver) -> Phase {
         Phase::Stopping
     } else if driver.core.token().is_none() {
         if telling.store.healthy { Phase::Starting } else { Phase::WaitingForDatabase }
-    } else if driver.core.is_steady() && telling.store.healthy {
+    } else if driver.core.is_steady() && telling.store.healthy && !driver.peers.values().any(Peer::is_first_dialled) {
         Phase::Steady
     } else if telling.store.healthy {
         Phase::Recovering

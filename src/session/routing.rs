@@ -111,7 +111,10 @@ impl Session {
     pub(super) fn skipped(&mut self, message: &Message) {
         self.counters.unknown_types += 1;
         if let (1, Message::Unknown { kind, .. }) = (self.counters.unknown_types, message) {
-            tracing::warn!(server = self.identity.server.0, "a packet of the unknown type {kind:#06x} is skipped; more are only counted");
+            tracing::warn!(
+                server = self.identity.server.0,
+                "a packet of the unknown type {kind:#06x} is skipped; more are only counted"
+            );
         }
     }
 

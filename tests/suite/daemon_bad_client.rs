@@ -79,8 +79,8 @@ impl Served {
         self.rig.status().await.unwrap().counters.get(name).copied().unwrap_or(0)
     }
 
-    /// A connection that sends this, after its handshake if `greeted`, and then nothing more. What it heard.
-    async fn send(&self, greeted: bool, sent: &[u8]) -> Vec<Message> {
+    /// A connection that sends this, after its handshake if `greeted`, and then hangs up.
+    async fn send(&self, greeted: bool, sent: &[u8]) {
         let mut stream = TcpStream::connect(self.rig.clients_at).await.unwrap();
         if greeted {
             stream.write_all(&bytes(&[known()])).await.unwrap();
@@ -92,14 +92,15 @@ impl Served {
         let _ = stream.shutdown().await;
         let mut rest = Vec::new();
         let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("the connection ends");
-        let mut codec = PacketCodec::stream();
-        let mut rest = BytesMut::from(&rest[..]);
-        let mut heard = Vec::new();
-        // A welcome that was begun above is skipped.
-        while !greeted && let Ok(Some(Ok(packet))) = tokio_util::codec::Decoder::decode(&mut codec, &mut rest) {
-            heard.push(packet.message);
-        }
-        heard
+    }
+
+    /// What a connection hears that sends this and waits until it is closed.
+    async fn hear(&self, sent: &[u8]) -> Vec<Message> {
+        let mut stream = TcpStream::connect(self.rig.clients_at).await.unwrap();
+        stream.write_all(sent).await.unwrap();
+        let framed = Framed::new(stream, PacketCodec::stream());
+        let all = framed.map(|packet| packet.unwrap().unwrap().message).collect();
+        tokio::time::timeout(PATIENCE, all).await.expect("the connection is closed")
     }
 
     /// It is counted under `name` and logged as `logged`, and the good client is served.
@@ -160,12 +161,8 @@ async fn unknown_types_and_unreadable_bodies_are_answered_counted_and_logged() {
     let mut served = Served::new().await;
     let stream = TcpStream::connect(served.rig.clients_at).await.unwrap();
     let mut framed = Framed::new(stream, PacketCodec::stream());
-    let mut unreadable = bytes(&[packet(3, ClientCommand {
-        instance: 6,
-        number: 1,
-        meeting: served.meeting,
-        op: ClientOp::End,
-    })]);
+    let mut unreadable =
+        bytes(&[packet(3, ClientCommand { instance: 6, number: 1, meeting: served.meeting, op: ClientOp::End })]);
     // The body is a byte shorter than its fields say; the frame is whole.
     let body = u16::from_be_bytes([unreadable[LENGTH_AT], unreadable[LENGTH_AT + 1]]) - 1;
     unreadable[LENGTH_AT..LENGTH_AT + 2].copy_from_slice(&body.to_be_bytes());
@@ -194,13 +191,17 @@ async fn unknown_types_and_unreadable_bodies_are_answered_counted_and_logged() {
 async fn a_stranger_a_wrong_name_and_another_version_are_refused_counted_and_logged() {
     let mut served = Served::new().await;
     for (sent, code, logged) in [
-        (hello(99, "nobody", VERSION), ErrorCode::UNKNOWN_IDENTITY, "no client 99 named \"nobody\" is in the configuration"),
+        (
+            hello(99, "nobody", VERSION),
+            ErrorCode::UNKNOWN_IDENTITY,
+            "no client 99 named \"nobody\" is in the configuration",
+        ),
         (hello(CONTROL, "somebody else", VERSION), ErrorCode::UNKNOWN_IDENTITY, "named \"somebody else\" is in"),
         (hello(CONTROL, "client 2", 0x30), ErrorCode::WRONG_VERSION, "this side speaks version 2.0"),
         (packet(1, KeepAlive {}), ErrorCode::UNKNOWN_IDENTITY, "say Hello first"),
     ] {
         let before = served.count("clients_refused").await;
-        let heard = served.send(false, &bytes(&[sent])).await;
+        let heard = served.hear(&bytes(&[sent])).await;
         assert!(matches!(&heard[..], [Message::Failure(failure)] if failure.code == code), "{heard:?}");
         served.noted("clients_refused", before, logged).await;
     }

@@ -96,6 +96,8 @@ async fn unknown_types_and_unreadable_bodies_are_counted_and_skipped() {
     rig.same_as_server(&client, meeting).await;
     rig.until("counted", |status| status.counters["unknown_types"] > 0).await;
     rig.until_logged("a packet of the unknown type").await;
+    rig.until("counted by kind", |status| status.servers[0].misbehaviour.get("malformed") > Some(&0)).await;
+    rig.until_logged("malformed: ").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

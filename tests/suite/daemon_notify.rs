@@ -11,7 +11,7 @@ use remeet_protocol::message::ClientOp;
 use std::os::unix::net::UnixDatagram;
 use std::time::Instant;
 
-const MEETINGS: u64 = 84;
+const MEETINGS: u64 = 140;
 
 /// Every `STATUS=` up to the first one that begins with `last`.
 fn statuses(socket: &UnixDatagram, last: &str) -> Vec<String> {
@@ -19,7 +19,7 @@ fn statuses(socket: &UnixDatagram, last: &str) -> Vec<String> {
     let mut heard = Vec::new();
     let mut buffer = [0; 4096];
     while begun.elapsed() < PATIENCE {
-        let length = socket.recv(&mut buffer).expect("a notification within the deadline");
+        let Ok(length) = socket.recv(&mut buffer) else { break };
         let text = String::from_utf8(buffer[..length].to_vec()).unwrap();
         if let Some(status) = text.trim_end().strip_prefix("STATUS=") {
             heard.push(status.to_owned());
@@ -56,8 +56,8 @@ async fn status_notifications_show_the_recovery_s_progress_and_its_end() {
     try_join_all(meetings.iter().map(|meeting| begin(*meeting))).await.unwrap();
     rig.steady().await;
     rig.kill();
-    // One request in flight, each answered late: 14 claims a packet, so it takes six steps and more.
-    rig.environment("REMEET_RECOVERY__REQUESTS_IN_FLIGHT", "1");
+    // Two requests in flight, each answered late: 14 claims a packet, so it takes five steps and more.
+    rig.environment("REMEET_RECOVERY__REQUESTS_IN_FLIGHT", "2");
     rig.servers[0].control(Request::SetLatency { ms: 300 }).await.unwrap();
     let path = rig.path("notify");
     let socket = UnixDatagram::bind(&path).unwrap();
@@ -71,7 +71,7 @@ async fn status_notifications_show_the_recovery_s_progress_and_its_end() {
     assert!(counts.windows(2).all(|pair| pair[0].0 <= pair[1].0), "they only rise: {heard:?}");
     assert!(heard.iter().any(|status| status.contains("being back-filled")), "{heard:?}");
     assert_eq!(heard.last().unwrap(), &format!("steady: {MEETINGS} of {MEETINGS} meetings in control"), "{heard:?}");
-    for text in &heard {
+    for text in heard.iter().filter(|text| text.starts_with("recovering")) {
         assert!(rig.log().contains(text.as_str()), "{text} is in the log, too");
     }
     // What changes later is told, too: the text is never an old one.

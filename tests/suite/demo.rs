@@ -133,7 +133,8 @@ fn the_demo_in_its_default_size_is_done_within_its_promise() {
 
 #[test]
 fn one_server_alone_plays_every_part_in_both_acts() {
-    let output = Demo::new().play(&["--json", "--servers", "1", "--meetings", "11", "--terminals", "3", "--seed", "16"]);
+    let output =
+        Demo::new().play(&["--json", "--servers", "1", "--meetings", "11", "--terminals", "3", "--seed", "16"]);
     everything_is_recovered(&output);
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     for part in ["starts, ends and additions were under way", "1 ended by themselves, 1 orphans appeared"] {

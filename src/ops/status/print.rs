@@ -9,6 +9,8 @@ use std::time::Duration;
 const ALARMS_SHOWN: usize = 10;
 /// The most characters of a line's free text: what a server said last can be long.
 const TEXT_CHARS_MAX: usize = 100;
+/// Of an alarm's: it says what to do at its end.
+const ALARM_CHARS_MAX: usize = 320;
 
 /// The report as text, ending with a new line.
 #[must_use]
@@ -54,8 +56,9 @@ fn headline(status: &Status, out: &mut String) {
         span(status.at_ms, status.phase_since_ms),
         span(status.at_ms, status.started_at_ms)
     );
-    let LegCounts { live, in_meeting, .. } = status.totals;
-    let _ = writeln!(out, "{in_meeting} of {live} live meetings in control");
+    // Orphans are nobody's here: they have a line of their own.
+    let LegCounts { live, in_meeting, orphans, .. } = status.totals;
+    let _ = writeln!(out, "{in_meeting} of {} in control", counted(live.saturating_sub(orphans), "live meeting"));
 }
 
 /// One line for each thing that is wrong, or one that says that nothing is.
@@ -73,26 +76,26 @@ fn troubles(status: &Status, out: &mut String) {
     for server in status.servers.iter().filter(|server| !matches!(server.link, LinkState::Attached | LinkState::Up)) {
         let since = span(status.at_ms, server.link_since_ms);
         lines.push(format!(
-            "server {} {} {} for {since}, {} meetings{}",
+            "server {} {} {} for {since}, {}{}",
             server.id,
             server.name,
             server.link.name(),
-            server.legs.live,
+            counted(server.legs.live, "meeting"),
             reason(server.last_error.as_deref())
         ));
     }
     let counts = status.totals;
-    for (count, what) in [
-        (counts.pending, "meetings pending: remeet troubled"),
-        (counts.quarantined, "meetings quarantined, in control without back-fill: remeet troubled"),
-        (counts.orphans, "orphans, kept untouched: adopt or end them with remeet client adopt"),
+    for (count, what, more) in [
+        (counts.pending, "meeting", "pending: remeet troubled"),
+        (counts.quarantined, "meeting", "quarantined, in control without back-fill: remeet troubled"),
+        (counts.orphans, "orphan", "kept untouched: remeet troubled shows how to adopt or end"),
     ] {
         if count > 0 {
-            lines.push(format!("{count} {what}"));
+            lines.push(format!("{} {more}", counted(count, what)));
         }
     }
     if !status.alarms.is_empty() {
-        lines.push(format!("{} alarms, below", status.alarms.len()));
+        lines.push(format!("{}, below", counted(status.alarms.len() as u64, "alarm")));
     }
     if lines.is_empty() {
         out.push_str("nothing is wrong\n");
@@ -103,7 +106,12 @@ fn troubles(status: &Status, out: &mut String) {
 }
 
 fn reason(error: Option<&str>) -> String {
-    error.map_or_else(String::new, |error| format!(": {}", cut(error)))
+    error.map_or_else(String::new, |error| format!(": {}", cut(error, TEXT_CHARS_MAX)))
+}
+
+/// A number of things: the plural of each is made with an s.
+fn counted(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 fn servers(status: &Status) -> String {
@@ -133,8 +141,12 @@ fn servers(status: &Status) -> String {
 
 fn server_row(server: &ServerStatus) -> Vec<String> {
     let legs = &server.legs;
-    let mut row =
-        vec![server.id.to_string(), cut(&server.name), server.address.to_string(), server.link.name().to_owned()];
+    let mut row = vec![
+        server.id.to_string(),
+        cut(&server.name, TEXT_CHARS_MAX),
+        server.address.to_string(),
+        server.link.name().to_owned(),
+    ];
     let faults = server.misbehaviour.values().fold(0_u64, |sum, count| sum.saturating_add(*count));
     let counts = [legs.live, legs.in_meeting, legs.recovering, legs.pending, legs.orphans, server.queues.sum(), faults];
     row.extend(counts.map(|count| count.to_string()));
@@ -200,8 +212,13 @@ fn alarms(status: &Status, out: &mut String) {
     out.push_str("\nalarms, newest first\n");
     for alarm in status.alarms.iter().rev().take(ALARMS_SHOWN) {
         let times = if alarm.count > 1 { format!(" ({} times)", alarm.count) } else { String::new() };
-        let _ =
-            writeln!(out, "  {} ago  {}{times}: {}", span(status.at_ms, alarm.last_ms), alarm.kind, cut(&alarm.text));
+        let _ = writeln!(
+            out,
+            "  {} ago  {}{times}: {}",
+            span(status.at_ms, alarm.last_ms),
+            alarm.kind,
+            cut(&alarm.text, ALARM_CHARS_MAX)
+        );
     }
     if status.alarms.len() > ALARMS_SHOWN {
         let _ = writeln!(out, "  and {} older: remeet status --json", status.alarms.len() - ALARMS_SHOWN);
@@ -239,11 +256,7 @@ fn span(now_ms: u64, then_ms: u64) -> String {
 }
 
 /// One line of bounded length; control characters could rewrite the operator's screen.
-fn cut(text: &str) -> String {
+fn cut(text: &str, most: usize) -> String {
     let clean = text.chars().map(|c| if c.is_control() { ' ' } else { c });
-    if text.chars().count() <= TEXT_CHARS_MAX {
-        clean.collect()
-    } else {
-        clean.take(TEXT_CHARS_MAX - 1).chain(['…']).collect()
-    }
+    if text.chars().count() <= most { clean.collect() } else { clean.take(most - 1).chain(['…']).collect() }
 }
