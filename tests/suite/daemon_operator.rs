@@ -78,8 +78,9 @@ async fn an_orphan_is_adopted_with_what_troubled_prints_and_a_lost_server_s_meet
     assert!(said(&other).contains("`remeet troubled` lists them"), "{}", said(&other));
     assert_eq!(said(&rig.remeet(&["troubled"])), "no meeting is in trouble\n");
     assert_eq!(said(&rig.remeet(&["troubled", "--json"])), "");
-    // Marks, by whoever types them.
-    let meeting = leg.split('/').next().unwrap();
+    // Marks. The foreign meeting has got an id of this domain's own.
+    let meeting = said(&adopted).trim_end().rsplit(' ').next().unwrap().to_owned();
+    let meeting = meeting.as_str();
     assert!(said(&rig.remeet(&["mark", meeting])).contains("will be recovered first"));
     assert!(said(&rig.remeet(&["mark", meeting, "--undo"])).contains("the mark is taken away"));
     let unknown = rig.remeet(&["mark", "01a21572-af5d-76fa-a8ae-e44c1a9d1a73"]);
