@@ -3,7 +3,7 @@
 mod print;
 
 use super::output::{self, Failure};
-use super::plain_leg;
+use super::{meeting, plain_leg};
 use crate::cms::client::{Client, ClientSettings, Notice};
 use clap::{Args, Subcommand, ValueEnum};
 use remeet_protocol::message::{
@@ -63,22 +63,25 @@ enum Action {
         #[arg(long, default_value = "", value_parser = text::<64>)]
         creator_name: Text<64>,
         /// The meeting's id; a new one if not given.
-        #[arg(long)]
+        #[arg(long, value_parser = meeting)]
         meeting: Option<MeetingId>,
     },
     /// Start a meeting on its server.
     Start {
         /// The meeting.
+        #[arg(value_parser = meeting)]
         meeting: MeetingId,
     },
     /// End a meeting.
     End {
         /// The meeting.
+        #[arg(value_parser = meeting)]
         meeting: MeetingId,
     },
     /// Call a terminal into a meeting.
     AddTerminal {
         /// The meeting.
+        #[arg(value_parser = meeting)]
         meeting: MeetingId,
         /// The terminal's number.
         #[arg(value_parser = text::<32>)]
@@ -93,6 +96,7 @@ enum Action {
     /// Take a terminal off a meeting.
     RemoveTerminal {
         /// The meeting.
+        #[arg(value_parser = meeting)]
         meeting: MeetingId,
         /// The terminal's number.
         #[arg(value_parser = text::<32>)]
@@ -101,6 +105,7 @@ enum Action {
     /// Give a terminal a role.
     SetRole {
         /// The meeting.
+        #[arg(value_parser = meeting)]
         meeting: MeetingId,
         /// The terminal's number.
         #[arg(value_parser = text::<32>)]
@@ -111,6 +116,7 @@ enum Action {
     /// Set what a terminal decodes; windows that are not named are removed.
     SetDecode {
         /// The meeting.
+        #[arg(value_parser = meeting)]
         meeting: MeetingId,
         /// The terminal's number.
         #[arg(value_parser = text::<32>)]
@@ -131,6 +137,7 @@ enum Action {
     /// Set or remove an entry of a terminal's extra information.
     SetExtra {
         /// The meeting.
+        #[arg(value_parser = meeting)]
         meeting: MeetingId,
         /// The terminal's number.
         #[arg(value_parser = text::<32>)]
@@ -144,6 +151,7 @@ enum Action {
     /// Show a meeting.
     Get {
         /// The meeting.
+        #[arg(value_parser = meeting)]
         meeting: MeetingId,
         /// While it is being recovered, wait for the update too.
         #[arg(long)]
@@ -154,11 +162,13 @@ enum Action {
     /// Show a snapshot and then every event, until interrupted.
     Subscribe {
         /// This meeting only.
+        #[arg(value_parser = meeting)]
         meeting: Option<MeetingId>,
     },
     /// Mark a meeting to be recovered first.
     Mark {
         /// The meeting.
+        #[arg(value_parser = meeting)]
         meeting: MeetingId,
         /// Take the mark away.
         #[arg(long)]

@@ -9,17 +9,18 @@ mod output;
 mod plan;
 mod run;
 mod simulate;
+mod troubled;
 
 use clap::{Args, Parser, Subcommand};
 use output::Failure;
-use remeet_protocol::LegId;
+use remeet_protocol::{LegId, MeetingId};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 /// Conference-recovery daemon of a video-network scheduler.
 #[derive(Debug, Parser)]
-#[command(name = "remeet", version, about, max_term_width = 100)]
+#[command(name = "remeet", version, about, max_term_width = 100, after_help = EXIT_CODES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -35,12 +36,17 @@ enum Command {
     /// Show how the running scheduler is: what is wrong stands first.
     Status(operator::StatusOptions),
     /// Compare with the servers (or with one) now and recover what is missing.
+    ///
+    /// This is done by itself at every start, whenever a link comes back, and now and then.
     Recover(operator::RecoverOptions),
-    /// Show the meetings that are not well: pending, orphan, conflict, quarantined.
-    Troubled(operator::SocketOptions),
+    /// Show the meetings that are not well, why, and what to do.
+    Troubled(operator::TroubledOptions),
     /// Pull a quarantined leg whole and count it again; wait for what comes of it.
+    ///
+    /// A leg is quarantined when what was stored of it does not add up to what its server says, even after
+    /// everything was pulled. It stays in control meanwhile. Its quarantine is lifted once it adds up.
     LiftQuarantine(operator::LiftOptions),
-    /// Mark a meeting to be recovered first.
+    /// Mark a meeting to be recovered first, before larger ones.
     Mark(operator::MarkOptions),
     /// Hand over to a standby: what is under way is stored, then the lease is released.
     StepDown(operator::SocketOptions),
@@ -63,6 +69,8 @@ struct ConfigFile {
 }
 
 const DEFAULT_CONFIG: &str = "/etc/remeet/remeet.toml";
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 it failed (standard error says why), 2 wrong usage or configuration.";
 
 /// Blocking work that is still going on at the end (a name look-up, a file) is left after this long.
 const RUNTIME_END: Duration = Duration::from_secs(2);
@@ -103,11 +111,18 @@ async fn dispatch(command: Command) -> ExitCode {
     output::end(result)
 }
 
+/// A meeting's id.
+fn meeting(text: &str) -> Result<MeetingId, String> {
+    let wrong =
+        |error| format!("{text:?} is not a meeting's id: {error}; remeet client list and remeet troubled show ids");
+    text.parse().map_err(wrong)
+}
+
 /// `MEETING/LEG`; the leg's number may be left out: most meetings have one.
 fn plain_leg(text: &str) -> Result<LegId, String> {
     let (meeting, leg) = text.split_once('/').unwrap_or((text, "0"));
     Ok(LegId {
-        meeting: meeting.parse().map_err(|error| format!("{meeting:?} is not a meeting's id: {error}"))?,
+        meeting: self::meeting(meeting)?,
         leg: leg.parse().map_err(|error| format!("{leg:?} is not a leg's number: {error}"))?,
     })
 }

@@ -1,7 +1,7 @@
 //! What an operator asks of the running scheduler, over its local socket.
 
 use super::output::{self, Failure};
-use super::{DEFAULT_CONFIG, plain_leg};
+use super::{DEFAULT_CONFIG, meeting, plain_leg};
 use crate::config;
 use crate::ops::operator::{OperatorRequest, ask, ask_each};
 use crate::ops::status::{self, Status};
@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 /// Where the scheduler's socket is.
 #[derive(Debug, Args)]
 pub(super) struct SocketOptions {
-    /// The scheduler's configuration, which names the socket.
+    /// The scheduler's configuration, which names the socket; if neither is given, that of
+    /// /etc/remeet/remeet.toml, else /run/remeet/operator.sock.
     #[arg(long, value_name = "FILE", env = "REMEET_CONFIG", conflicts_with = "socket")]
     config: Option<PathBuf>,
     /// The operator's socket.
@@ -27,6 +28,16 @@ pub(super) struct StatusOptions {
     #[command(flatten)]
     socket: SocketOptions,
     /// Print the whole report as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// `remeet troubled`.
+#[derive(Debug, Args)]
+pub(super) struct TroubledOptions {
+    #[command(flatten)]
+    socket: SocketOptions,
+    /// Print JSON, an object a line; nothing if no meeting is in trouble.
     #[arg(long)]
     json: bool,
 }
@@ -52,7 +63,7 @@ pub(super) struct RecoverOptions {
 pub(super) struct LiftOptions {
     #[command(flatten)]
     socket: SocketOptions,
-    /// The leg: the meeting's id, a slash, the leg's number.
+    /// The leg: the meeting's id, a slash, the leg's number; 0 if there is no slash.
     #[arg(value_name = "LEG", value_parser = plain_leg)]
     leg: LegId,
 }
@@ -63,6 +74,7 @@ pub(super) struct MarkOptions {
     #[command(flatten)]
     socket: SocketOptions,
     /// The meeting's id.
+    #[arg(value_parser = meeting)]
     meeting: MeetingId,
     /// Take the mark away.
     #[arg(long)]
@@ -123,12 +135,16 @@ pub(super) async fn step_down(options: SocketOptions) -> Result<(), Failure> {
     done(&options, &OperatorRequest::StepDown, said).await
 }
 
-pub(super) async fn troubled(options: SocketOptions) -> Result<(), Failure> {
-    each(&options, &OperatorRequest::Troubled, "no meeting is in trouble").await
+pub(super) async fn troubled(options: TroubledOptions) -> Result<(), Failure> {
+    if options.json {
+        return each(&options.socket, &OperatorRequest::Troubled).await;
+    }
+    let troubled = all(&options.socket, &OperatorRequest::Troubled).await?;
+    output::print(&super::troubled::print(&troubled)).map(|_| ())
 }
 
 pub(super) async fn dump_cache(options: SocketOptions) -> Result<(), Failure> {
-    each(&options, &OperatorRequest::DumpCache, "").await
+    each(&options, &OperatorRequest::DumpCache).await
 }
 
 /// Asks, and says in one sentence that it was done; items that came are printed instead.
@@ -143,21 +159,16 @@ async fn done(socket: &SocketOptions, request: &OperatorRequest, said: &str) -> 
     Ok(())
 }
 
-/// Asks, and prints each item as a line of JSON as it comes; `none` if there is none.
-async fn each(socket: &SocketOptions, request: &OperatorRequest, none: &str) -> Result<(), Failure> {
-    let (mut count, mut end) = (0_u64, Ok(true));
+/// Asks, and prints each item as a line of JSON as it comes.
+async fn each(socket: &SocketOptions, request: &OperatorRequest) -> Result<(), Failure> {
+    let mut end = Ok(true);
     let print = |item: Value| {
-        count += 1;
         if matches!(end, Ok(true)) {
             end = output::line(&item.to_string());
         }
     };
     ask_each(&path(socket)?, request, print).await.map_err(Failure::failed)?;
-    end?;
-    if count == 0 && !none.is_empty() {
-        output::line(none)?;
-    }
-    Ok(())
+    end.map(|_| ())
 }
 
 async fn all(socket: &SocketOptions, request: &OperatorRequest) -> Result<Vec<Value>, Failure> {

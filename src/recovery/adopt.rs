@@ -33,7 +33,7 @@ impl Core {
         }
         let orphan = known.and_then(|known| known.orphans.get(&adopt.handle)).filter(|entry| entry.leg == adopt.leg);
         let (Some(orphan), Some((boot, _))) = (orphan.cloned(), known.and_then(|known| known.attached)) else {
-            let detail = "no such orphan: `remeet status` lists them by server and handle";
+            let detail = "no such orphan: `remeet troubled` lists them by server and handle";
             return self.refuse(&waiting, ErrorCode::UNKNOWN_MEETING, detail);
         };
         // Its id is foreign or that of an ended meeting: it gets a new one.

@@ -123,7 +123,7 @@ impl Core {
             }
             for waiting in self.unplaced.remove(&leg).into_iter().flatten() {
                 self.waiting = self.waiting.saturating_sub(1);
-                self.refuse(&waiting, ErrorCode::UNKNOWN_MEETING, "no such meeting: create it first");
+                self.refuse(&waiting, ErrorCode::UNKNOWN_MEETING, "no such meeting");
             }
         }
     }

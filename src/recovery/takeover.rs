@@ -455,14 +455,20 @@ impl Core {
         self.try_back_fill(server);
     }
 
-    /// Legs in trouble: not in control, or their back-fill is quarantined; with the reason.
+    /// Legs in trouble: not in control, their server does not answer, or their back-fill is quarantined; with
+    /// the reason.
     #[must_use]
     pub fn pending(&self) -> Vec<(ServerId, LegId, String)> {
         let mut pending = Vec::new();
         for server in self.servers.values() {
             pending.extend(server.pending.iter().map(|(leg, reason)| (server.id, *leg, (*reason).to_owned())));
             for leg in &server.legs {
-                let reason = self.legs.get(leg).and_then(|known| known.row.quarantine.as_ref());
+                let Some(known) = self.legs.get(leg) else { continue };
+                let live = !matches!(known.row.state, StoredState::Ended | StoredState::Created);
+                if live && !server.up && !server.pending.contains_key(leg) {
+                    pending.push((server.id, *leg, "unreachable".to_owned()));
+                }
+                let reason = known.row.quarantine.as_ref();
                 pending.extend(reason.map(|reason| (server.id, *leg, format!("quarantined: {reason}"))));
             }
         }

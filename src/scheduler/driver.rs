@@ -7,9 +7,9 @@ use super::cacher::{self, Cacher};
 use super::clock::Clock;
 use super::handle::{Handle, ReconcileError, Reconciled, Request, Shared, Troubled};
 use super::peer::Peer;
-use super::reader::Readers;
+use super::reader::{self, Readers};
 use super::status;
-use super::status::Telling;
+use super::status::{StoreSide, Telling};
 use super::term::{Keeper, prune};
 use super::writer::{self, Writers};
 use crate::config::Config;
@@ -85,7 +85,7 @@ pub(super) struct Driver {
     store: Arc<dyn Store>,
     readers: Readers,
     written: mpsc::UnboundedReceiver<writer::Done>,
-    reads: mpsc::UnboundedReceiver<Input>,
+    reads: mpsc::UnboundedReceiver<reader::Told>,
     cached: mpsc::UnboundedReceiver<cacher::Done>,
     requests: mpsc::Receiver<Request>,
     link_events: mpsc::Receiver<(ServerId, LinkEvent)>,
@@ -207,7 +207,7 @@ impl Driver {
                 Some(()) = self.releases.recv() => self.lease.released(self.clock.now()),
                 Some(event) = self.link_events.recv() => self.take_link_events(event),
                 Some(done) = self.written.recv() => self.take_written(done),
-                Some(input) = self.reads.recv() => self.feed(input),
+                Some(told) = self.reads.recv() => self.take_read(told),
                 Some(done) = self.cached.recv() => self.take_cached(done),
                 Some(request) = self.requests.recv() => self.take_requests(request),
                 () = tokio::time::sleep_until(wake) => self.wake(),
@@ -261,9 +261,9 @@ impl Driver {
             LeaseAnswer::Failed(reason) => {
                 let what = if self.lease.token().is_some() { "the lease is not renewed" } else { "no term yet" };
                 tracing::warn!("{what}: {reason}; asked again soon");
-                self.telling.store_failed(wall, reason.clone());
+                self.telling.store_failed(wall, StoreSide::Writes, reason.clone());
             }
-            _ => self.telling.store_answered(wall),
+            _ => self.telling.store_answered(wall, StoreSide::Writes),
         }
         let change = self.lease.answered(self.clock.now(), answer);
         self.lease_changed(change);
@@ -311,14 +311,18 @@ impl Driver {
     }
 
     fn alarm(&mut self, alarm: &Alarm) {
-        tracing::error!(
-            kind = ?alarm.kind,
-            server = alarm.server.map(|server| server.0),
-            leg = alarm.leg.map(tracing::field::display),
-            "{}",
-            alarm.text
-        );
-        self.telling.alarm(self.clock.wall_ms(), alarm);
+        let times = self.telling.alarm(self.clock.wall_ms(), alarm);
+        // What is raised again and again must not fill the log.
+        if times.is_power_of_two() {
+            tracing::error!(
+                kind = ?alarm.kind,
+                server = alarm.server.map(|server| server.0),
+                leg = alarm.leg.map(tracing::field::display),
+                times,
+                "{}",
+                alarm.text
+            );
+        }
     }
 
     fn alarm_over(&mut self, alarm: &Alarm) {
@@ -368,7 +372,7 @@ impl Driver {
     fn take_written(&mut self, done: writer::Done) {
         match self.writers.end(done) {
             Ok(inputs) => {
-                self.telling.store_answered(self.clock.wall_ms());
+                self.telling.store_answered(self.clock.wall_ms(), StoreSide::Writes);
                 for input in inputs {
                     if let Input::Written(id, outcome) = &input {
                         self.release(*id, *outcome);
@@ -382,7 +386,7 @@ impl Driver {
             }
             Err(error) => {
                 tracing::warn!("{error}; what waits is kept and tried again");
-                self.telling.store_failed(self.clock.wall_ms(), error.to_string());
+                self.telling.store_failed(self.clock.wall_ms(), StoreSide::Writes, error.to_string());
             }
         }
     }
@@ -393,6 +397,22 @@ impl Driver {
         match outcome {
             Outcome::Applied { .. } => peer.session.stored(self.clock.now(), id),
             Outcome::Lost { .. } => peer.session.dropped(id),
+        }
+    }
+
+    fn take_read(&mut self, told: reader::Told) {
+        let wall = self.clock.wall_ms();
+        match told {
+            reader::Told::Done(input, answers) => {
+                if answers {
+                    self.telling.store_answered(wall, StoreSide::Reads);
+                }
+                self.feed(input);
+            }
+            reader::Told::StoreFailed(reason) => {
+                tracing::warn!("{reason}; it is asked again");
+                self.telling.store_failed(wall, StoreSide::Reads, reason);
+            }
         }
     }
 

@@ -46,6 +46,11 @@ impl Peer {
         }
     }
 
+    /// It is being dialled for the first time: neither reached nor known to be away.
+    pub(super) fn is_first_dialled(&self) -> bool {
+        self.link.is_some() && self.was_up.is_none()
+    }
+
     /// Notes since when the link is as it is.
     pub(super) fn note(&mut self, heard: &Heard, wall_ms: u64) {
         let up = match heard {

@@ -16,20 +16,29 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Legs whose content is held in memory at a time while it is counted: some 10 MB.
 const CONTENTS: usize = 1_000;
 
+/// What a read tells the driver.
+#[derive(Debug)]
+pub(super) enum Told {
+    /// For the core; and whether it shows that the store answers.
+    Done(Input, bool),
+    /// The store did not answer an attempt; another one follows, or the result.
+    StoreFailed(String),
+}
+
 /// Carries out reads.
 #[derive(Clone)]
 pub(super) struct Readers {
     store: Arc<dyn Store>,
     cache: Arc<dyn Cache>,
-    results: mpsc::UnboundedSender<Input>,
+    results: mpsc::UnboundedSender<Told>,
     places: Arc<Semaphore>,
 }
 
 impl Readers {
     /// The core has a bounded number of reads open (a few a server), and so has the channel.
-    pub(super) fn new(store: Arc<dyn Store>, cache: Arc<dyn Cache>) -> (Self, mpsc::UnboundedReceiver<Input>) {
-        let (results, inputs) = mpsc::unbounded_channel();
-        (Self { store, cache, results, places: Arc::new(Semaphore::new(READS_MAX)) }, inputs)
+    pub(super) fn new(store: Arc<dyn Store>, cache: Arc<dyn Cache>) -> (Self, mpsc::UnboundedReceiver<Told>) {
+        let (results, told) = mpsc::unbounded_channel();
+        (Self { store, cache, results, places: Arc::new(Semaphore::new(READS_MAX)) }, told)
     }
 
     /// Begins a read; its result comes as an input.
@@ -38,7 +47,8 @@ impl Readers {
         tokio::spawn(async move {
             let _place = this.places.acquire().await;
             let result = this.repeat(&read).await;
-            let _ = this.results.send(Input::Read(id, result));
+            let answers = result.is_ok() && !matches!(read, Read::CachedKeys(_) | Read::Stamps(_));
+            let _ = this.results.send(Told::Done(Input::Read(id, result), answers));
         });
     }
 
@@ -49,11 +59,14 @@ impl Readers {
                 Ok(result) => return Ok(result),
                 // A cache that fails is a miss, at once.
                 Err(Failed::Cache(reason)) => return Err(reason),
-                Err(Failed::Store(StoreError::Unavailable { .. })) if attempt < ATTEMPTS => {
+                Err(Failed::Store(error)) => {
+                    let _ = self.results.send(Told::StoreFailed(error.to_string()));
+                    if attempt >= ATTEMPTS || !matches!(error, StoreError::Unavailable { .. }) {
+                        return Err(error.to_string());
+                    }
                     attempt += 1;
                     tokio::time::sleep(PAUSE).await;
                 }
-                Err(Failed::Store(error)) => return Err(error.to_string()),
             }
         }
     }

@@ -32,16 +32,25 @@ pub(super) struct Telling {
     counters: BTreeMap<String, u64>,
 }
 
+/// What the store was asked for: one side may fail while the other answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum StoreSide {
+    Reads,
+    Writes,
+}
+
 #[derive(Debug)]
 struct Sink {
     healthy: bool,
+    /// Which sides of the store fail.
+    failing: [bool; 2],
     since_ms: u64,
     last_error: Option<String>,
 }
 
 impl Telling {
     pub(super) fn new(wall_ms: u64, (clients, port): (SocketAddr, Arc<ListenCounters>)) -> Self {
-        let sink = || Sink { healthy: true, since_ms: wall_ms, last_error: None };
+        let sink = || Sink { healthy: true, failing: [false; 2], since_ms: wall_ms, last_error: None };
         Self {
             started_at_ms: wall_ms,
             clients,
@@ -66,10 +75,11 @@ impl Telling {
         }
     }
 
-    pub(super) fn alarm(&mut self, wall_ms: u64, alarm: &Alarm) {
+    /// How often this alarm has been raised now.
+    pub(super) fn alarm(&mut self, wall_ms: u64, alarm: &Alarm) -> u64 {
         let (kind, text) = shown(alarm);
-        self.alarms.raise(wall_ms, &kind, &text);
         self.count(&format!("alarms_{kind}"));
+        self.alarms.raise(wall_ms, &kind, &text)
     }
 
     pub(super) fn alarm_over(&mut self, wall_ms: u64, alarm: &Alarm) {
@@ -77,13 +87,17 @@ impl Telling {
         self.alarms.end(wall_ms, &kind, &text);
     }
 
-    pub(super) fn store_failed(&mut self, wall_ms: u64, reason: String) {
+    pub(super) fn store_failed(&mut self, wall_ms: u64, side: StoreSide, reason: String) {
+        self.store.failing[side as usize] = true;
         self.store.fail(wall_ms, reason);
         self.count("store_failures");
     }
 
-    pub(super) fn store_answered(&mut self, wall_ms: u64) {
-        self.store.answer(wall_ms);
+    pub(super) fn store_answered(&mut self, wall_ms: u64, side: StoreSide) {
+        self.store.failing[side as usize] = false;
+        if self.store.failing == [false; 2] {
+            self.store.answer(wall_ms);
+        }
     }
 
     pub(super) fn cache_failed(&mut self, wall_ms: u64, reason: String) {
@@ -187,7 +201,7 @@ pub(super) fn phase(driver: &Driver) -> Phase {
             Some(_) => Phase::Standby,
             None => Phase::Starting,
         }
-    } else if driver.core.is_steady() && telling.store.healthy {
+    } else if driver.core.is_steady() && telling.store.healthy && !driver.peers.values().any(Peer::is_first_dialled) {
         Phase::Steady
     } else if telling.store.healthy {
         Phase::Recovering

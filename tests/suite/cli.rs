@@ -79,6 +79,50 @@ fn status_without_a_daemon_says_where_it_looked() {
     }
 }
 
+#[test]
+fn an_operator_is_told_what_a_socket_s_error_means() {
+    let directory = tempfile::tempdir().unwrap();
+    let left = directory.path().join("left.sock");
+    // What a killed process leaves behind.
+    drop(std::os::unix::net::UnixListener::bind(&left).unwrap());
+    let missing = directory.path().join("missing.sock");
+    for (socket, hint) in
+        [(&left, "is it running? What is there was left behind"), (&missing, "with --config, or --socket")]
+    {
+        for command in [&["status"][..], &["recover"], &["troubled"], &["dump-cache"]] {
+            let output = remeet(&[command, &["--socket", shown(socket)]].concat());
+            assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+            assert!(said(&output).contains(shown(socket)) && said(&output).contains(hint), "{}", said(&output));
+        }
+    }
+}
+
+#[test]
+fn what_is_no_meeting_s_id_is_refused_with_where_to_find_one() {
+    let client = ["client", "--id", "1", "--name", "n"];
+    for arguments in [
+        &["mark", "8001"][..],
+        &["lift-quarantine", "8001/0"],
+        &[&client[..], &["end", "8001"]].concat(),
+        &[&client[..], &["get", "8001"]].concat(),
+        &[&client[..], &["adopt", "--server", "1", "--handle", "2", "--leg", "8001"]].concat(),
+    ] {
+        let output = remeet(arguments);
+        assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+        let wanted = ["\"8001\" is not a meeting's id", "remeet client list and remeet troubled show ids"];
+        assert!(wanted.iter().all(|text| said(&output).contains(text)), "{}", said(&output));
+    }
+}
+
+#[test]
+fn help_names_the_exit_codes_and_where_the_socket_is_looked_for() {
+    assert!(said(&remeet(&["--help"])).contains("Exit codes: 0 done, 1 it failed"));
+    let help = said(&remeet(&["status", "--help"])).split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(help.contains("/etc/remeet/remeet.toml, else /run/remeet/operator.sock"), "{help}");
+    let help = said(&remeet(&["lift-quarantine", "--help"])).split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(help.contains("Its quarantine is lifted once it adds up"), "{help}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_command_prints_its_answer_and_ends_with_its_outcome() {
     let fake = FakeScheduler::start(|heard| match &heard.packet.message {

@@ -79,8 +79,8 @@ impl Served {
         self.rig.status().await.unwrap().counters.get(name).copied().unwrap_or(0)
     }
 
-    /// A connection that sends this, after its handshake if `greeted`, and then nothing more. What it heard.
-    async fn send(&self, greeted: bool, sent: &[u8]) -> Vec<Message> {
+    /// A connection that sends this, after its handshake if `greeted`, and then hangs up.
+    async fn send(&self, greeted: bool, sent: &[u8]) {
         let mut stream = TcpStream::connect(self.rig.clients_at).await.unwrap();
         if greeted {
             stream.write_all(&bytes(&[known()])).await.unwrap();
@@ -92,14 +92,15 @@ impl Served {
         let _ = stream.shutdown().await;
         let mut rest = Vec::new();
         let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("the connection ends");
-        let mut codec = PacketCodec::stream();
-        let mut rest = BytesMut::from(&rest[..]);
-        let mut heard = Vec::new();
-        // A welcome that was begun above is skipped.
-        while !greeted && let Ok(Some(Ok(packet))) = tokio_util::codec::Decoder::decode(&mut codec, &mut rest) {
-            heard.push(packet.message);
-        }
-        heard
+    }
+
+    /// What a connection hears that sends this and waits until it is closed.
+    async fn hear(&self, sent: &[u8]) -> Vec<Message> {
+        let mut stream = TcpStream::connect(self.rig.clients_at).await.unwrap();
+        stream.write_all(sent).await.unwrap();
+        let framed = Framed::new(stream, PacketCodec::stream());
+        let all = framed.map(|packet| packet.unwrap().unwrap().message).collect();
+        tokio::time::timeout(PATIENCE, all).await.expect("the connection is closed")
     }
 
     /// It is counted under `name` and logged as `logged`, and the good client is served.
@@ -200,7 +201,7 @@ async fn a_stranger_a_wrong_name_and_another_version_are_refused_counted_and_log
         (packet(1, KeepAlive {}), ErrorCode::UNKNOWN_IDENTITY, "say Hello first"),
     ] {
         let before = served.count("clients_refused").await;
-        let heard = served.send(false, &bytes(&[sent])).await;
+        let heard = served.hear(&bytes(&[sent])).await;
         assert!(matches!(&heard[..], [Message::Failure(failure)] if failure.code == code), "{heard:?}");
         served.noted("clients_refused", before, logged).await;
     }

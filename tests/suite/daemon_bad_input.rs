@@ -96,6 +96,8 @@ async fn unknown_types_and_unreadable_bodies_are_counted_and_skipped() {
     rig.same_as_server(&client, meeting).await;
     rig.until("counted", |status| status.counters["unknown_types"] > 0).await;
     rig.until_logged("a packet of the unknown type").await;
+    rig.until("counted by kind", |status| status.servers[0].misbehaviour.get("malformed") > Some(&0)).await;
+    rig.until_logged("malformed: ").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -146,18 +148,22 @@ async fn a_takeover_with_a_wrong_proof_is_told_and_the_others_are_recovered() {
     let right = rig.meeting(&client, 1, 1).await;
     rig.kill();
     let database = rig.path("state/remeet.db");
-    let secret = move |sql: &'static str| {
+    // Each bit turned around: done twice, the secret is as it was.
+    let turn_around = || {
         let database = database.clone();
         async move {
             let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&database);
             let mut connection = <sqlx::SqliteConnection as sqlx::Connection>::connect_with(&options).await.unwrap();
-            let done = sqlx::query(sql).bind(wrong.to_string()).execute(&mut connection).await.unwrap();
+            let read = sqlx::query_scalar("SELECT secret FROM recovery_keys WHERE meeting = ?").bind(wrong.to_string());
+            let secret: Vec<u8> = read.fetch_one(&mut connection).await.unwrap();
+            let turned: Vec<u8> = secret.iter().map(|byte| !byte).collect();
+            let write = sqlx::query("UPDATE recovery_keys SET secret = ? WHERE meeting = ?");
+            let done = write.bind(turned).bind(wrong.to_string()).execute(&mut connection).await.unwrap();
             assert_eq!(done.rows_affected(), 1);
             sqlx::Connection::close(connection).await.unwrap();
         }
     };
-    // Each byte turned around: done twice, the secret is as it was.
-    secret("UPDATE recovery_keys SET secret = unhex(replace(replace(replace(hex(secret), '0', 'x'), 'F', '0'), 'x', 'F')) WHERE meeting = ?").await;
+    turn_around().await;
     rig.start();
     let status = rig.until("a bad key", |status| status.alarms.iter().any(|alarm| alarm.kind == "bad-key")).await;
     assert_eq!(status.totals.in_meeting, 1, "the other one is recovered: {status:#?}");
@@ -167,7 +173,7 @@ async fn a_takeover_with_a_wrong_proof_is_told_and_the_others_are_recovered() {
     let answer = client.get(wrong).await.unwrap().view.info;
     assert!(answer.recovering && answer.state != MeetingState::Ended, "{answer:?}");
     rig.kill();
-    secret("UPDATE recovery_keys SET secret = unhex(replace(replace(replace(hex(secret), '0', 'x'), 'F', '0'), 'x', 'F')) WHERE meeting = ?").await;
+    turn_around().await;
     rig.start();
     rig.until("both", |status| status.totals.in_meeting == 2).await;
     rig.same_as_server(&client, wrong).await;

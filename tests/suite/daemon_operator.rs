@@ -48,6 +48,55 @@ async fn recover_names_the_servers_that_there_are_and_those_that_cannot_be_compa
     assert!(rig.log().contains("the link is down"), "{}", rig.log());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_orphan_is_adopted_with_what_troubled_prints_and_a_lost_server_s_meetings_are_named() {
+    let mut rig = Rig::new(1, &Backing::embedded()).await;
+    rig.servers[0].control(Request::CreateForeign { meeting: None, terminals: 1, count: None }).await.unwrap();
+    rig.start();
+    rig.whole().await;
+    let printed = said(&rig.remeet(&["status"]));
+    assert!(printed.contains("0 of 0 live meetings in control\n"), "an orphan is nobody's here: {printed}");
+    assert!(printed.contains("! 1 orphan kept untouched: remeet troubled shows how to adopt or end"), "{printed}");
+    let troubled = said(&rig.remeet(&["troubled"]));
+    let line = troubled.lines().find(|line| line.ends_with("orphan")).unwrap_or_else(|| panic!("{troubled}"));
+    let [leg, server, handle, "orphan"] = line.split_whitespace().collect::<Vec<_>>()[..] else { panic!("{line}") };
+    assert!(troubled.contains("adopt --server SERVER --handle HANDLE --leg MEETING/LEG"), "{troubled}");
+    let json = said(&rig.remeet(&["troubled", "--json"]));
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&json).unwrap()["handle"].to_string(), handle);
+    let connect = rig.clients_at.to_string();
+    let client = |action: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_remeet"));
+        command.args(["client", "--connect", &connect, "--id", "1", "--name", "client 1"]).args(action);
+        command.output().unwrap()
+    };
+    let adopt = ["adopt", "--server", server, "--handle", handle, "--leg", leg];
+    let adopted = client(&adopt);
+    assert!(adopted.status.success(), "{}", said(&adopted));
+    let other = ["adopt", "--server", server, "--handle", "999", "--leg", "01a21572-af5d-76fa-a8ae-e44c1a9d1a73/0"];
+    let other = client(&other);
+    assert_eq!(other.status.code(), Some(1));
+    assert!(said(&other).contains("`remeet troubled` lists them"), "{}", said(&other));
+    assert_eq!(said(&rig.remeet(&["troubled"])), "no meeting is in trouble\n");
+    assert_eq!(said(&rig.remeet(&["troubled", "--json"])), "");
+    // Marks. The foreign meeting has got an id of this domain's own.
+    let meeting = said(&adopted).trim_end().rsplit(' ').next().unwrap().to_owned();
+    let meeting = meeting.as_str();
+    assert!(said(&rig.remeet(&["mark", meeting])).contains("will be recovered first"));
+    assert!(said(&rig.remeet(&["mark", meeting, "--undo"])).contains("the mark is taken away"));
+    let unknown = rig.remeet(&["mark", "01a21572-af5d-76fa-a8ae-e44c1a9d1a73"]);
+    assert_eq!(unknown.status.code(), Some(1));
+    assert!(said(&unknown).contains("01a21572-af5d-76fa-a8ae-e44c1a9d1a73: no such meeting"), "{}", said(&unknown));
+    // A server is lost: what cannot be commanded is named, and since when.
+    rig.servers[0].control(Request::CutLink { on: true }).await.unwrap();
+    rig.until("cut", |status| status.servers[0].link == LinkState::Down).await;
+    let troubled = said(&rig.remeet(&["troubled"]));
+    assert!(troubled.lines().any(|line| line.contains(meeting) && line.ends_with("unreachable")), "{troubled}");
+    assert!(troubled.contains("unreachable: its server does not answer; the meeting goes on"), "{troubled}");
+    let printed = said(&rig.remeet(&["status"]));
+    assert!(printed.contains("! server 1 server 1 down for ") && printed.contains(", 1 meeting: "), "{printed}");
+    assert!(printed.contains("0 of 1 live meeting in control"), "{printed}");
+}
+
 /// The reason that the embedded store holds for the only leg.
 async fn stored_quarantine(rig: &Rig) -> Option<String> {
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(rig.path("state/remeet.db"));

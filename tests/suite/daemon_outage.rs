@@ -32,6 +32,7 @@ async fn a_database_lost_in_mid_run_puts_commands_off_and_loses_nothing() {
     let client = rig.client(CONTROL).await;
     let near = rig.meeting(&client, 1, 2).await;
     let far = rig.meeting(&client, 2, 2).await;
+    let changing = rig.meeting(&client, 1, 3).await;
     ok(client.command(near, add_terminal("640")).await.unwrap());
     rig.steady().await;
     let executed = |rig: &Rig| rig.servers.iter().map(|server| server.stats().commands_executed).sum::<u64>();
@@ -57,7 +58,7 @@ async fn a_database_lost_in_mid_run_puts_commands_off_and_loses_nothing() {
         let hasty = client.command_within(near, add_terminal("642"), Duration::from_secs(1)).await;
         assert!(!hasty.is_ok_and(|answer| answer.code.is_ok()), "it is not said to be done");
         // Meanwhile meetings change, and a link comes back: its server cannot be compared with the store.
-        let script = Script { seed: 9, fraction: 0.0, meetings: Some(vec![near, far]), kinds: Vec::new() };
+        let script = Script { seed: 9, fraction: 0.0, meetings: Some(vec![changing]), kinds: Vec::new() };
         rig.servers[0].control(Request::Change(script)).await.unwrap();
         rig.servers[1].control(Request::CutLink { on: true }).await.unwrap();
         rig.until("cut", |status| status.servers[1].link != LinkState::Attached).await;
@@ -81,14 +82,16 @@ async fn a_database_lost_in_mid_run_puts_commands_off_and_loses_nothing() {
     assert!(status.store.healthy && status.phase == Phase::Steady, "{status:#?}");
     assert!(has_terminal(&rig, 0, near, "640") && has_terminal(&rig, 0, near, "641"));
     rig.same_as_server(&client, near).await;
+    rig.same_as_server(&client, changing).await;
     assert_eq!(client.get(far).await.unwrap().view.info.state, MeetingState::Ended);
     assert_eq!(client.get(created).await.unwrap().view.info.state, MeetingState::Created);
     // What stands in the database is what a new process finds.
     rig.kill();
     rig.start();
     let status = rig.whole().await;
-    assert_eq!((status.totals.in_meeting, status.totals.orphans, status.totals.pending), (1, 0, 0), "{status:#?}");
+    assert_eq!((status.totals.in_meeting, status.totals.orphans, status.totals.pending), (2, 0, 0), "{status:#?}");
     rig.same_as_server(&client, near).await;
+    rig.same_as_server(&client, changing).await;
     assert_eq!(client.get(far).await.unwrap().view.info.state, MeetingState::Ended);
 }
 

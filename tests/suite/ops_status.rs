@@ -137,14 +137,14 @@ fn what_is_wrong_stands_first() {
         "\
 remeet 0.1.0 · scheduler-1 · domain 1 · node node-1 · pid 4711
 waiting for the database for 10 min · no term yet · up 2 h
-50 of 1250 live meetings in control
+50 of 1249 live meetings in control
 ! the database does not answer: no takeover before it does
 ! store failing for 45 s: connection refused
 ! server 2 server-2 down for 90 s, 1200 meetings: connection refused [2J
 ! 1200 meetings pending: remeet troubled
 ! 2 meetings quarantined, in control without back-fill: remeet troubled
-! 1 orphans, kept untouched: adopt or end them with remeet client adopt
-! 1 alarms, below
+! 1 orphan kept untouched: remeet troubled shows how to adopt or end
+! 1 alarm, below
 
 server  name      address         link      live  in control  recovering  pending  orphans  queued  faults
 2       server-2  127.0.0.1:7502  down      1200           0           0     1200        0       5       4
@@ -192,7 +192,7 @@ fn an_alarm_whose_condition_is_over_is_shown_so_and_makes_room_first() {
     status.alarms.raise(NOW - 40_000, "conflict", "server 1: leg y");
     status.alarms.end(NOW - 30_000, "orphan", "server 1: leg x");
     let text = print(&status);
-    assert!(text.contains("! 1 alarms, below"), "{text}");
+    assert!(text.contains("! 1 alarm, below"), "{text}");
     assert!(text.contains("  50 s ago  orphan, over for 30 s: server 1: leg x"), "{text}");
     for n in 0..ALARMS_MAX - 1 {
         status.alarms.raise(NOW, "kind", &format!("text {n}"));
@@ -202,6 +202,29 @@ fn an_alarm_whose_condition_is_over_is_shown_so_and_makes_room_first() {
     status.alarms.raise(NOW, "conflict", "server 1: leg y");
     let last = status.alarms.iter().next_back().unwrap();
     assert_eq!((last.count, last.ended_ms), (2, None), "it is back");
+}
+
+#[test]
+fn a_server_that_breaks_every_packet_is_one_alarm_with_the_latest_text() {
+    let mut alarms = Alarms::default();
+    alarms.raise(1, "orphan", "server 1: leg x: adopt or end it");
+    for number in 0..1_000_u64 {
+        let text = format!("server 1: stream: wrong CRC: the packet says {number:#x}");
+        assert_eq!(alarms.raise(2 + number, "misbehaviour", &text), number + 1);
+    }
+    assert_eq!(alarms.raise(5_000, "misbehaviour", "server 2: stream: wrong CRC: the packet says 0x1"), 1);
+    assert_eq!(alarms.raise(5_000, "misbehaviour", "server 1: identity: it claims to be server 3"), 1);
+    let texts: Vec<_> = alarms.iter().map(|alarm| alarm.text.as_str()).collect();
+    assert_eq!(texts.len(), 4, "nothing else is pushed out: {texts:?}");
+    assert_eq!(texts[1], "server 1: stream: wrong CRC: the packet says 0x3e7");
+}
+
+#[test]
+fn an_alarm_is_printed_to_its_end_where_it_says_what_to_do() {
+    let mut status = well();
+    let text = format!("server 1: leg {}/0: live, but without a key: kept; adopt or end it", "d4d276c0".repeat(20));
+    status.alarms.raise(NOW, "orphan", &text);
+    assert!(print(&status).contains(&text), "{}", print(&status));
 }
 
 #[test]

@@ -14,7 +14,7 @@ use tokio_util::codec::{FramedRead, LinesCodec, LinesCodecError};
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
     /// Nobody answers at the socket.
-    #[error("no scheduler answers at {}: {source}; is it running, and may this user open the socket?", path.display())]
+    #[error("no scheduler answers at {}: {source}; {}", path.display(), hint(source))]
     Unreachable {
         /// The socket.
         path: PathBuf,
@@ -27,6 +27,19 @@ pub enum AskError {
     /// The answer did not come, or did not come whole.
     #[error("the scheduler's answer was cut off: {0}; try again, and see its log")]
     Cut(String),
+}
+
+/// What the system's error means for an operator.
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => {
+            "is it running, and is this its operator.socket? Name its configuration with --config, or --socket"
+        }
+        io::ErrorKind::ConnectionRefused => "is it running? What is there was left behind, or is no socket",
+        io::ErrorKind::PermissionDenied => "only the scheduler's own user and root may ask it: use sudo",
+        io::ErrorKind::TimedOut => "is it running, or does it hang? See its log",
+        _ => "is it running, and may this user open the socket?",
+    }
 }
 
 /// Asks and gathers the whole answer.

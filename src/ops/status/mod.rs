@@ -358,17 +358,32 @@ pub struct Alarm {
 /// The most alarms that are kept: a night's worth for a person to read.
 pub const ALARMS_MAX: usize = 100;
 
+/// What an alarm is about: its text; of a misbehaviour the server and its kind, since every broken packet has
+/// other numbers, and one server must not push everything else out.
+fn about<'a>(kind: &str, text: &'a str) -> &'a str {
+    let colon = text.match_indices(": ").nth(1).filter(|_| kind == "misbehaviour");
+    colon.map_or(text, |(place, _)| &text[..place])
+}
+
 /// The newest [`ALARMS_MAX`] alarms, the one raised last at the end.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Alarms(VecDeque<Alarm>);
 
 impl Alarms {
-    /// Raises an alarm; the same kind and text again only counts.
-    pub fn raise(&mut self, at_ms: u64, kind: &str, text: &str) {
-        let before = self.0.iter().position(|alarm| alarm.kind == kind && alarm.text == text);
+    /// Raises an alarm; the same kind about the same again only counts, with its latest text. How often that
+    /// is now.
+    pub fn raise(&mut self, at_ms: u64, kind: &str, text: &str) -> u64 {
+        let before =
+            self.0.iter().position(|alarm| alarm.kind == kind && about(kind, &alarm.text) == about(kind, text));
         let alarm = match before.and_then(|place| self.0.remove(place)) {
-            Some(again) => Alarm { last_ms: at_ms, count: again.count.saturating_add(1), ended_ms: None, ..again },
+            Some(again) => Alarm {
+                last_ms: at_ms,
+                count: again.count.saturating_add(1),
+                text: text.to_owned(),
+                ended_ms: None,
+                ..again
+            },
             None => {
                 let (kind, text) = (kind.to_owned(), text.to_owned());
                 Alarm { at_ms, last_ms: at_ms, count: 1, kind, text, ended_ms: None }
@@ -379,12 +394,15 @@ impl Alarms {
             let over = self.0.iter().position(|alarm| alarm.ended_ms.is_some()).unwrap_or(0);
             self.0.remove(over);
         }
+        let count = alarm.count;
         self.0.push_back(alarm);
+        count
     }
 
     /// The condition of an alarm is over.
     pub fn end(&mut self, at_ms: u64, kind: &str, text: &str) {
-        let alarm = self.0.iter_mut().find(|alarm| alarm.kind == kind && alarm.text == text);
+        let same = |alarm: &&mut Alarm| alarm.kind == kind && about(kind, &alarm.text) == about(kind, text);
+        let alarm = self.0.iter_mut().find(same);
         if let Some(alarm) = alarm {
             alarm.ended_ms = Some(at_ms);
         }

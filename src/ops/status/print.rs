@@ -12,6 +12,8 @@ const ALARMS_SHOWN: usize = 10;
 const MISSING_SHOWN: usize = 10;
 /// The most characters of a line's free text: what a server said last can be long.
 const TEXT_CHARS_MAX: usize = 100;
+/// Of an alarm's: it says what to do at its end.
+const ALARM_CHARS_MAX: usize = 320;
 
 /// The report as text, ending with a new line.
 #[must_use]
@@ -58,8 +60,9 @@ fn headline(status: &Status, out: &mut String) {
         span(status.at_ms, status.phase_since_ms),
         span(status.at_ms, status.started_at_ms)
     );
-    let LegCounts { live, in_meeting, .. } = status.totals;
-    let _ = writeln!(out, "{in_meeting} of {live} live meetings in control");
+    // Orphans are nobody's here: they have a line of their own.
+    let LegCounts { live, in_meeting, orphans, .. } = status.totals;
+    let _ = writeln!(out, "{in_meeting} of {} in control", counted(live.saturating_sub(orphans), "live meeting"));
 }
 
 /// Why this scheduler has no term.
@@ -67,7 +70,7 @@ fn lease(lease: &LeaseView) -> String {
     match lease {
         LeaseView::Standby { incumbent: Some(incumbent), incumbent_remaining_ms, .. } => format!(
             "node {} holds term {}, for {}.{} s yet",
-            cut(&incumbent.node),
+            cut(&incumbent.node, TEXT_CHARS_MAX),
             incumbent.epoch,
             incumbent_remaining_ms / 1_000,
             incumbent_remaining_ms % 1_000 / 100
@@ -97,26 +100,27 @@ fn troubles(status: &Status, out: &mut String) {
     for server in status.servers.iter().filter(|server| !matches!(server.link, LinkState::Attached | LinkState::Up)) {
         let since = span(status.at_ms, server.link_since_ms);
         lines.push(format!(
-            "server {} {} {} for {since}, {} meetings{}",
+            "server {} {} {} for {since}, {}{}",
             server.id,
             server.name,
             server.link.name(),
-            server.legs.live,
+            counted(server.legs.live, "meeting"),
             reason(server.last_error.as_deref())
         ));
     }
     let counts = status.totals;
-    for (count, what) in [
-        (counts.pending, "meetings pending: remeet troubled"),
-        (counts.quarantined, "meetings quarantined, in control without back-fill: remeet troubled"),
-        (counts.orphans, "orphans, kept untouched: adopt or end them with remeet client adopt"),
+    for (count, what, more) in [
+        (counts.pending, "meeting", "pending: remeet troubled"),
+        (counts.quarantined, "meeting", "quarantined, in control without back-fill: remeet troubled"),
+        (counts.orphans, "orphan", "kept untouched: remeet troubled shows how to adopt or end"),
     ] {
         if count > 0 {
-            lines.push(format!("{count} {what}"));
+            lines.push(format!("{} {more}", counted(count, what)));
         }
     }
-    if status.alarms.standing() > 0 {
-        lines.push(format!("{} alarms, below", status.alarms.standing()));
+    let standing = status.alarms.standing();
+    if standing > 0 {
+        lines.push(format!("{}, below", counted(standing as u64, "alarm")));
     }
     if lines.is_empty() {
         out.push_str("nothing is wrong\n");
@@ -127,7 +131,12 @@ fn troubles(status: &Status, out: &mut String) {
 }
 
 fn reason(error: Option<&str>) -> String {
-    error.map_or_else(String::new, |error| format!(": {}", cut(error)))
+    error.map_or_else(String::new, |error| format!(": {}", cut(error, TEXT_CHARS_MAX)))
+}
+
+/// A number of things: the plural of each is made with an s.
+fn counted(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 fn servers(status: &Status) -> String {
@@ -157,8 +166,12 @@ fn servers(status: &Status) -> String {
 
 fn server_row(server: &ServerStatus) -> Vec<String> {
     let legs = &server.legs;
-    let mut row =
-        vec![server.id.to_string(), cut(&server.name), server.address.to_string(), server.link.name().to_owned()];
+    let mut row = vec![
+        server.id.to_string(),
+        cut(&server.name, TEXT_CHARS_MAX),
+        server.address.to_string(),
+        server.link.name().to_owned(),
+    ];
     let faults = server.misbehaviour.values().fold(0_u64, |sum, count| sum.saturating_add(*count));
     let counts = [legs.live, legs.in_meeting, legs.recovering, legs.pending, legs.orphans, server.queues.sum(), faults];
     row.extend(counts.map(|count| count.to_string()));
@@ -211,7 +224,7 @@ fn missing(status: &Status, out: &mut String) {
     for round in status.rounds.iter().filter(|round| round.missing_total > 0) {
         let _ = writeln!(out, "\nlacking after {}: {}", round.trigger.name(), round.missing_total);
         for name in round.missing.iter().take(MISSING_SHOWN) {
-            let _ = writeln!(out, "  {}", cut(name));
+            let _ = writeln!(out, "  {}", cut(name, TEXT_CHARS_MAX));
         }
         let shown = round.missing.len().min(MISSING_SHOWN) as u64;
         if round.missing_total > shown {
@@ -240,7 +253,7 @@ fn alarms(status: &Status, out: &mut String) {
         let times = if alarm.count > 1 { format!(" ({} times)", alarm.count) } else { String::new() };
         let over = alarm.ended_ms.map(|at| format!(", over for {}", span(status.at_ms, at))).unwrap_or_default();
         let ago = span(status.at_ms, alarm.last_ms);
-        let _ = writeln!(out, "  {ago} ago  {}{times}{over}: {}", alarm.kind, cut(&alarm.text));
+        let _ = writeln!(out, "  {ago} ago  {}{times}{over}: {}", alarm.kind, cut(&alarm.text, ALARM_CHARS_MAX));
     }
     if status.alarms.len() > ALARMS_SHOWN {
         let _ = writeln!(out, "  and {} older: remeet status --json", status.alarms.len() - ALARMS_SHOWN);
@@ -278,11 +291,7 @@ fn span(now_ms: u64, then_ms: u64) -> String {
 }
 
 /// One line of bounded length; control characters could rewrite the operator's screen.
-fn cut(text: &str) -> String {
+fn cut(text: &str, most: usize) -> String {
     let clean = text.chars().map(|c| if c.is_control() { ' ' } else { c });
-    if text.chars().count() <= TEXT_CHARS_MAX {
-        clean.collect()
-    } else {
-        clean.take(TEXT_CHARS_MAX - 1).chain(['…']).collect()
-    }
+    if text.chars().count() <= most { clean.collect() } else { clean.take(most - 1).chain(['…']).collect() }
 }
