@@ -14,9 +14,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Batches of which one prunes an instance that it writes answers of: pruning passes over the 256 that are kept, and
 /// what is too many is not read anyway. By chance, so that no client's way of numbering can keep it from being done.
-const PRUNE_ONE_IN: u32 = 8;
+const PRUNE_ONE_IN: u32 = 16;
 /// So many answers of one instance in a batch are pruned at once.
-const PRUNE_AT_ONCE: usize = 32;
+const PRUNE_AT_ONCE: usize = 128;
 
 /// The statements that write `units`, in order. Counts that do not fit say that some unit loses.
 pub(super) fn compile(units: &[&Unit]) -> Vec<Step> {

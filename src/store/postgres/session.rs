@@ -231,6 +231,10 @@ impl Pools {
             let connect = base.clone().application_name(&name).options([
                 ("statement_timeout", statement.as_millis().to_string()),
                 ("idle_in_transaction_session_timeout", span.as_millis().to_string()),
+                // A plan is made while a table is empty and kept while it grows, until it is analyzed. At the usual price
+                // a scan of an empty table looks cheaper than ten look-ups by key, and every batch then reads a table of
+                // 100,000 rows. All that these sessions do is look rows up by key.
+                ("random_page_cost", "0.1".to_owned()),
                 // Else the first five executions of a statement are planned for their arrays' real size, and a batch
                 // of 10,000 rows chooses a scan of the whole table.
                 ("plan_cache_mode", "force_generic_plan".to_owned()),
