@@ -62,7 +62,7 @@ impl Rig {
                 Output::Alarm(alarm) => self.alarms.push(alarm),
                 Output::AlarmOver(alarm) => self.alarms_over.push(alarm),
                 Output::Cache(task) => self.cache_tasks.push(task),
-                Output::Publish(_) | Output::NewerToken { .. } => {}
+                Output::Publish(_) | Output::NewerToken { .. } | Output::Planned { .. } => {}
             }
         }
     }
