@@ -47,7 +47,7 @@ enum Command {
     LiftQuarantine(operator::LiftOptions),
     /// Mark a meeting to be recovered first, before larger ones.
     Mark(operator::MarkOptions),
-    /// Print everything in the cache, a leg a line, recovery keys without their secrets.
+    /// Print everything in the cache as JSON, a leg a line, recovery keys without their secrets.
     DumpCache(operator::SocketOptions),
     /// Create, control and watch meetings as a meeting client.
     Client(Box<client::Options>),

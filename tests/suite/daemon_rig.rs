@@ -92,6 +92,12 @@ impl Rig {
         std::fs::write(self.directory.path().join(name), text).unwrap();
     }
 
+    /// The daemon's next start finds each server at the other's address; called again, each at its own.
+    pub(crate) fn swap_addresses(&mut self, backing: &Backing) {
+        self.servers.swap(0, 1);
+        self.write_config("remeet.toml", "state", backing);
+    }
+
     /// A second daemon on the same store, with a state directory and ports of its own: its process.
     pub(crate) fn rival(&mut self, backing: &Backing) -> Child {
         let own = std::mem::replace(&mut self.clients_at, ([127, 0, 0, 1], crate::servers::free_port()).into());
