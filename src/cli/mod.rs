@@ -50,7 +50,7 @@ enum Command {
     Mark(operator::MarkOptions),
     /// Hand over to a standby: what is under way is stored, then the lease is released.
     StepDown(operator::SocketOptions),
-    /// Print everything in the cache, a leg a line, recovery keys without their secrets.
+    /// Print everything in the cache as JSON, a leg a line, recovery keys without their secrets.
     DumpCache(operator::SocketOptions),
     /// Create, control and watch meetings as a meeting client.
     Client(Box<client::Options>),

@@ -139,6 +139,38 @@ async fn rule_16_a_server_that_claims_anothers_meeting_is_a_conflict_and_nothing
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn rule_16_a_server_that_is_not_the_one_configured_is_not_commanded() {
+    let backing = Backing::embedded();
+    let mut rig = Rig::new(2, &backing).await;
+    rig.start();
+    rig.whole().await;
+    let client = rig.client(CONTROL).await;
+    let meetings = [rig.meeting(&client, 1, 1).await, rig.meeting(&client, 2, 1).await];
+    rig.kill();
+    rig.swap_addresses(&backing);
+    rig.start();
+    let status = rig
+        .until("both are counted", |status| {
+            status.servers.iter().all(|server| server.misbehaviour.get("identity") > Some(&0))
+        })
+        .await;
+    assert_eq!(status.totals.in_meeting, 0, "nothing is taken over from a stranger: {status:#?}");
+    rig.until_logged("identity: ").await;
+    for meeting in meetings {
+        let info = client.get(meeting).await.unwrap().view.info;
+        assert_ne!(info.state, MeetingState::Ended, "and nothing is concluded from what it does not have: {info:?}");
+    }
+    rig.kill();
+    rig.swap_addresses(&backing);
+    rig.start();
+    let status = rig.whole().await;
+    assert_eq!((status.totals.in_meeting, status.totals.orphans), (2, 0), "{status:#?}");
+    for meeting in meetings {
+        rig.same_as_server(&client, meeting).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_takeover_with_a_wrong_proof_is_told_and_the_others_are_recovered() {
     let mut rig = Rig::new(1, &Backing::embedded()).await;
     rig.start();

@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-use crate::daemon_rig::{Backing, CONTROL, OPERATOR, PATIENCE, Rig, VIEW, add_terminal, create, ok};
+use crate::daemon_rig::{Backing, CONTROL, OPERATOR, PATIENCE, Rig, VIEW, add_terminal, create, ok, said};
 use crate::servers::{PrivatePostgres, PrivateRedis, fresh_database, redis_url};
 use futures_util::{SinkExt, StreamExt};
 use remeet::ops::status::{LinkState, Phase, Trigger};
@@ -286,6 +286,16 @@ async fn a_database_that_is_down_at_start_is_waited_for() {
     assert!(status.store.last_error.is_some() && !status.store.healthy);
     assert!(status.counters["store_failures"] > 0 && rig.log().contains("no term yet"), "counted and logged");
     assert_eq!(status.totals.in_meeting, 0, "no takeover from the cache");
+    let meeting_id = meeting.to_string();
+    for asked in [&["recover"][..], &["recover", "--server", "1"], &["lift-quarantine", &meeting_id]] {
+        let output = rig.remeet(asked);
+        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        assert!(
+            said(&output).contains("the scheduler has no term yet: it waits for the database"),
+            "{}",
+            said(&output)
+        );
+    }
     let answer = client.command_within(meeting, add_terminal("612"), Duration::from_secs(1)).await;
     assert!(answer.is_err() || !answer.unwrap().code.is_ok(), "it says that it cannot");
     postgres.start_again();

@@ -211,9 +211,13 @@ impl PrivatePostgres {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// Kills it outright; what it had committed stays.
+    /// Kills it outright with all its sessions; what it had committed stays.
     pub(crate) fn kill(&mut self) {
-        // Its children end by themselves once it is gone.
+        // Sessions would end by themselves once it is gone, but commit what reaches them before they notice.
+        // The number of one that has ended may be somebody else's by now.
+        if self.process.as_mut().is_some_and(|process| process.try_wait().is_ok_and(|ended| ended.is_none())) {
+            signal("KILL", self.processes());
+        }
         kill_child(&mut self.process);
     }
 

@@ -215,9 +215,7 @@ pub enum Trigger {
     Restart,
     /// A link came back within a term.
     LinkRestored,
-    /// An operator asked.
-    Operator,
-    /// The periodic comparison.
+    /// An operator asked, the server lost events, or the periodic comparison.
     Reconcile,
 }
 
@@ -228,7 +226,6 @@ impl Trigger {
         match self {
             Trigger::Restart => "restart",
             Trigger::LinkRestored => "link restored",
-            Trigger::Operator => "operator",
             Trigger::Reconcile => "reconcile",
         }
     }
