@@ -130,7 +130,9 @@ async fn trap_a_restart_between_two_calls_is_not_even_a_miss() {
 
 #[tokio::test]
 async fn trap_flushed_scripts_are_loaded_again_in_mid_call() {
-    let Some(url) = redis_url() else { return };
+    // Its own: scripts belong to all databases of a server, and other tests use theirs.
+    let Some(redis) = PrivateRedis::start() else { return };
+    let url = redis.url();
     let cache = cache(&url);
     for round in 0..3_u64 {
         let () = ask(&url, &["SCRIPT", "FLUSH"]).await;

@@ -4,7 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use futures_util::{SinkExt, StreamExt};
-use remeet::simulator::{Options, Running, Simulator};
+use remeet::simulator::persistence::StateError;
+use remeet::simulator::{Error, Options, Running, Simulator};
 use remeet_protocol::message::*;
 use remeet_protocol::packet::{Flags, Header, Packet, VERSION};
 use remeet_protocol::proof::{Claim, prove};
@@ -83,7 +84,17 @@ pub(crate) async fn simulator() -> Running {
 }
 
 pub(crate) async fn simulator_with(options: Options) -> Running {
-    Simulator::spawn(Options { seed: Some(options.seed.unwrap_or(42)), ..options }).await.unwrap()
+    let options = Options { seed: Some(options.seed.unwrap_or(42)), ..options };
+    let begun = std::time::Instant::now();
+    loop {
+        match Simulator::spawn(options.clone()).await {
+            // A child that another test has just forked holds every open file until it becomes its program.
+            Err(Error::State(StateError::InUse(_))) if begun.elapsed() < DEADLINE => {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            spawned => return spawned.unwrap(),
+        }
+    }
 }
 
 /// Waits for a condition, asking every 5 ms.
