@@ -2,6 +2,7 @@
 
 use super::Output;
 use super::core::Core;
+use super::leg::Leg;
 use crate::model::StoredState;
 use remeet_protocol::{LegId, ServerId};
 use serde::Serialize;
@@ -112,14 +113,14 @@ impl Core {
     /// A round has compared everything of the server: what it did not find again is over.
     pub(super) fn settle_conditions(&mut self, server: ServerId, raised: &BTreeSet<(AlarmKind, Option<LegId>)>) {
         for (kind, of, leg) in self.conditions.of(server) {
-            let known = leg.and_then(|leg| self.legs.get(&leg)).map(|known| &known.row);
+            let known = leg.and_then(|leg| self.legs.get(&leg)).filter(|known| known.row.state != StoredState::Ended);
             let over = match kind {
-                AlarmKind::Orphan | AlarmKind::Conflict | AlarmKind::BadKey => true,
-                AlarmKind::Quarantine => {
-                    known.is_none_or(|row| row.quarantine.is_none() || row.state == StoredState::Ended)
-                }
+                AlarmKind::Orphan | AlarmKind::Conflict => true,
+                // A round in which its server was busy did not try the key.
+                AlarmKind::BadKey => known.is_none_or(Leg::takes_commands),
+                AlarmKind::Quarantine => known.is_none_or(|known| known.row.quarantine.is_none()),
                 // A row that could not be read is not read again as long as nothing asks for its leg.
-                AlarmKind::BadRow => known.is_some(),
+                AlarmKind::BadRow => leg.is_some_and(|leg| self.legs.contains_key(&leg)),
                 // No condition: not among them.
                 _ => false,
             };
