@@ -20,9 +20,10 @@ use std::time::Duration;
 /// A meeting client.
 #[derive(Debug, Args)]
 pub(super) struct Options {
-    /// Where the scheduler lets clients in.
+    /// Where the scheduler lets clients in. Given again for each further one of a pair: the one that
+    /// commands is looked for.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7400")]
-    connect: SocketAddr,
+    connect: Vec<SocketAddr>,
     /// The client's id, as in the scheduler's configuration.
     #[arg(long, value_name = "N")]
     id: u32,
@@ -219,10 +220,14 @@ enum CodecArg {
 }
 
 pub(super) async fn run(options: Options) -> Result<(), Failure> {
+    let Some((address, others)) = options.connect.split_first() else {
+        return Err(Failure::usage("--connect names no scheduler"));
+    };
     let settings = ClientSettings {
+        others: others.to_vec(),
         deadline: Duration::from_secs(options.deadline_s.max(1).into()),
         memory: options.state,
-        ..ClientSettings::new(options.connect, options.id, options.name)
+        ..ClientSettings::new(*address, options.id, options.name)
     };
     let client = Client::connect(settings).await.map_err(Failure::failed)?;
     let result = act(&client, options.action, options.json).await;

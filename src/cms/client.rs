@@ -55,6 +55,9 @@ pub const RECORDS_MAX: usize = 200_000;
 pub struct ClientSettings {
     /// Where the scheduler lets clients in.
     pub address: SocketAddr,
+    /// Where others of the same domain do: the rest of an active / standby pair. The one that holds a term is
+    /// looked for; a standby serves only while there is none. Default: nowhere.
+    pub others: Vec<SocketAddr>,
     /// The client's id, as in the scheduler's configuration.
     pub id: u32,
     /// Its name, as in the scheduler's configuration.
@@ -78,6 +81,7 @@ impl ClientSettings {
     pub fn new(address: SocketAddr, id: u32, name: Text<64>) -> Self {
         Self {
             address,
+            others: Vec::new(),
             id,
             name,
             deadline: Duration::from_secs(30),

@@ -110,6 +110,7 @@ impl Connection {
     /// Serves the client until it leaves, misbehaves or the scheduler stops.
     pub(super) async fn run(mut self, mut packets: mpsc::Receiver<Vec<Incoming>>) {
         let stop = self.stop.clone();
+        let mut terms = self.handle.terms();
         loop {
             let next = tokio::select! {
                 () = stop.cancelled() => {
@@ -125,6 +126,7 @@ impl Connection {
                     over => over,
                 },
                 published = next_published(&mut self.feed) => self.tell(published).await,
+                Ok(()) = terms.changed() => self.begin_anew().await,
             };
             if next.is_err() {
                 break;
@@ -401,6 +403,12 @@ impl Connection {
         for (meeting_id, request) in std::mem::take(&mut self.promised) {
             self.get(self.envelope(request), meeting_id, true);
         }
+        self.begin_anew().await
+    }
+
+    /// A subscriber forgets what it knows and is given a snapshot: it has missed something, or a term has begun
+    /// since it subscribed at a standby, whose snapshot lacks what the holder before did since.
+    async fn begin_anew(&mut self) -> Result<(), Over> {
         let epoch = self.handle.epoch();
         let Some(subscription) = &mut self.subscription else { return Ok(()) };
         let reset = Reset { epoch, sequence: subscription.sequence };

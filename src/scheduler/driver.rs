@@ -25,7 +25,6 @@ use remeet_protocol::{ErrorCode, Holder, ServerId, Token};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -294,8 +293,8 @@ impl Driver {
         tracing::info!(epoch = token.epoch.0, holder = %token.holder, "a term began");
         self.keeper.deaf();
         self.telling.term_since_ms = Some(self.clock.wall_ms());
-        self.shared.epoch.store(token.epoch.0, Ordering::Relaxed);
         self.feed(Input::TermBegan(token));
+        self.shared.epoch.send_replace(token.epoch);
         self.pruning = Some(prune(Arc::clone(&self.store), token));
     }
 

@@ -9,7 +9,7 @@ use remeet_protocol::message::{ClientAnswer, ClientCommand, MeetingState};
 use remeet_protocol::{Epoch, Holder, LegId, ServerId};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 /// The scheduler's public handle. Cheap to clone.
 #[derive(Clone)]
@@ -25,7 +25,7 @@ pub struct Handle {
 /// Numbers that others read and write without asking the driver.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
-    pub epoch: AtomicU64,
+    pub epoch: watch::Sender<Epoch>,
     pub clients: AtomicU64,
     pub subscribers: AtomicU64,
 }
@@ -198,7 +198,13 @@ impl Handle {
     /// The current term; 0 while there is none.
     #[must_use]
     pub fn epoch(&self) -> Epoch {
-        Epoch(self.shared.epoch.load(Ordering::Relaxed))
+        *self.shared.epoch.borrow()
+    }
+
+    /// Says when a term begins: what a standby told may lack what the holder before did since.
+    #[must_use]
+    pub fn terms(&self) -> watch::Receiver<Epoch> {
+        self.shared.epoch.subscribe()
     }
 
     /// This process's life.

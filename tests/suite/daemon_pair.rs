@@ -4,13 +4,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-use crate::daemon_rig::{Backing, add_terminal, ok, terminate};
+use crate::daemon_rig::{Backing, CONTROL, PATIENCE, add_terminal, ok, terminate};
 use crate::pair_rig::{LEASE, Node, first_of_a_pair, nothing_stale, on_postgres};
 use crate::servers::{PrivatePostgres, fresh_database, psql};
 use crate::store_proxy::Proxy;
+use remeet::cms::client::{Client, ClientSettings, Notice};
 use remeet::ops::operator::{OperatorRequest, ask};
 use remeet::ops::status::Status;
 use remeet::recovery::lease::LeaseView;
+use remeet_protocol::wire::Text;
 use std::time::{Duration, Instant};
 
 /// The first is killed: the second, which stood by, has everything within the lease and two seconds.
@@ -250,5 +252,48 @@ async fn a_writer_that_is_frozen_under_load_does_not_keep_the_standby_from_its_t
     second.commands(&rig).await;
     first.signal("CONT");
     first.stands_by(&rig).await;
+    nothing_stale(&rig);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_knows_both_finds_the_one_that_commands_and_misses_nothing_over_a_failover() {
+    let Some((_database, backing)) = on_postgres() else { return };
+    let (rig, mut first) = first_of_a_pair(&backing, 1).await;
+    let second = Node::start(&rig, "second", &backing);
+    second.stands_by(&rig).await;
+    // The standby's address stands first: it is passed over.
+    let name = Text::new(format!("client {CONTROL}")).unwrap();
+    let settings = ClientSettings {
+        others: vec![first.clients_at],
+        deadline: PATIENCE,
+        ..ClientSettings::new(second.clients_at, CONTROL, name)
+    };
+    let client = Client::connect(settings).await.unwrap();
+    let before = rig.meeting(&client, 1, 1).await;
+    // One subscribes at the standby, and hears nothing of what the first does.
+    let at_standby = second.client().await;
+    let mut told = at_standby.subscribe(None).await.unwrap();
+    let snapshot = told.next().await.unwrap();
+    assert!(matches!(&snapshot, Notice::Snapshot { meetings, .. } if meetings.len() == 1), "{snapshot:?}");
+    let after = rig.meeting(&client, 1, 1).await;
+    // A command at the standby is put off, not carried out.
+    let put_off = at_standby.command_within(before, add_terminal("666"), Duration::from_millis(500)).await;
+    assert!(put_off.is_err(), "{put_off:?}");
+
+    first.kill();
+    ok(client.command(after, add_terminal("671")).await.unwrap());
+    assert!(client.link().borrow().epoch.0 >= 2, "{:?}", *client.link().borrow());
+    rig.same_as_server(&client, after).await;
+    // The subscriber is given everything anew by the term that begins.
+    let fresh = tokio::time::timeout(PATIENCE, async {
+        loop {
+            match told.next().await.expect("it stays subscribed") {
+                Notice::Snapshot { epoch, meetings } if epoch.0 >= 2 => return meetings,
+                _ => {}
+            }
+        }
+    });
+    let meetings: Vec<_> = fresh.await.unwrap().iter().map(|entry| entry.meeting).collect();
+    assert!(meetings.contains(&before) && meetings.contains(&after), "{meetings:?}");
     nothing_stale(&rig);
 }

@@ -12,7 +12,7 @@ use remeet_protocol::message::{
     ClientAnswer, ClientCommand, ClientOp, Failure, Goodbye, KeepAlive, KeepAliveAnswer, ListEntry,
 };
 use remeet_protocol::packet::BodyTooLong;
-use remeet_protocol::{DomainId, Flags, Header, MeetingId, Message, Packet};
+use remeet_protocol::{DomainId, ErrorCode, Flags, Header, MeetingId, Message, Packet};
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -87,6 +87,8 @@ pub(super) struct Desk {
     source: Address,
     destination: Address,
     connected: bool,
+    /// The connection is to a scheduler that held no term, and there are others.
+    standby: bool,
     next_tick: Instant,
 }
 
@@ -104,6 +106,7 @@ impl Desk {
             source: Address::client(id),
             destination: Address::scheduler(DomainId(0)),
             connected: false,
+            standby: false,
             next_tick: Instant::now() + TICK,
         }
     }
@@ -113,7 +116,8 @@ impl Desk {
     }
 
     /// A connection is there: everything open is asked again, commands in order of number.
-    pub(super) fn connected(&mut self, domain: DomainId) {
+    pub(super) fn connected(&mut self, domain: DomainId, standby: bool) {
+        self.standby = standby;
         self.destination = Address::scheduler(domain);
         self.connected = true;
         let keys: Vec<Key> = self.open.keys().copied().collect();
@@ -248,6 +252,9 @@ impl Desk {
         };
         let Some(key) = key else { return Ok(()) };
         let Some(open) = self.open.get_mut(&key) else { return Ok(()) };
+        // It holds no term; another may hold one by now.
+        let elsewhere =
+            self.standby && matches!(&message, Message::ClientAnswer(answer) if answer.code == ErrorCode::UNAVAILABLE);
         match open.take(message, now) {
             Step::Wait => {}
             Step::Done => self.close(key, End::Answered),
@@ -256,6 +263,9 @@ impl Desk {
             Step::Stale(epoch) => {
                 return Err(Lost::Link(format!("a scheduler of an older term ({epoch}) answers")));
             }
+        }
+        if elsewhere {
+            return Err(Lost::Link("the scheduler is a standby".to_owned()));
         }
         Ok(())
     }

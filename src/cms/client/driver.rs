@@ -9,6 +9,7 @@ use remeet_protocol::address::Address;
 use remeet_protocol::message::{Goodbye, Hello, Role, Welcome};
 use remeet_protocol::packet::VERSION;
 use remeet_protocol::{DomainId, Epoch, ErrorCode, Flags, Header, Holder, Message, Packet, PacketCodec};
+use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -34,7 +35,7 @@ pub(super) async fn run(
     stop: CancellationToken,
 ) {
     let desk = Desk::new(&memory, settings.id);
-    let mut driver = Driver { settings, memory, commands, reads, link, desk };
+    let mut driver = Driver { settings, memory, commands, reads, link, desk, place: 0, standbys: 0 };
     tokio::select! {
         () = stop.cancelled() => {}
         () = driver.keep_connected() => {}
@@ -51,6 +52,10 @@ struct Driver {
     reads: mpsc::Receiver<ReadAsk>,
     link: watch::Sender<LinkState>,
     desk: Desk,
+    /// Which scheduler is dialled: 0 is `settings.address`, then `settings.others`.
+    place: usize,
+    /// Standbys found in a row: once all are, one of them has to do.
+    standbys: usize,
 }
 
 struct Connection {
@@ -80,9 +85,14 @@ impl Driver {
         let mut pause = self.settings.reconnect_first;
         loop {
             let wanted = match self.dial().await {
+                Ok((_, welcome)) if self.is_passed_over(&welcome) => {
+                    self.next_place();
+                    continue;
+                }
                 Ok((connection, welcome)) => {
                     pause = self.settings.reconnect_first;
-                    self.desk.connected(welcome.domain);
+                    let standby = welcome.table_revision == 0 && !self.settings.others.is_empty();
+                    self.desk.connected(welcome.domain, standby);
                     self.link.send_modify(|link| {
                         link.up = true;
                         link.connects += 1;
@@ -92,9 +102,13 @@ impl Driver {
                     });
                     let lost = self.converse(connection).await;
                     self.desk.disconnected();
+                    self.next_place();
                     self.note(lost)
                 }
-                Err(lost) => self.note(lost),
+                Err(lost) => {
+                    self.next_place();
+                    self.note(lost)
+                }
             };
             // A random part, so that clients of a restarted scheduler do not all come at once.
             let random = rand::random::<f64>();
@@ -105,6 +119,25 @@ impl Driver {
             pause = (pause * 2).min(self.settings.reconnect_max);
             self.wait(tokio::time::sleep(rest.min(PAUSE_MAX))).await;
         }
+    }
+
+    /// Whether this scheduler is a standby while another may hold a term.
+    fn is_passed_over(&mut self, welcome: &Welcome) -> bool {
+        let passed = welcome.table_revision == 0 && self.standbys < self.settings.others.len();
+        self.standbys = if passed { self.standbys + 1 } else { 0 };
+        passed
+    }
+
+    fn next_place(&mut self) {
+        self.place = (self.place + 1) % (self.settings.others.len() + 1);
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.place
+            .checked_sub(1)
+            .and_then(|place| self.settings.others.get(place))
+            .copied()
+            .unwrap_or(self.settings.address)
     }
 
     /// Tells why the link is down. The pause that the scheduler asked for, if it did.
@@ -145,7 +178,7 @@ impl Driver {
     async fn dial(&mut self) -> Result<(Connection, Welcome), Lost> {
         let hello = self.hello();
         let source = self.desk.source();
-        let (address, deadline) = (self.settings.address, self.settings.connect_deadline);
+        let (address, deadline) = (self.address(), self.settings.connect_deadline);
         let late = move |_| Lost::Link(format!("no answer from {address} within {} ms", deadline.as_millis()));
         self.wait(timeout(deadline, shake_hands(address, hello, source))).await.map_err(late)?
     }
