@@ -418,7 +418,8 @@ impl Connection {
 
     /// The update that an answer marked `recovering` promised (SPEC K-7).
     fn keep_promise(&mut self, published: &Published) {
-        if !matches!(published.kind, EventKind::Refreshed | EventKind::Ended) {
+        // A start that a restart had cut off ends with `Started`, and needs no back-fill.
+        if !matches!(published.kind, EventKind::Refreshed | EventKind::Ended | EventKind::Started) {
             return;
         }
         if self.gets > 0 {

@@ -12,7 +12,7 @@ use super::leg::{Control, Leg, OpenIntent};
 use super::meetings::{leg_row, new_row};
 use super::report::Fate;
 use super::takeover::Place;
-use super::{AlarmKind, Trigger};
+use super::AlarmKind;
 use crate::model::{CommandId, Intent, StoredState};
 use crate::session::{PersistId, Request, RequestError, Ticket};
 use crate::store::{Expect, NewLeg, StateWrite, Unit, Write};
@@ -127,7 +127,11 @@ impl Core {
                 self.mirror_key(leg);
             }
             Ok(done) => self.adoption_refused(server, leg, done.code, "the server refused the adoption"),
-            Err(RequestError::Refused(failure)) if failure.code != ErrorCode::BUSY => {
+            // Said again whenever it is asked again. Any other failure means that it was not looked at (SPEC C-6): an
+            // earlier copy may have been carried out, so nothing is closed for it.
+            Err(RequestError::Refused(failure))
+                if matches!(failure.code, ErrorCode::NOT_ALLOWED | ErrorCode::MALFORMED | ErrorCode::UNSUPPORTED) =>
+            {
                 self.adoption_refused(server, leg, failure.code, failure.detail.as_str());
             }
             // It may have been carried out: the next round repeats it with the same secret.
@@ -135,7 +139,7 @@ impl Core {
                 known.control = Control::None;
                 if error != RequestError::LinkLost {
                     tracing::warn!(server = server.0, %leg, "adoption: {error}");
-                    self.want_round(server, Trigger::Reconcile);
+                    self.want_round_later(server);
                 }
             }
         }

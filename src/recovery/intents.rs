@@ -165,7 +165,7 @@ impl Core {
                     {
                         self.pend(server, leg, "unreachable");
                     }
-                    self.want_round(server, Trigger::Reconcile);
+                    self.want_round_later(server);
                     self.try_end_round(server);
                 }
                 self.settle_if_ended(leg);

@@ -178,6 +178,11 @@ impl Leg {
             && token.is_some_and(|token| token.epoch == self.row.epoch)
     }
 
+    /// Its start, of this term, is under way: it is not being recovered, its state says all.
+    pub(super) fn starts(&self) -> bool {
+        self.row.state == StoredState::Starting && self.open.front().is_some_and(|open| open.asked.is_some())
+    }
+
     /// Whether commands may be handed to the session.
     pub(super) fn takes_commands(&self) -> bool {
         self.control == Control::Ours

@@ -205,6 +205,16 @@ impl Core {
         self.query(server);
     }
 
+    /// Begins a round after the pause that setbacks call for: what failed would fail again at once.
+    pub(super) fn want_round_later(&mut self, server: ServerId) {
+        let now = self.now;
+        let Some(known) = self.servers.get_mut(&server).filter(|known| known.up) else { return };
+        if known.retry_at.is_none() {
+            let soon = now + known.setback(&self.settings);
+            known.retry_at = Some((soon.max(known.busy_until), Trigger::Reconcile));
+        }
+    }
+
     fn query(&mut self, server: ServerId) {
         let ticket = self.ask(server, Asked::Round(server), Request::Inventory, None);
         if let Some(round) = self.round(server) {
@@ -565,7 +575,8 @@ impl Core {
         // What time can mend is tried again soon; the rest waits for the operator or the next reconcile.
         let mendable = |reason: &&str| !matches!(*reason, "conflict" | "bad key" | "no key" | "unreadable row");
         if known.pending.values().any(mendable) {
-            known.retry_at = Some((now + known.setback(&self.settings), Trigger::Reconcile));
+            let soon = now + known.setback(&self.settings);
+            known.retry_at = Some((soon.max(known.busy_until), Trigger::Reconcile));
         } else {
             known.setbacks = 0;
         }

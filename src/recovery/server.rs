@@ -11,6 +11,9 @@ use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
+/// The longest pause that a busy server may ask for: a lying one must not keep its meetings from recovery.
+const BUSY_MAX: Duration = Duration::from_secs(60);
+
 /// One server.
 #[derive(Debug)]
 pub(super) struct Server {
@@ -28,6 +31,8 @@ pub(super) struct Server {
     pub again: Option<Trigger>,
     /// Rounds in a row that left something undone.
     pub setbacks: u32,
+    /// It asked, when it was busy, not to be asked again before this.
+    pub busy_until: Moment,
     /// When a failed round is begun anew.
     pub retry_at: Option<(Moment, Trigger)>,
     /// Legs stored under the server that are in memory.
@@ -104,6 +109,7 @@ impl Server {
             round: None,
             again: None,
             setbacks: 0,
+            busy_until: Moment::default(),
             retry_at: None,
             legs: BTreeSet::new(),
             orphans: BTreeMap::new(),
@@ -125,6 +131,12 @@ impl Server {
         let pause = (settings.round_retry * 2u32.pow(self.setbacks.min(16))).min(settings.round_retry_max);
         self.setbacks += 1;
         pause
+    }
+
+    /// The server cannot take legs over now and says for how long (SPEC M-6).
+    pub(super) fn is_busy(&mut self, now: Moment, retry_after_ms: u32) {
+        let pause = Duration::from_millis(retry_after_ms.into()).min(BUSY_MAX);
+        self.busy_until = self.busy_until.max(now + pause);
     }
 
     /// The number up to which every event is stored now, if that moved.

@@ -183,6 +183,10 @@ impl Core {
                 return;
             }
             Err((legs, error)) => {
+                let now = self.now;
+                if let (RequestError::Refused(failure), Some(known)) = (&error, self.servers.get_mut(&server)) {
+                    known.is_busy(now, failure.retry_after_ms);
+                }
                 let reason = match &error {
                     RequestError::Refused(failure) if failure.code == ErrorCode::BUSY => "busy",
                     RequestError::Refused(failure) if failure.code == ErrorCode::STALE_TOKEN => "stale token",
@@ -213,7 +217,13 @@ impl Core {
             ErrorCode::UNKNOWN_MEETING => self.unknown_meeting(server, leg, boot),
             ErrorCode::BAD_KEY => self.bad_key(server, leg),
             ErrorCode::STALE_TOKEN => self.claim_failed(server, leg, "stale token"),
-            ErrorCode::BUSY => self.claim_failed(server, leg, "busy"),
+            ErrorCode::BUSY => {
+                let now = self.now;
+                if let Some(known) = self.servers.get_mut(&server) {
+                    known.is_busy(now, result.retry_after_ms);
+                }
+                self.claim_failed(server, leg, "busy");
+            }
             code => {
                 tracing::warn!(server = server.0, %leg, "takeover refused: {code}");
                 self.claim_failed(server, leg, "refused");
@@ -236,7 +246,15 @@ impl Core {
         let same_life = self.servers.get(&server).and_then(|known| known.attached).is_some_and(|(b, _)| b == boot);
         if same_life {
             self.claim_done(server, leg, Fate::Ended);
-            self.close(leg, EndCause::Vanished);
+            let ending = self.legs.get(&leg).is_some_and(|known| known.row.state == StoredState::Ending);
+            if !ending {
+                if let Some(round) = self.round(server) {
+                    round.report.vanished += 1;
+                }
+                let text = "reported live, but unknown to its server when it was taken over: closed".to_owned();
+                self.alarm(AlarmKind::Vanished, Some(server), Some(leg), text);
+            }
+            self.close(leg, if ending { EndCause::Commanded } else { EndCause::Vanished });
         } else {
             self.claim_failed(server, leg, "unclear");
         }

@@ -26,7 +26,7 @@ impl Core {
         let state = meeting_state(rows.iter().copied(), epoch, reachable);
         let recovering = rows.iter().any(|row| {
             let live = !matches!(row.state, StoredState::Ended | StoredState::Created);
-            live && self.legs.get(&row.leg).is_none_or(|leg| leg.in_round || !leg.takes_commands())
+            live && self.legs.get(&row.leg).is_none_or(|leg| leg.in_round || !(leg.takes_commands() || leg.starts()))
         });
         (state, recovering)
     }

@@ -148,6 +148,14 @@ impl Rig {
         self.stored();
     }
 
+    /// The claim that was asked last is answered with this code.
+    pub(crate) fn claim_answered(&mut self, boot: BootId, stored: &StoredLeg, code: ErrorCode, retry_after_ms: u32) {
+        let ticket = self.asked(|request| matches!(request, Request::Takeover(_)));
+        let (handle, leg) = (stored.handle.expect("a leg that has a place"), stored.leg);
+        let result = TakeoverResult { handle, leg, code, retry_after_ms, mark: Mark::default(), intent: 0 };
+        self.hear(Heard::Takeover(ticket, Ok(TakeoverResults { boot, table_revision: 10, results: vec![result] })));
+    }
+
     /// The pull that was asked last comes in one page.
     pub(crate) fn pulled(&mut self, leg: LegId, changes: Vec<Change>, full: bool, mark: Mark) {
         let ticket = self.asked(|request| matches!(request, Request::Pull { .. }));

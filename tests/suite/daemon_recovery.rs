@@ -120,6 +120,40 @@ async fn a_client_that_asks_during_recovery_gets_the_stored_state_at_once_and_th
     rig.same_as_server(&client, meeting).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_asks_about_a_start_that_a_crash_cut_off_gets_the_update_when_it_has_started() {
+    let mut rig = Rig::new(1, &Backing::embedded()).await;
+    rig.start();
+    rig.whole().await;
+    let (maker, asker) = (rig.client(CONTROL).await, rig.client(VIEW).await);
+    let meeting = MeetingId(uuid::Uuid::now_v7());
+    ok(maker.command(meeting, create(meeting, 1)).await.unwrap());
+    rig.servers[0].control(Request::Hang { on: true }).await.unwrap();
+    let start = tokio::spawn(async move { maker.command(meeting, ClientOp::Start).await });
+    // An ordinary start is no recovery: the state says all, and nothing more is promised.
+    let starting = async {
+        loop {
+            let got = asker.get(meeting).await.unwrap();
+            if got.view.info.state == MeetingState::Starting {
+                return got;
+            }
+        }
+    };
+    let got = tokio::time::timeout(PATIENCE, starting).await.unwrap();
+    assert!(!got.view.info.recovering && got.update.is_none(), "{:?}", got.view.info);
+    rig.kill();
+    rig.start();
+    rig.until("in a term", |status| status.term.is_some()).await;
+    let got = asker.get(meeting).await.unwrap();
+    assert!(got.view.info.recovering, "{:?}", got.view.info);
+    rig.servers[0].control(Request::Hang { on: false }).await.unwrap();
+    let update = got.update.expect("an update is promised").wait(PATIENCE).await.unwrap();
+    assert!(!update.info.recovering, "{:?}", update.info);
+    assert_eq!(update.info.state, MeetingState::InMeeting);
+    ok(start.await.unwrap().unwrap());
+    rig.same_as_server(&asker, meeting).await;
+}
+
 /// A command on a connection of its own, with just this id.
 async fn raw_command(rig: &Rig, command: ClientCommand) -> Option<ClientAnswer> {
     let stream = TcpStream::connect(rig.clients_at).await.ok()?;

@@ -12,6 +12,7 @@ mod cli;
 mod cli_client;
 mod cli_client_reads;
 mod config;
+mod core_answers;
 mod core_bounds;
 mod core_content;
 mod core_rig;

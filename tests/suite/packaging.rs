@@ -51,7 +51,7 @@ fn the_unit_is_verified_without_a_word() {
 fn a_mistake_in_the_unit_would_be_found() {
     let directory = tempfile::tempdir().unwrap();
     let path = installed(directory.path());
-    let unit = std::fs::read_to_string(&path).unwrap().replace("RestartSec=200ms", "RestartSec=soon");
+    let unit = std::fs::read_to_string(&path).unwrap().replace("RestartSec=500ms", "RestartSec=soon");
     std::fs::write(&path, unit).unwrap();
     let Some(output) = analyze(&["verify"], &path) else { return };
     assert!(text(&output).contains("soon"), "{}", text(&output));

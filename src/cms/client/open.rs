@@ -267,7 +267,7 @@ impl Subscribed {
         if self.lagging || event.sequence <= self.sequence {
             return;
         }
-        if event.sequence != self.sequence + 1 {
+        if self.sequence.checked_add(1) != Some(event.sequence) {
             self.lagging = true;
             return;
         }

@@ -1,0 +1,86 @@
+//! Goal: what the core concludes from answers that are no success. Method: the core driven by hand.
+
+use crate::core_rig::Rig;
+use crate::plan::{BOOT, entry, leg, row};
+use remeet::model::StoredState;
+use remeet::recovery::{AlarmKind, Command, Input, ReadResult, Rights, Settings, Waiter};
+use remeet::session::{Heard, Request, RequestError};
+use remeet::store::Instance;
+use remeet_protocol::message::{AdoptOrphan, ClientCommand, ClientOp, EndCause, Failure, LegState};
+use remeet_protocol::{ErrorCode, Handle, MeetingId};
+use std::time::Duration;
+
+/// A leg's claim is on its way.
+fn claiming(state: StoredState) -> Rig {
+    let mut rig = Rig::new(Settings::default(), BOOT);
+    rig.inventory(BOOT, 10, vec![entry(1, 101, LegState::Live, EndCause::None)]);
+    rig.look_up(&[row(1, state)], &[]);
+    rig.attach(BOOT, 10);
+    rig
+}
+
+#[test]
+fn a_busy_server_is_left_alone_for_as_long_as_it_asked() {
+    let mut rig = claiming(StoredState::InMeeting);
+    rig.claim_answered(BOOT, &row(1, StoredState::InMeeting), ErrorCode::BUSY, 20_000);
+    let inventories = |rig: &Rig| rig.count(|request| *request == Request::Inventory);
+    rig.after(Duration::from_secs(19));
+    assert_eq!(inventories(&rig), 1, "it asked for 20 s");
+    rig.after(Duration::from_secs(2));
+    assert_eq!(inventories(&rig), 2);
+}
+
+#[test]
+fn a_server_that_asks_for_an_hour_is_asked_again_after_a_minute() {
+    let mut rig = claiming(StoredState::InMeeting);
+    rig.claim_answered(BOOT, &row(1, StoredState::InMeeting), ErrorCode::BUSY, 3_600_000);
+    rig.after(Duration::from_secs(61));
+    assert_eq!(rig.count(|request| *request == Request::Inventory), 2);
+}
+
+#[test]
+fn rule_8_a_claim_that_is_answered_unknown_meeting_ends_the_leg_with_the_cause_that_fits() {
+    for (state, cause, alarms) in
+        [(StoredState::InMeeting, EndCause::Vanished, 1), (StoredState::Ending, EndCause::Commanded, 0)]
+    {
+        let mut rig = claiming(state);
+        rig.claim_answered(BOOT, &row(1, state), ErrorCode::UNKNOWN_MEETING, 0);
+        assert_eq!(rig.states(), [(leg(1), StoredState::Ended, cause)], "{state:?}");
+        let told = rig.alarms.iter().filter(|alarm| alarm.kind == AlarmKind::Vanished).count();
+        assert_eq!(told, alarms, "{state:?}");
+    }
+}
+
+#[test]
+fn an_adoption_that_was_not_looked_at_is_asked_again_after_a_pause_and_closes_nothing() {
+    for (code, closes) in [
+        (ErrorCode::INTERNAL, false),
+        (ErrorCode::NOT_ATTACHED, false),
+        (ErrorCode::BELOW_WINDOW, false),
+        (ErrorCode::NOT_ALLOWED, true),
+    ] {
+        let mut rig = Rig::new(Settings::default(), BOOT);
+        rig.inventory(BOOT, 10, vec![entry(1, 101, LegState::Live, EndCause::None)]);
+        rig.look_up(&[], &[]);
+        rig.attach(BOOT, 10);
+        let adopt = AdoptOrphan { server: crate::plan::HERE, handle: Handle(101), leg: leg(1), end: false };
+        let command =
+            ClientCommand { instance: 1, number: 1, meeting: MeetingId::default(), op: ClientOp::Adopt(adopt) };
+        let rights = Rights { control: true, operator: true };
+        rig.give(Input::Command(Command { waiter: Waiter(1), rights, command }));
+        let id = rig.reads.last().expect("the instance is read").0;
+        rig.give(Input::Read(id, Ok(ReadResult::Instance(Instance::default()))));
+        rig.stored();
+        let ticket = rig.asked(|request| matches!(request, Request::Adopt(_)));
+        let failure = Failure::new(code, "for some reason");
+        rig.hear(Heard::Adopted(ticket, Err(RequestError::Refused(failure))));
+        let ended = rig.states().iter().any(|(_, state, _)| *state == StoredState::Ended);
+        assert_eq!(ended, closes, "{code}");
+        let asked = rig.count(|request| *request == Request::Inventory);
+        assert_eq!(asked, 1, "{code}: not at once");
+        if !closes {
+            rig.after(Duration::from_secs(6));
+            assert_eq!(rig.count(|request| *request == Request::Inventory), 2, "{code}");
+        }
+    }
+}
