@@ -262,8 +262,9 @@ impl Core {
     }
 
     pub(super) fn answer_stored(&mut self, answer: ClientAnswer) {
-        for waiter in self.instances.answered(&answer) {
-            self.put(Output::Answer(waiter, answer.clone()));
+        let (waiters, first) = self.instances.answered(answer);
+        for waiter in waiters {
+            self.put(Output::Answer(waiter, first.clone()));
         }
     }
 }

@@ -106,18 +106,19 @@ impl Instances {
         self.forget(instance).and_then(|known| known.unread).unwrap_or_default()
     }
 
-    /// A command's answer is stored: it is kept, and whoever waits gets it.
-    pub(super) fn answered(&mut self, answer: &ClientAnswer) -> Vec<Waiter> {
+    /// A command's answer is stored: it is kept, and whoever waits gets it. A command may be settled a second time, by
+    /// a leg that was read while the first result was on its way: the first answer stays, as it does in the store.
+    pub(super) fn answered(&mut self, answer: ClientAnswer) -> (Vec<Waiter>, ClientAnswer) {
         let answers_max = self.answers_max;
-        let Some(known) = self.known.get_mut(&answer.instance) else { return Vec::new() };
+        let Some(known) = self.known.get_mut(&answer.instance) else { return (Vec::new(), answer) };
         let waiters = known.in_flight.remove(&answer.number).unwrap_or_default();
-        known.answers.insert(answer.number, answer.clone());
+        let first = known.answers.entry(answer.number).or_insert(answer).clone();
         while known.answers.len() > answers_max {
             if let Some((number, _)) = known.answers.pop_first() {
                 known.pruned = known.pruned.max(number);
             }
         }
-        waiters
+        (waiters, first)
     }
 
     /// A command had no effect and its answer is not kept: it may be sent again.
@@ -182,5 +183,35 @@ pub(super) fn answer(command: &ClientCommand, code: ErrorCode, detail: &str, mee
         retry_after_ms: super::core::retry_after_ms(code),
         detail: Text::cut(detail),
         meeting,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recovery::Rights;
+    use remeet_protocol::message::ClientOp;
+
+    fn command(number: u64) -> Command {
+        let command = ClientCommand { instance: 1, number, meeting: MeetingId::default(), op: ClientOp::Start };
+        Command { waiter: Waiter(number), rights: Rights::default(), command }
+    }
+
+    fn settled(number: u64, code: ErrorCode, detail: &str) -> ClientAnswer {
+        answer(&command(number).command, code, detail, MeetingId::default())
+    }
+
+    #[test]
+    fn rule_11_the_first_answer_stays_also_if_the_command_is_settled_a_second_time() {
+        let mut instances = Instances::new(10, 4);
+        assert!(matches!(instances.admit(command(7)), Repeat::Read));
+        let waiting = instances.loaded(1, Instance::default());
+        assert!(waiting.into_iter().all(|command| matches!(instances.admit(command), Repeat::New(_))));
+        let (waiters, told) = instances.answered(settled(7, ErrorCode::OK, "done"));
+        assert_eq!((waiters, told.code), (vec![Waiter(7)], ErrorCode::OK));
+        let (waiters, told) = instances.answered(settled(7, ErrorCode::ENDED, "the meeting has ended"));
+        assert_eq!((waiters, told.code, told.detail.as_str()), (Vec::new(), ErrorCode::OK, "done"));
+        let Repeat::Answered(kept) = instances.admit(command(7)) else { panic!("it is kept") };
+        assert_eq!((kept.code, kept.detail.as_str()), (ErrorCode::OK, "done"));
     }
 }

@@ -84,12 +84,31 @@ impl World {
         let command = &state.sent[&number];
         let first = state.answered.entry(number).or_insert_with(|| answer.clone());
         assert_eq!(
-            (first.code, first.meeting),
-            (answer.code, answer.meeting),
+            (first.code, first.meeting, &first.detail),
+            (answer.code, answer.meeting, &answer.detail),
             "rule 11: another answer to a repeat of {command:?}: {:?}, then {:?}",
             first.detail,
             answer.detail
         );
+    }
+
+    /// Every client asks once more for everything that was answered: it gets the first answers, from memory, and
+    /// after a restart from the store.
+    pub(super) fn repeat_everything(&mut self) {
+        let made = self.store.made.len();
+        for restart in [false, true] {
+            if restart {
+                self.restart(Duration::from_millis(5));
+                self.quiet();
+            }
+            let clients = self.clients.iter();
+            let answered = clients.flat_map(|(client, state)| state.answered.keys().map(|number| (*client, *number)));
+            for (client, number) in answered.collect::<Vec<_>>() {
+                self.client_sends(client, number);
+            }
+            self.run_for(Duration::from_secs(1));
+        }
+        assert_eq!(self.store.made.len(), made, "rule 11: a repeat made an intent");
     }
 
     pub(super) fn answer(&self, client: u64, number: u64) -> Option<&ClientAnswer> {

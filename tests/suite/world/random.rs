@@ -153,6 +153,7 @@ fn disorder(seed: u64, options: Options, actions: u64) {
     let live: usize = world.servers.values().map(|simulated| simulated.core.table().legs().count()).sum();
     let tombstones = world.servers.values().flat_map(|simulated| simulated.core.dump().legs);
     assert_eq!(tombstones.filter(|leg| leg.state == LegState::Ended).count(), 0, "of {live}: every end was taken");
+    world.repeat_everything();
 }
 
 /// What each family of seeds runs under: 1 to 5 tens of thousands.
