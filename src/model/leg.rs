@@ -42,6 +42,19 @@ impl StoredState {
         Self::ALL.iter().find(|(state, _)| *state == self).map_or("", |(_, name)| name)
     }
 
+    /// The state of a meeting whose legs all stand so, whatever the term and the links are.
+    #[must_use]
+    pub fn of_meeting(self) -> MeetingState {
+        match self {
+            StoredState::Created => MeetingState::Created,
+            StoredState::Starting => MeetingState::Starting,
+            StoredState::Adopting => MeetingState::Adopting,
+            StoredState::InMeeting => MeetingState::InMeeting,
+            StoredState::Ending => MeetingState::Ending,
+            StoredState::Ended => MeetingState::Ended,
+        }
+    }
+
     /// From its name in the database.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
@@ -155,13 +168,10 @@ pub fn meeting_state<'a>(
     for leg in legs {
         let state = match leg.state {
             StoredState::Ended => continue,
-            StoredState::Created => MeetingState::Created,
-            StoredState::Ending => MeetingState::Ending,
+            StoredState::Created | StoredState::Ending => leg.state.of_meeting(),
             _ if !reachable(leg.server) => MeetingState::Unreachable,
-            StoredState::Starting => MeetingState::Starting,
-            StoredState::Adopting => MeetingState::Adopting,
-            StoredState::InMeeting if leg.epoch == epoch => MeetingState::InMeeting,
-            StoredState::InMeeting => MeetingState::Recovering,
+            StoredState::InMeeting if leg.epoch != epoch => MeetingState::Recovering,
+            _ => leg.state.of_meeting(),
         };
         some_in_meeting |= state == MeetingState::InMeeting;
         mixed |= seen.is_some_and(|before| before != state);

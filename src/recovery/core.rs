@@ -434,8 +434,9 @@ impl Core {
     /// The cached head of a leg, if it has a place on a server.
     pub(super) fn head(&self, leg: &Leg) -> Option<CachedHead> {
         let (boot, handle) = (leg.row.boot?, leg.row.handle?);
-        let (state, _) = self.derive(std::slice::from_ref(&leg.row));
-        let state = if leg.is_ours(self.token) { MeetingState::InMeeting } else { state };
+        // The row's state and nothing of the moment: that a link is down, or a takeover under way, is never stored, for
+        // nobody would write the status again when that is over.
+        let state = if leg.is_ours(self.token) { MeetingState::InMeeting } else { leg.row.state.of_meeting() };
         Some(CachedHead {
             leg: leg.row.leg,
             domain: leg.row.domain,

@@ -3,7 +3,7 @@
 use super::World;
 use remeet::model::StoredState;
 use remeet::recovery::Trigger;
-use remeet_protocol::message::{LegState, Message};
+use remeet_protocol::message::{LegState, MeetingState, Message};
 use remeet_protocol::record::RecordState;
 use remeet_protocol::{ErrorCode, LegId, Packet, ServerId};
 use std::collections::BTreeSet;
@@ -123,8 +123,14 @@ impl World {
                 found.push(format!("{id} on {server}: {:#?}\nstored: {stored:#?}", leg.records));
             }
             match cached.legs.iter().find(|cached| cached.head.leg == id) {
-                Some(cached) if cached.mark == leg.mark && cached.changes == stored => {}
-                other => found.push(format!("{id} on {server} is cached as {:?}", other.map(|other| other.mark))),
+                Some(cached)
+                    if cached.mark == leg.mark
+                        && cached.changes == stored
+                        && cached.head.state == MeetingState::InMeeting => {}
+                other => {
+                    let cached = other.map(|other| (other.head.state, other.mark));
+                    found.push(format!("{id} on {server} is cached as {cached:?}"));
+                }
             }
             if cached.keys.iter().all(|key| key.leg != id || key.generation != row.generation) {
                 found.push(format!("{id}: its key is not cached"));
