@@ -44,6 +44,8 @@ pub struct Core {
     /// Legs whose stored rows are to be counted: one read at a time takes all that have gathered.
     pub(super) to_count: Vec<LegId>,
     pub(super) counting: bool,
+    /// The names in the cache were asked for since the last comparison of everything.
+    pub(super) swept: bool,
     pub(super) dry_runs: Vec<DryRun>,
     /// Conditions that an operator has been told of and that stand.
     pub(super) conditions: Conditions,
@@ -128,6 +130,8 @@ pub(super) enum Reading {
     Instance(u64),
     /// What a dry run's plan looks at.
     DryRun(ServerId, Waiter, Box<Inventory>),
+    /// Which legs are cached.
+    CachedNames(DomainId),
 }
 
 impl Reading {
@@ -138,9 +142,12 @@ impl Reading {
             | Reading::RoundCache(round, _)
             | Reading::RoundStore(round, _)
             | Reading::Stamps(round, _) => Some(*round),
-            Reading::Digests(_) | Reading::Legs(_) | Reading::Again(_) | Reading::Instance(_) | Reading::DryRun(..) => {
-                None
-            }
+            Reading::Digests(_)
+            | Reading::Legs(_)
+            | Reading::Again(_)
+            | Reading::Instance(_)
+            | Reading::DryRun(..)
+            | Reading::CachedNames(_) => None,
         }
     }
 }
@@ -170,6 +177,7 @@ impl Core {
             counting: false,
             dry_runs: Vec::new(),
             conditions: Conditions::default(),
+            swept: false,
             last_id: 0,
             outputs: VecDeque::new(),
         }
@@ -301,6 +309,8 @@ impl Core {
             (Reading::DryRun(server, waiter, inventory), Err(reason)) => {
                 self.dry_run_looked_up(server, waiter, &inventory, Err(reason));
             }
+            (Reading::CachedNames(domain), Ok(ReadResult::CachedNames(names))) => self.cached_names(domain, Ok(names)),
+            (Reading::CachedNames(domain), Err(reason)) => self.cached_names(domain, Err(reason)),
             // The driver answers each read with its own kind of result.
             (reading, Ok(_)) => tracing::error!(?reading, "a read was answered with another kind of result"),
         }
@@ -338,6 +348,7 @@ impl Core {
     fn reconcile(&mut self, only: Option<ServerId>) {
         if only.is_none() {
             self.reconcile_at = Some(self.now + self.settings.reconcile_every);
+            self.swept = false;
         }
         let servers: Vec<ServerId> =
             self.servers.keys().copied().filter(|server| only.is_none_or(|only| only == *server)).collect();

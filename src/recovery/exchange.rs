@@ -83,6 +83,8 @@ pub enum Read {
     CachedKeys(Vec<(DomainId, LegId)>),
     /// [`crate::store::Cache::stamps`].
     Stamps(Vec<(DomainId, LegId)>),
+    /// [`crate::store::Cache::names`].
+    CachedNames(DomainId),
 }
 
 /// The most terminals of a leg that are named for what they lack.
@@ -173,6 +175,8 @@ pub enum ReadResult {
     CachedKeys(Vec<CachedKey>),
     /// To `Stamps`.
     Stamps(Vec<CacheStamp>),
+    /// To `CachedNames`.
+    CachedNames(Vec<LegId>),
 }
 
 /// What the cache is to do. Errors of the cache never stop anything.
@@ -188,6 +192,8 @@ pub enum CacheTask {
     PutKey(Box<crate::model::RecoveryKey>),
     /// Forget an ended leg.
     Forget(DomainId, LegId),
+    /// Forget the leg if the store has it as ended.
+    ForgetEnded(DomainId, LegId),
 }
 
 /// Something for subscribed clients. Told only after its row has committed (rule 15).

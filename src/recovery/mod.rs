@@ -13,7 +13,8 @@
 //!
 //! - [`plan`] – puts every leg into exactly one bucket; no state. [`dry_run`] prints it and does nothing.
 //! - [`core`](self) – one [`Core`] holds every server's round and every leg's state; its methods stand in
-//!   a file a subject: `round`, `takeover`, `backfill`, `lift`, `events`, `commands`, `meetings`, `intents`, `adopt`.
+//!   a file a subject: `round`, `takeover`, `backfill`, `lift`, `events`, `commands`, `meetings`, `intents`, `adopt`,
+//!   `sweep`.
 //! - [`lease`] – who may command, and until when; beside the core, over the lives of its schedulers.
 //! - [`report`] – what a round came to; the numbers add up (rule 6).
 
@@ -38,6 +39,7 @@ mod round;
 mod server;
 mod settings;
 mod starts;
+mod sweep;
 mod takeover;
 mod views;
 

@@ -1,10 +1,11 @@
 //! Cache tasks, in order and in pipelines. The cache never stops anything: a failure is told to the core,
 //! which leaves the leg's cached status behind until the next comparison.
 
+use crate::model::StoredState;
 use crate::recovery::{CacheTask, Input};
 use crate::store::{Cache, CacheError, CacheOutcome, CacheWrite, CachedHead, Store};
 use remeet_protocol::{DomainId, Epoch, LegId, MeetingId};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
@@ -46,7 +47,8 @@ impl Cacher {
         let leg = match &task {
             CacheTask::Write(write) => Some(write.head.leg),
             CacheTask::Refill(head) => Some(head.leg),
-            CacheTask::MirrorKey(_) | CacheTask::PutKey(_) | CacheTask::Forget(..) => None,
+            CacheTask::MirrorKey(_) | CacheTask::PutKey(_) => None,
+            CacheTask::Forget(..) | CacheTask::ForgetEnded(..) => None,
         };
         if let Some(leg) = leg.filter(|_| self.queue.len() >= QUEUE_MAX) {
             return Some(Input::Cached(vec![leg], Err("too many cache tasks wait".to_owned())));
@@ -106,6 +108,7 @@ impl Worker {
     async fn carry_out(&self, tasks: Vec<CacheTask>) -> Done {
         let (mut writes, mut heads, mut keys, mut mirror) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut forget: Vec<(DomainId, LegId)> = Vec::new();
+        let mut ended: Vec<(DomainId, LegId)> = Vec::new();
         for task in tasks {
             match task {
                 CacheTask::Write(write) => writes.push(write),
@@ -113,6 +116,7 @@ impl Worker {
                 CacheTask::PutKey(key) => keys.push(*key),
                 CacheTask::MirrorKey(leg) => mirror.push(leg),
                 CacheTask::Forget(domain, leg) => forget.push((domain, leg)),
+                CacheTask::ForgetEnded(domain, leg) => ended.push((domain, leg)),
             }
         }
         let mut done = Done { inputs: Vec::new(), health: None };
@@ -137,11 +141,31 @@ impl Worker {
             let result = self.cache.put_keys(self.epoch, &keys).await;
             done.note(&result);
         }
+        if !ended.is_empty() {
+            forget.extend(self.ended_of(ended).await);
+        }
         if !forget.is_empty() {
             let result = self.cache.forget(self.epoch, &forget).await;
             done.note(&result);
         }
         done
+    }
+
+    /// Those of `legs` that the store has as ended. What it cannot say now, the next sweep asks again.
+    async fn ended_of(&self, legs: Vec<(DomainId, LegId)>) -> Vec<(DomainId, LegId)> {
+        let named: Vec<LegId> = legs.iter().map(|(_, leg)| *leg).collect();
+        match self.store.legs(&named).await {
+            Ok(found) => {
+                let rows = found.found.iter().map(|found| &found.row);
+                let ended: BTreeSet<LegId> =
+                    rows.filter(|row| row.state == StoredState::Ended).map(|row| row.leg).collect();
+                legs.into_iter().filter(|(_, leg)| ended.contains(leg)).collect()
+            }
+            Err(error) => {
+                tracing::warn!("cached legs that may have ended: {error}");
+                Vec::new()
+            }
+        }
     }
 
     /// Key and content of legs, from the store, whole.

@@ -13,6 +13,8 @@ const READS_MAX: usize = 4;
 /// Attempts of a read while the store is down, with pauses of half a second: the core then plans anew.
 const ATTEMPTS: u32 = 6;
 const PAUSE: Duration = Duration::from_millis(500);
+/// Names of cached legs that are looked at: ten times the largest network foreseen.
+const NAMES_MAX: usize = 1_000_000;
 /// Legs whose content is held in memory at a time while it is counted: some 10 MB.
 const CONTENTS: usize = 1_000;
 
@@ -47,7 +49,8 @@ impl Readers {
         tokio::spawn(async move {
             let _place = this.places.acquire().await;
             let result = this.repeat(&read).await;
-            let answers = result.is_ok() && !matches!(read, Read::CachedKeys(_) | Read::Stamps(_));
+            let answers =
+                result.is_ok() && !matches!(read, Read::CachedKeys(_) | Read::Stamps(_) | Read::CachedNames(_));
             let _ = this.results.send(Told::Done(Input::Read(id, result), answers));
         });
     }
@@ -82,6 +85,10 @@ impl Readers {
             }
             Read::Stamps(legs) => {
                 ReadResult::Stamps(self.cache.stamps(legs).await.map_err(|error| Failed::Cache(error.to_string()))?)
+            }
+            Read::CachedNames(domain) => {
+                let names = self.cache.names(*domain, NAMES_MAX).await;
+                ReadResult::CachedNames(names.map_err(|error| Failed::Cache(error.to_string()))?)
             }
         })
     }

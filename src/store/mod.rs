@@ -327,6 +327,9 @@ pub trait Cache: Send + Sync + 'static {
     /// Deletes keys only: tests and the demo make misses with it.
     fn forget_keys<'a>(&'a self, legs: &'a [(DomainId, LegId)]) -> BoxFuture<'a, Result<(), CacheError>>;
 
+    /// Legs of a domain of which a key or a status is cached, at most `max`, in no order that means anything.
+    fn names(&self, domain: DomainId, max: usize) -> BoxFuture<'_, Result<Vec<LegId>, CacheError>>;
+
     /// Every cached leg (at most `max`): for the embedded cache, which nobody else can read.
     fn dump(&self, max: usize) -> BoxFuture<'_, Result<CacheDump, CacheError>>;
 }

@@ -58,6 +58,7 @@ contract! {
     forgetting_keys_leaves_the_status,
     domains_are_kept_apart,
     a_dump_holds_everything_up_to_its_bound,
+    names_are_those_of_the_domains_keys_and_status,
     rule_4_of_concurrent_writes_the_highest_stands_whole,
 }
 
@@ -349,6 +350,19 @@ async fn domains_are_kept_apart(cache: TestCache) {
     let revisions: Vec<_> = cache.contents(&names).await.unwrap().iter().map(|cached| cached.mark.revision).collect();
     let generations: Vec<_> = cache.keys(&names).await.unwrap().iter().map(|key| key.generation).collect();
     assert_eq!((revisions, generations), (vec![10, 20], vec![3, 4]));
+}
+
+async fn names_are_those_of_the_domains_keys_and_status(cache: TestCache) {
+    cache.put_keys(Epoch(5), &[key(1, 1), key(2, 1), key(3, 1)]).await.unwrap();
+    for n in [2, 4, 5] {
+        assert_eq!(write(&cache, whole(n, 5, 10, &[])).await, Applied);
+    }
+    cache.forget(Epoch(5), &[name(3), name(5)]).await.unwrap();
+    let mut names = cache.names(DOMAIN, 10).await.unwrap();
+    names.sort_unstable();
+    assert_eq!(names, [leg(1), leg(2), leg(4)]);
+    assert_eq!(cache.names(DOMAIN, 2).await.unwrap().len(), 2);
+    assert!(cache.names(DomainId(DOMAIN.0 + 1), 10).await.unwrap().is_empty());
 }
 
 async fn a_dump_holds_everything_up_to_its_bound(cache: TestCache) {

@@ -190,6 +190,13 @@ impl Cache for MemoryCache {
         })
     }
 
+    fn names(&self, domain: DomainId, max: usize) -> BoxFuture<'_, Result<Vec<LegId>, CacheError>> {
+        let held = self.lock();
+        let names = held.slots.iter().filter(|((of, _), slot)| *of == domain && !slot.is_empty());
+        let names: Vec<LegId> = names.map(|((_, leg), _)| *leg).take(max).collect();
+        Box::pin(ready(Ok(names)))
+    }
+
     fn dump(&self, max: usize) -> BoxFuture<'_, Result<CacheDump, CacheError>> {
         let held = self.lock();
         let mut names: Vec<_> = held.slots.keys().copied().collect();

@@ -255,6 +255,17 @@ impl Cache for RedisCache {
         })
     }
 
+    fn names(&self, domain: DomainId, max: usize) -> BoxFuture<'_, Result<Vec<LegId>, CacheError>> {
+        Box::pin(async move {
+            let until = self.connection.call_deadline(max.div_ceil(CHUNK_COMMANDS));
+            let mut names = self.scan(Kind::Leg, max, until).await?;
+            names.extend(self.scan(Kind::Key, max, until).await?);
+            let names = names.into_iter().filter(|(of, _)| *of == domain).map(|(_, leg)| leg);
+            let names: std::collections::BTreeSet<LegId> = names.collect();
+            Ok(names.into_iter().take(max).collect())
+        })
+    }
+
     fn dump(&self, max: usize) -> BoxFuture<'_, Result<CacheDump, CacheError>> {
         Box::pin(async move {
             let until = self.connection.call_deadline(max.div_ceil(CHUNK_COMMANDS));

@@ -4,7 +4,7 @@ use super::process::Process;
 use super::{Happening, World};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use remeet::model::LegContent;
+use remeet::model::{LegContent, StoredState};
 use remeet::recovery::{CacheTask, Input};
 use remeet::store::memory::MemoryCache;
 use remeet::store::{Cache, CacheDump, CacheOutcome, CacheStamp, CacheWrite, CachedKey};
@@ -99,6 +99,12 @@ impl World {
                 now(self.cache.forget(epoch, &[(*domain, *leg)])).expect("in process");
                 None
             }
+            CacheTask::ForgetEnded(domain, leg) => {
+                if self.store.legs.get(leg).is_some_and(|kept| kept.row.state == StoredState::Ended) {
+                    now(self.cache.forget(epoch, &[(*domain, *leg)])).expect("in process");
+                }
+                None
+            }
         };
         if returned {
             self.input(Input::Reconcile(None));
@@ -121,6 +127,13 @@ impl World {
             return Err("the cache is down".to_owned());
         }
         now(self.cache.stamps(legs)).map_err(|error| error.to_string())
+    }
+
+    pub(super) fn cache_names(&self, domain: DomainId) -> Result<Vec<LegId>, String> {
+        if self.cache_down {
+            return Err("the cache is down".to_owned());
+        }
+        now(self.cache.names(domain, usize::MAX)).map_err(|error| error.to_string())
     }
 
     /// Everything cached.

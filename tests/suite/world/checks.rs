@@ -136,6 +136,14 @@ impl World {
                 found.push(format!("{id}: its key is not cached"));
             }
         }
+        // Nothing of an ended leg stays in the cache.
+        let named = cached.legs.iter().map(|cached| cached.head.leg).chain(cached.keys.iter().map(|key| key.leg));
+        for leg in named.collect::<BTreeSet<_>>() {
+            let row = self.store.legs.get(&leg).map(|kept| &kept.row).filter(|row| row.server == server);
+            if row.is_some_and(|row| row.state == StoredState::Ended) {
+                found.push(format!("{leg} on {server} has ended and is cached"));
+            }
+        }
         for kept in self.store.legs.values().filter(|kept| kept.row.server == server) {
             let over = matches!(kept.row.state, StoredState::Ended | StoredState::Created);
             if !over && !live.contains(&kept.row.leg) {

@@ -276,7 +276,7 @@ impl World {
 
     /// What a read finds, as of now; its answer takes a while more.
     pub(super) fn read(&mut self, life: u64, id: ReadId, read: &Read) {
-        let down = self.store_down && !matches!(read, Read::CachedKeys(_) | Read::Stamps(_));
+        let down = self.store_down && !matches!(read, Read::CachedKeys(_) | Read::Stamps(_) | Read::CachedNames(_));
         let (result, pause) = if down {
             (Err("the store is down".to_owned()), Duration::from_secs(3))
         } else {
@@ -294,6 +294,7 @@ impl World {
             Read::Instance(instance) => ReadResult::Instance(store.instance(*instance)),
             Read::CachedKeys(legs) => ReadResult::CachedKeys(self.cached_keys(legs)?),
             Read::Stamps(legs) => ReadResult::Stamps(self.cache_stamps(legs)?),
+            Read::CachedNames(domain) => ReadResult::CachedNames(self.cache_names(*domain)?),
         })
     }
 }
@@ -306,5 +307,6 @@ fn kind(read: &Read) -> &'static str {
         Read::Instance(_) => "instance",
         Read::CachedKeys(_) => "cached keys",
         Read::Stamps(_) => "stamps",
+        Read::CachedNames(_) => "cached names",
     }
 }
