@@ -13,6 +13,7 @@
 //! - [`ops`] – systemd, the operator's local socket, status.
 //! - [`simulator`] – the simulated autonomous server; shares only the protocol crate.
 //! - [`demo`] – the mission end to end, checked by an independent reader.
+//! - `stage` – what it is played on: processes, stores, the independent reader.
 //! - [`cli`] – the command line.
 
 pub mod cli;
@@ -26,4 +27,5 @@ pub mod recovery;
 pub mod scheduler;
 pub mod session;
 pub mod simulator;
+mod stage;
 pub mod store;

@@ -1,15 +1,13 @@
 //! The two acts: the scheduler is killed and started again; a link is cut and restored.
 
-use super::DemoError;
 use super::clients::Seen;
 use super::play::{Play, QUIET, epoch};
 use super::population::add_terminal;
-use super::stage::{DOMAIN, now_ms};
-use super::status;
 use super::troubles::Troubles;
 use super::verdict::{Act, ActName};
 use crate::ops::status::{LinkState, RoundReport, Status, Trigger};
 use crate::simulator::{Kind, Request, Script, Stats};
+use crate::stage::{DOMAIN, StageError, now_ms, status};
 use remeet_protocol::message::EndCause;
 use remeet_protocol::{DomainId, LegId, ServerId};
 use std::collections::BTreeMap;
@@ -42,12 +40,12 @@ struct Expectation {
 }
 
 /// `kill -9` in mid-work; changes while nobody commands; a new start takes everything over.
-pub(crate) async fn restart(play: &mut Play<'_>, troubles: &mut Troubles) -> Result<(), DemoError> {
+pub(crate) async fn restart(play: &mut Play<'_>, troubles: &mut Troubles) -> Result<(), StageError> {
     let terminals = play.options.terminals;
     play.progress.step("starts, ends and additions are under way");
     troubles.begin(play.stage, play.crew, &play.population, play.backing, terminals).await?;
     let before = play.crew.connects();
-    play.stage.kill_scheduler().await?;
+    play.stage.schedulers[0].kill().await?;
     play.progress.note("kill -9: the scheduler is dead; starts, ends and additions were under way");
 
     troubles.stop_faults(play.stage, &mut play.population).await?;
@@ -67,12 +65,13 @@ pub(crate) async fn restart(play: &mut Play<'_>, troubles: &mut Troubles) -> Res
         play.orphans.len()
     ));
 
-    let spawned_at_ms = play.stage.start_scheduler()?;
+    let spawned_at_ms = play.stage.schedulers[0].start()?;
     let all = servers.len();
     let probes = play.population.probes();
     let progress = play.progress;
     let (steady, back) = tokio::join!(
         play.stage.status_when(
+            0,
             "the takeover after the restart",
             QUIET,
             |status| progress.at(status.totals.in_meeting, live, "meetings taken over"),
@@ -91,7 +90,7 @@ pub(crate) async fn restart(play: &mut Play<'_>, troubles: &mut Troubles) -> Res
     let seen = play.crew.look(&play.population, epoch(&steady), &back).await;
 
     let round = status::round(&steady, Trigger::Restart).cloned();
-    let round = round.ok_or_else(|| DemoError::new("the status has no round of the restart"))?;
+    let round = round.ok_or_else(|| StageError::new("the status has no round of the restart"))?;
     if play.options.changed > 0.0 {
         let stats = play.stats().await?;
         for (server, telling) in tellings {
@@ -106,7 +105,7 @@ pub(crate) async fn restart(play: &mut Play<'_>, troubles: &mut Troubles) -> Res
 }
 
 /// One server's link is cut, its meetings go on and change, the link is restored within the term.
-pub(crate) async fn link_restored(play: &mut Play<'_>) -> Result<(), DemoError> {
+pub(crate) async fn link_restored(play: &mut Play<'_>) -> Result<(), StageError> {
     let last = play.stage.servers.len() - 1;
     let server = play.stage.servers[last].id;
     let added = play.options.terminals + 1;
@@ -115,7 +114,7 @@ pub(crate) async fn link_restored(play: &mut Play<'_>) -> Result<(), DemoError> 
     play.stage.servers[last].control.cut_link(true).await?;
     play.progress.step("a link is cut");
     let is_cut = |status: &Status| matches!(status::link(status, server), Some(LinkState::Down | LinkState::Dialling));
-    play.stage.status_when("the link's cut is noticed", QUIET, |_| {}, is_cut).await?;
+    play.stage.status_when(0, "the link's cut is noticed", QUIET, |_| {}, is_cut).await?;
     let before_stats = play.stats().await?;
     let changed = live_on(play, server, Telling::Pull).await?;
     let live = play.live_legs().await?.get(&server).copied().unwrap_or(0);
@@ -144,6 +143,7 @@ pub(crate) async fn link_restored(play: &mut Play<'_>) -> Result<(), DemoError> 
     let steady = play
         .stage
         .status_when(
+            0,
             "the takeover after the link's return",
             QUIET,
             |status| {
@@ -165,7 +165,7 @@ pub(crate) async fn link_restored(play: &mut Play<'_>) -> Result<(), DemoError> 
     let now = play.settled("all is stored after the link's return").await?;
     let seen = play.crew.look(&play.population, epoch(&steady), &[]).await;
     let round = status::round(&steady, Trigger::LinkRestored).cloned();
-    let round = round.ok_or_else(|| DemoError::new("the status has no round of the restored link"))?;
+    let round = round.ok_or_else(|| StageError::new("the status has no round of the restored link"))?;
     let expectation = Expectation {
         live,
         orphans,
@@ -193,7 +193,7 @@ pub(crate) async fn link_restored(play: &mut Play<'_>) -> Result<(), DemoError> 
 
 /// A server's meetings go on while nobody commands them: some change, one ends, an orphan appears. Says how
 /// many changed.
-async fn live_on(play: &mut Play<'_>, server: ServerId, telling: Telling) -> Result<usize, DemoError> {
+async fn live_on(play: &mut Play<'_>, server: ServerId, telling: Telling) -> Result<usize, StageError> {
     let victim = play.population.reserve(server)?;
     let chosen = play.population.choose(server, play.options.changed);
     let meeting = &mut play.population.meetings[victim];
@@ -219,17 +219,17 @@ async fn live_on(play: &mut Play<'_>, server: ServerId, telling: Telling) -> Res
 }
 
 /// Deletes some of a server's keys from the cache. Says how many.
-async fn forget_keys(play: &mut Play<'_>, server: ServerId) -> Result<u64, DemoError> {
+async fn forget_keys(play: &mut Play<'_>, server: ServerId) -> Result<u64, StageError> {
     let own = play.population.meetings.iter().filter(|meeting| meeting.server == server && meeting.ended.is_none());
     let count = (own.count() * FORGOTTEN_PERCENT / 100).max(1);
     // From the end: meetings that get a part are taken from the front.
     let free = play.population.free(server);
     let legs: Vec<LegId> = free.iter().rev().take(count).map(|place| play.population.meetings[*place].leg()).collect();
-    play.backing.forget_keys(&play.stage.operator, DomainId(DOMAIN), &legs).await?;
+    play.backing.forget_keys(&play.stage.schedulers[0].operator, DomainId(DOMAIN), &legs).await?;
     Ok(legs.len() as u64)
 }
 
-fn begin_add(play: &mut Play<'_>, server: ServerId, terminal: u16) -> Result<super::clients::Pending, DemoError> {
+fn begin_add(play: &mut Play<'_>, server: ServerId, terminal: u16) -> Result<super::clients::Pending, StageError> {
     let place = play.population.reserve(server)?;
     let meeting = &play.population.meetings[place];
     Ok(play.crew.begin(meeting.client, meeting.id, add_terminal(place, terminal)))
@@ -292,7 +292,7 @@ struct Course {
     problems: Vec<String>,
 }
 
-async fn finish(play: &mut Play<'_>, course: Course, round: &RoundReport, now: &Status) -> Result<(), DemoError> {
+async fn finish(play: &mut Play<'_>, course: Course, round: &RoundReport, now: &Status) -> Result<(), StageError> {
     let Course { act, since_ms, quiet_at_ms, seen, mut problems } = course;
     let findings = play.compare(epoch(now)).await?;
     let span = |at_ms: Option<u64>, what: &str, problems: &mut Vec<String>| match at_ms {

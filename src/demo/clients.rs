@@ -1,9 +1,8 @@
 //! The meeting clients: they reconnect by themselves and must see their meetings again.
 
-use super::DemoError;
 use super::population::Population;
-use super::stage::Stage;
 use crate::cms::client::{Client, ClientSettings, Notice};
+use crate::stage::{Stage, StageError};
 use futures_util::future::join_all;
 use remeet_protocol::message::{ClientAnswer, ClientOp, MeetingState};
 use remeet_protocol::wire::Text;
@@ -33,15 +32,15 @@ pub(crate) struct Seen {
 
 impl Crew {
     /// Connects them all.
-    pub(crate) async fn connect(stage: &Stage) -> Result<Self, DemoError> {
+    pub(crate) async fn connect(stage: &Stage) -> Result<Self, StageError> {
         let mut clients = Vec::new();
         for (id, name) in &stage.client_names {
-            let mut settings = ClientSettings::new(stage.clients_at, *id, Text::cut(name));
+            let mut settings = ClientSettings::new(stage.schedulers[0].clients_at, *id, Text::cut(name));
             settings.deadline = COMMAND;
             // The scheduler is on the same machine: its clients look for it soon.
             settings.reconnect_max = Duration::from_millis(250);
             let connected = Client::connect(settings).await;
-            clients.push(connected.map_err(|error| DemoError::new(format!("{name}: {error}")))?);
+            clients.push(connected.map_err(|error| StageError::new(format!("{name}: {error}")))?);
         }
         Ok(Self { clients })
     }
@@ -151,11 +150,11 @@ pub(crate) struct Pending {
 
 impl Pending {
     /// Its answer, whatever its code.
-    pub(crate) async fn answer(self) -> Result<(String, ClientAnswer), DemoError> {
+    pub(crate) async fn answer(self) -> Result<(String, ClientAnswer), StageError> {
         match self.task.await {
             Ok(Ok(answer)) => Ok((self.what, answer)),
-            Ok(Err(error)) => Err(DemoError::new(format!("{}: {error}", self.what))),
-            Err(error) => Err(DemoError::new(format!("{}: {error}", self.what))),
+            Ok(Err(error)) => Err(StageError::new(format!("{}: {error}", self.what))),
+            Err(error) => Err(StageError::new(format!("{}: {error}", self.what))),
         }
     }
 

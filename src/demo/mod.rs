@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!                       ┌──────────────── demo (this process) ────────────────┐
-//!   simulate ×N  <──────┤ stage       processes: spawn, kill -9, clean up     │
+//!   simulate ×N  <──────┤ crate::stage  processes: spawn, kill -9, clean up   │
 //!      ^   control      │ population  meeting clients create and start        │
 //!      │   sockets      │ acts        restart; link restored                  ├──> SQLite file / PostgreSQL
 //!      v   TCP          │ reader      compares sinks with each server's truth ├──> operator's socket / Redis
@@ -13,16 +13,10 @@
 //! Nothing here waits for luck: every wait is for a condition, with a deadline that names it.
 
 mod acts;
-mod backing;
 mod clients;
-mod directory;
 mod options;
 mod play;
 mod population;
-mod progress;
-mod reader;
-mod stage;
-mod status;
 mod table;
 mod troubles;
 mod verdict;
@@ -30,31 +24,8 @@ mod verdict;
 pub use options::Options;
 pub use verdict::{Act, ActName, Verdict};
 
-use std::io::Write;
+use crate::stage::say;
 use std::process::ExitCode;
-
-/// Why the demo could not be played to its end.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct DemoError(pub(crate) String);
-
-impl DemoError {
-    fn new(text: impl ToString) -> Self {
-        Self(text.to_string())
-    }
-}
-
-impl From<reader::ReadError> for DemoError {
-    fn from(error: reader::ReadError) -> Self {
-        Self::new(error)
-    }
-}
-
-impl From<crate::simulator::client::ControlError> for DemoError {
-    fn from(error: crate::simulator::client::ControlError) -> Self {
-        Self::new(error)
-    }
-}
 
 /// Plays the demo. The exit code is 0 only without a difference and with everything as expected, 1
 /// otherwise, 2 for options that do not fit each other.
@@ -85,9 +56,4 @@ pub async fn run(options: Options) -> ExitCode {
         say(&mut std::io::stdout(), &verdict.json());
     }
     code
-}
-
-/// A line for whoever still reads.
-fn say(out: &mut impl Write, text: &str) {
-    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
 }

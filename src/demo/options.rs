@@ -1,6 +1,6 @@
 //! The command line of `remeet demo`.
 
-use crate::config::SecretUrl;
+use crate::stage::Stores;
 
 /// The mission end to end: kill -9 the scheduler, take every live meeting back, check every field.
 ///
@@ -25,14 +25,9 @@ pub struct Options {
     /// The part of the meetings that changes while the scheduler is dead, 0 to 1.
     #[arg(long, default_value_t = 0.25, value_parser = fraction)]
     pub changed: f64,
-    /// Keep meetings in a PostgreSQL database of the demo's own, made on this server and dropped at
-    /// the end. Without it: an SQLite file.
-    #[arg(long, value_name = "URL", value_parser = secret_url)]
-    pub postgres: Option<SecretUrl>,
-    /// Use an empty database of this Redis server as cache, emptied again at the end. Without it: the
-    /// cache inside the scheduler.
-    #[arg(long, value_name = "URL", value_parser = secret_url)]
-    pub redis: Option<SecretUrl>,
+    /// Real servers instead of the embedded ones.
+    #[command(flatten)]
+    pub stores: Stores,
     /// Alter one stored field just before the last comparison: the demo must find it and exit with 1.
     #[arg(long)]
     pub plant_difference: bool,
@@ -61,10 +56,6 @@ impl Options {
     }
 }
 
-fn secret_url(text: &str) -> Result<SecretUrl, String> {
-    Ok(SecretUrl::new(text))
-}
-
 fn fraction(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(value) if (0.0..=1.0).contains(&value) => Ok(value),
@@ -88,7 +79,7 @@ mod tests {
     fn the_defaults_are_those_that_the_readme_promises() {
         let options = Program::parse_from(["demo"]).options;
         assert_eq!((options.servers, options.meetings, options.terminals), (4, 200, 8));
-        assert!(options.postgres.is_none() && options.redis.is_none() && !options.json);
+        assert!(options.stores.postgres.is_none() && options.stores.redis.is_none() && !options.json);
         options.check().unwrap();
     }
 

@@ -1,24 +1,21 @@
 //! The order of the play, and the cleaning up after it, however it ends.
 
-use super::backing::Backing;
 use super::clients::Crew;
-use super::directory::Directory;
 use super::population::Population;
-use super::progress::Progress;
-use super::reader::compare::{Expected, Findings, compare};
-use super::stage::{LOOK, Stage};
 use super::troubles::Troubles;
 use super::verdict::{Act, Verdict};
-use super::{DemoError, Options, acts, say, status, table};
+use super::{Options, acts, table};
 use crate::ops::status::Status;
 use crate::simulator::Stats;
-use futures_util::future::try_join_all;
+use crate::stage::backing::Backing;
+use crate::stage::directory::Directory;
+use crate::stage::progress::Progress;
+use crate::stage::reader::compare::{Expected, Findings, compare};
+use crate::stage::{Setting, Stage, StageError, interrupted, say, status};
 use remeet_protocol::{Epoch, LegId, ServerId};
-use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 /// Everything is stored and acknowledged this long after it happened: rule 18, twice over.
 pub(crate) const QUIET: Duration = Duration::from_secs(60);
@@ -39,19 +36,19 @@ pub(crate) struct Play<'a> {
 }
 
 /// Plays the demo; whatever it made is gone when this returns.
-pub(crate) async fn play(options: &Options) -> Result<Verdict, DemoError> {
+pub(crate) async fn play(options: &Options) -> Result<Verdict, StageError> {
     let progress = Progress::new();
-    let directory = Directory::make()?;
-    let mut backing = Backing::open(options, &directory).await?;
+    let directory = Directory::make("demo")?;
+    let mut backing = Backing::open(&options.stores, &directory).await?;
     let played = tokio::select! {
         played = Box::pin(on_stage(options, &progress, &backing, directory)) => played,
         // Dropping the stage kills its processes and removes its files.
-        name = interrupted() => Err(DemoError::new(format!("ended by {name}"))),
+        name = interrupted() => Err(StageError::new(format!("ended by {name}"))),
     };
     match (played, backing.close().await) {
         (Ok(verdict), Ok(())) => Ok(verdict),
         (Err(error), Ok(())) | (Ok(_), Err(error)) => Err(error),
-        (Err(error), Err(closing)) => Err(DemoError::new(format!("{error}; and {closing}"))),
+        (Err(error), Err(closing)) => Err(StageError::new(format!("{error}; and {closing}"))),
     }
 }
 
@@ -60,7 +57,7 @@ async fn on_stage(
     progress: &Progress,
     backing: &Backing,
     directory: Directory,
-) -> Result<Verdict, DemoError> {
+) -> Result<Verdict, StageError> {
     // A client has 128 commands in flight: 4 fill a small network, 8 a large one.
     let clients = if options.meetings < 1_000 { 4 } else { 8 };
     progress.note(&format!(
@@ -71,10 +68,19 @@ async fn on_stage(
         options.seed,
         backing.name()
     ));
-    let mut stage = Stage::set(options, clients, backing, directory).await?;
+    let setting = Setting {
+        word: "demo",
+        servers: options.servers,
+        seed: options.seed,
+        clients,
+        nodes: vec!["scheduler"],
+        lease: None,
+        logs: None,
+    };
+    let mut stage = Stage::set(&setting, backing, directory).await?;
     let played = Box::pin(through(options, progress, backing, &mut stage, clients)).await;
     if played.as_ref().map_or(true, |verdict| !verdict.ok) {
-        progress.note(&format!("the end of the scheduler's log:\n{}", stage.scheduler_log()));
+        progress.note(&format!("the end of the scheduler's log:\n{}", stage.logs()));
     }
     let struck = stage.strike().await;
     let verdict = played?;
@@ -87,9 +93,9 @@ async fn through(
     backing: &Backing,
     stage: &mut Stage,
     clients: u32,
-) -> Result<Verdict, DemoError> {
-    stage.start_scheduler()?;
-    let first = stage.status_when("the first start", QUIET, |_| {}, status::is_quiet).await?;
+) -> Result<Verdict, StageError> {
+    stage.schedulers[0].start()?;
+    let first = stage.status_when(0, "the first start", QUIET, |_| {}, status::is_quiet).await?;
     let crew = Crew::connect(stage).await?;
     progress.note(&format!("scheduler and clients are up, term {}", epoch(&first)));
 
@@ -123,56 +129,23 @@ pub(crate) fn epoch(status: &Status) -> Epoch {
     status.term.map(|term| term.epoch).unwrap_or_default()
 }
 
-#[derive(Deserialize)]
-struct ServerState {
-    legs_live: u64,
-    events_waiting: u64,
-}
-
 impl Play<'_> {
     /// Live legs of each server, by its own account.
-    pub(crate) async fn live_legs(&mut self) -> Result<BTreeMap<ServerId, u64>, DemoError> {
-        Ok(self.server_states().await?.into_iter().map(|(id, state)| (id, state.legs_live)).collect())
+    pub(crate) async fn live_legs(&mut self) -> Result<BTreeMap<ServerId, u64>, StageError> {
+        self.stage.live_legs().await
     }
 
-    async fn server_states(&mut self) -> Result<Vec<(ServerId, ServerState)>, DemoError> {
-        try_join_all(self.stage.servers.iter_mut().map(|server| async {
-            let state = server.control.ask(&crate::simulator::Request::Status).await?;
-            Ok::<_, DemoError>((server.id, state))
-        }))
-        .await
+    pub(crate) async fn stats(&mut self) -> Result<BTreeMap<ServerId, Stats>, StageError> {
+        self.stage.stats().await
     }
 
-    pub(crate) async fn stats(&mut self) -> Result<BTreeMap<ServerId, Stats>, DemoError> {
-        let asked = try_join_all(self.stage.servers.iter_mut().map(|server| async {
-            let stats = server.control.stats().await?;
-            Ok::<_, DemoError>((server.id, stats))
-        }));
-        Ok(asked.await?.into_iter().collect())
-    }
-
-    /// Waits until nothing moves: the scheduler is quiet and no server has an event that is not
-    /// acknowledged, and it is still so at a second look.
-    pub(crate) async fn settled(&mut self, doing: &str) -> Result<Status, DemoError> {
-        let begun = Instant::now();
-        let mut looks = 0;
-        loop {
-            let status = self.stage.status_when(doing, QUIET, |_| {}, status::is_quiet).await?;
-            let waiting: u64 = self.server_states().await?.iter().map(|(_, state)| state.events_waiting).sum();
-            looks = if waiting == 0 { looks + 1 } else { 0 };
-            if looks == 2 {
-                return Ok(status);
-            }
-            if begun.elapsed() > QUIET {
-                let text = format!("{doing}: {waiting} events are not acknowledged after {} s", QUIET.as_secs());
-                return Err(DemoError::new(text));
-            }
-            sleep(LOOK).await;
-        }
+    /// Waits until nothing moves.
+    pub(crate) async fn settled(&mut self, doing: &str) -> Result<Status, StageError> {
+        self.stage.settled(0, doing, QUIET).await
     }
 
     /// Compares everything. A difference counts if a second reading finds it too.
-    pub(crate) async fn compare(&mut self, epoch: Epoch) -> Result<Findings, DemoError> {
+    pub(crate) async fn compare(&mut self, epoch: Epoch) -> Result<Findings, StageError> {
         self.progress.step("the independent reader compares every field");
         let begun = Instant::now();
         let mut before = self.read_and_compare(epoch).await?;
@@ -191,11 +164,11 @@ impl Play<'_> {
         Ok(before)
     }
 
-    async fn read_and_compare(&mut self, epoch: Epoch) -> Result<Findings, DemoError> {
-        let truth = try_join_all(self.stage.servers.iter_mut().map(|server| server.control.dump())).await?;
+    async fn read_and_compare(&mut self, epoch: Epoch) -> Result<Findings, StageError> {
+        let truth = self.stage.truth().await?;
         let (database, cached) = tokio::try_join!(
-            async { self.backing.database.read().await.map_err(DemoError::from) },
-            self.backing.cached(&self.stage.operator),
+            async { self.backing.database.read().await.map_err(StageError::from) },
+            self.backing.cached(&self.stage.schedulers[0].operator),
         )?;
         let mut expected = Expected { epoch, orphans: self.orphans.clone(), ..Expected::default() };
         for meeting in &self.population.meetings {
@@ -210,7 +183,7 @@ impl Play<'_> {
         }
         // Seconds of work for a large network: not on a thread that clients need.
         let compared = tokio::task::spawn_blocking(move || compare(&truth, &database, &cached, &expected));
-        compared.await.map_err(DemoError::new)
+        compared.await.map_err(StageError::new)
     }
 
     /// Prints an act's table and differences, and keeps what was not as expected.
@@ -220,7 +193,7 @@ impl Play<'_> {
         status: &Status,
         findings: &Findings,
         problems: Vec<String>,
-    ) -> Result<(), DemoError> {
+    ) -> Result<(), StageError> {
         let stats = self.stats().await?;
         let name = act.act.words();
         let mut text = format!("\nAct {name}\n{}\n", table::servers(status, findings, &stats));
@@ -259,22 +232,5 @@ impl Play<'_> {
         self.problems.extend(problems.into_iter().map(|problem| format!("act {name}: {problem}")));
         self.acts.push(act);
         Ok(())
-    }
-}
-
-async fn interrupted() -> &'static str {
-    let wait = |kind| async move {
-        match signal(kind) {
-            Ok(mut signal) => {
-                signal.recv().await;
-            }
-            // Without a handler the system's default ends the process.
-            Err(_) => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        () = wait(SignalKind::interrupt()) => "an interrupt",
-        () = wait(SignalKind::terminate()) => "SIGTERM",
-        () = wait(SignalKind::hangup()) => "SIGHUP",
     }
 }

@@ -1,26 +1,22 @@
 //! Meeting clients create and start the meetings, and add terminals, roles, layouts, extra information.
 
+use super::Options;
 use super::clients::Crew;
-use super::progress::Progress;
-use super::stage::DOMAIN;
-use super::{DemoError, Options};
+use crate::stage::StageError;
+use crate::stage::meetings::{call_terminal, create, meeting_id};
+use crate::stage::progress::Progress;
 use futures_util::{StreamExt, TryStreamExt, future, stream};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use remeet_protocol::message::{
-    AddTerminal, ClientOp, Create, EndCause, SetDecode, SetExtra, SetRole, TerminalRole, WindowSetting,
-};
+use remeet_protocol::message::{ClientOp, EndCause, SetDecode, SetExtra, SetRole, TerminalRole, WindowSetting};
 use remeet_protocol::record::{DisplayMode, MediaCodec, Number};
 use remeet_protocol::wire::{Blob, Text};
-use remeet_protocol::{DomainId, LegId, MeetingId, ServerId};
+use remeet_protocol::{LegId, MeetingId, ServerId};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Meetings of one client that are set up at the same time. One command of a leg is in flight at a time, so
 /// each gives one after the other, and together they fill the client's window of 128.
 const MEETINGS_AT_ONCE: usize = 120;
-/// Any moment will do: ids must depend on the seed only.
-const ID_TIME_MS: u64 = 1_750_000_000_000;
-
 /// A meeting of the demo.
 #[derive(Debug, Clone)]
 pub(crate) struct Meeting {
@@ -71,9 +67,9 @@ impl Population {
     }
 
     /// Takes a free meeting of a server for a part.
-    pub(crate) fn reserve(&mut self, server: ServerId) -> Result<usize, DemoError> {
+    pub(crate) fn reserve(&mut self, server: ServerId) -> Result<usize, StageError> {
         let place = self.free(server).first().copied();
-        let place = place.ok_or_else(|| DemoError::new(format!("server {server} has no meeting left for a part")))?;
+        let place = place.ok_or_else(|| StageError::new(format!("server {server} has no meeting left for a part")))?;
         self.meetings[place].reserved = true;
         Ok(place)
     }
@@ -112,7 +108,7 @@ impl Population {
         crew: &Crew,
         unstarted: &[usize],
         progress: &Progress,
-    ) -> Result<u64, DemoError> {
+    ) -> Result<u64, StageError> {
         let commands = AtomicU64::new(0);
         let filled = self.meetings.len().saturating_sub(unstarted.len()) as u64;
         // Create, start, terminals and, on average, two settings.
@@ -126,7 +122,7 @@ impl Population {
                 if !unstarted.contains(&place) {
                     work.start_and_fill().await?;
                 }
-                Ok::<_, DemoError>(())
+                Ok::<_, StageError>(())
             })
         });
         future::try_join_all(of_clients).await?;
@@ -145,19 +141,12 @@ struct SetUp<'a> {
 }
 
 impl SetUp<'_> {
-    async fn create(&self) -> Result<(), DemoError> {
-        let create = Create {
-            meeting: self.meeting.id,
-            server: self.meeting.server,
-            number: Text::cut(&format!("7{:06}", self.place)),
-            title: Text::cut(&format!("Besprechung {} – 会议", self.place)),
-            creator: Text::cut(&format!("5{:05}", self.meeting.client)),
-            creator_name: Text::cut(&format!("Client {}", self.meeting.client + 1)),
-        };
-        self.command(ClientOp::Create(create)).await
+    async fn create(&self) -> Result<(), StageError> {
+        let Meeting { id, server, client, .. } = *self.meeting;
+        self.command(create(id, server, self.place, client)).await
     }
 
-    async fn start_and_fill(&self) -> Result<(), DemoError> {
+    async fn start_and_fill(&self) -> Result<(), StageError> {
         self.command(ClientOp::Start).await?;
         for number in 0..self.options.terminals {
             self.command(add_terminal(self.place, number)).await?;
@@ -203,11 +192,14 @@ impl SetUp<'_> {
         settings
     }
 
-    async fn command(&self, op: ClientOp) -> Result<(), DemoError> {
+    async fn command(&self, op: ClientOp) -> Result<(), StageError> {
         let name = op.name();
         let answer = self.crew.client(self.meeting.client).command(self.meeting.id, op).await;
         let failed = |reason: &dyn std::fmt::Display| {
-            DemoError::new(format!("{name} of meeting {} on server {}: {reason}", self.meeting.id, self.meeting.server))
+            StageError::new(format!(
+                "{name} of meeting {} on server {}: {reason}",
+                self.meeting.id, self.meeting.server
+            ))
         };
         let answer = answer.map_err(|error| failed(&error))?;
         let done = self.commands.fetch_add(1, Ordering::Relaxed) + 1;
@@ -224,16 +216,7 @@ pub(crate) fn terminal_number(meeting: usize, terminal: u16) -> Number {
 
 /// The command that calls a terminal.
 pub(crate) fn add_terminal(meeting: usize, terminal: u16) -> ClientOp {
-    ClientOp::AddTerminal(AddTerminal {
-        number: terminal_number(meeting, terminal),
-        home_domain: DomainId(DOMAIN),
-        name: Text::cut(&format!("Raum {terminal} ✓")),
-    })
-}
-
-fn meeting_id(number: u32, rng: &mut ChaCha8Rng) -> MeetingId {
-    let random: [u8; 10] = rng.random();
-    MeetingId(uuid::Builder::from_unix_timestamp_millis(ID_TIME_MS + u64::from(number), &random).into_uuid())
+    call_terminal(terminal_number(meeting, terminal), &format!("Raum {terminal} ✓"))
 }
 
 /// `fraction` of `count`, rounded; at least one if any part was asked for.

@@ -1,8 +1,8 @@
 //! A table for each act: a row for each server.
 
-use super::reader::compare::Findings;
 use crate::ops::status::Status;
 use crate::simulator::Stats;
+use crate::stage::reader::compare::Findings;
 use comfy_table::{CellAlignment, Table, presets};
 use remeet_protocol::ServerId;
 use std::collections::BTreeMap;

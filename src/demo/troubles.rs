@@ -1,12 +1,11 @@
 //! What goes on at the moment of the kill: starts, ends and an added terminal that are on their way, in
 //! both forms: the server never got the command, or it carried it out and its answer was lost.
 
-use super::DemoError;
-use super::backing::Backing;
 use super::clients::{Crew, Pending};
 use super::population::{Population, add_terminal};
-use super::stage::{LOOK, Stage};
 use crate::simulator::Request;
+use crate::stage::backing::Backing;
+use crate::stage::{LOOK, Stage, StageError};
 use remeet_protocol::ErrorCode;
 use remeet_protocol::message::{ClientOp, EndCause};
 use std::time::Duration;
@@ -34,7 +33,7 @@ pub(crate) struct Troubles {
 
 impl Troubles {
     /// Gives out the parts.
-    pub(crate) fn cast(population: &mut Population, stage: &Stage) -> Result<Self, DemoError> {
+    pub(crate) fn cast(population: &mut Population, stage: &Stage) -> Result<Self, StageError> {
         let (busy, late) = (0, 1 % stage.servers.len());
         let mut part = |server: usize| population.reserve(stage.servers[server].id);
         Ok(Self {
@@ -63,7 +62,7 @@ impl Troubles {
         population: &Population,
         backing: &Backing,
         added: u16,
-    ) -> Result<(), DemoError> {
+    ) -> Result<(), StageError> {
         let late = &mut stage.servers[self.late].control;
         let before = late.stats().await?.commands_executed;
         late.call(&Request::SetLatency { ms: LATENCY_MS }).await?;
@@ -84,7 +83,7 @@ impl Troubles {
             sleep(LOOK).await;
         }
         if let Some(early) = self.pending.iter().find(|pending| pending.is_answered()) {
-            return Err(DemoError::new(format!("{} was answered before the kill", early.what())));
+            return Err(StageError::new(format!("{} was answered before the kill", early.what())));
         }
         Ok(())
     }
@@ -98,7 +97,7 @@ impl Troubles {
     }
 
     /// The scheduler is dead: the servers are as they were.
-    pub(crate) async fn stop_faults(&self, stage: &mut Stage, population: &mut Population) -> Result<(), DemoError> {
+    pub(crate) async fn stop_faults(&self, stage: &mut Stage, population: &mut Population) -> Result<(), StageError> {
         stage.servers[self.busy].control.call(&Request::Busy { on: false, retry_after_ms: None }).await?;
         stage.servers[self.late].control.call(&Request::SetLatency { ms: 0 }).await?;
         for place in [self.end_lost, self.end_executed] {
@@ -114,7 +113,7 @@ impl Troubles {
 
     /// The clients repeated their commands over the restart, with the same ids: each had one effect. A
     /// second one would have been answered *exists* or *wrong state*.
-    pub(crate) async fn answers(&mut self) -> Result<Vec<String>, DemoError> {
+    pub(crate) async fn answers(&mut self) -> Result<Vec<String>, StageError> {
         let mut problems = Vec::new();
         for pending in std::mem::take(&mut self.pending) {
             let is_end = pending.what().starts_with(ClientOp::End.name());
@@ -133,7 +132,7 @@ impl Troubles {
         &self,
         crew: &Crew,
         population: &Population,
-    ) -> Result<Vec<String>, DemoError> {
+    ) -> Result<Vec<String>, StageError> {
         let mut problems = Vec::new();
         for place in self.unstarted() {
             let meeting = &population.meetings[place];
@@ -146,9 +145,9 @@ impl Troubles {
     }
 }
 
-fn within(begun: Instant, what: &str) -> Result<(), DemoError> {
+fn within(begun: Instant, what: &str) -> Result<(), StageError> {
     if begun.elapsed() < UNDER_WAY {
         return Ok(());
     }
-    Err(DemoError::new(format!("waited {} s in vain until {what}", UNDER_WAY.as_secs())))
+    Err(StageError::new(format!("waited {} s in vain until {what}", UNDER_WAY.as_secs())))
 }

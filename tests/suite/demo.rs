@@ -3,92 +3,24 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 #![allow(clippy::disallowed_methods, reason = "no runtime here: the demo is a process, and the clock is the wall's")]
 
+use crate::playing::{Playing, number, verdict};
 use crate::servers::{fresh_database, redis_url};
-use serde_json::Value;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
-use tempfile::TempDir;
 
 /// A small network: the demo takes some seconds, on a machine that compiles beside it more.
 const SMALL: [&str; 6] = ["--servers", "2", "--meetings", "40", "--terminals", "3"];
 /// What the demo promises for its default size, on any machine that builds it: it takes some 3 s.
 const DEFAULT_WITHIN: Duration = Duration::from_secs(60);
-/// The processes of an ended demo are gone within this.
-const GONE: Duration = Duration::from_secs(20);
 
-/// A demo with a temporary directory of its own, in which nothing may be left.
-struct Demo {
-    directory: TempDir,
+fn demo() -> Playing {
+    Playing::new("demo", &SMALL)
 }
 
-impl Demo {
-    fn new() -> Self {
-        Self { directory: tempfile::Builder::new().prefix("d").tempdir_in("/tmp").unwrap() }
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_remeet"));
-        command.arg("demo").args(arguments).env("TMPDIR", self.directory.path());
-        if !arguments.contains(&"--meetings") {
-            command.args(SMALL);
-        }
-        // What surrounds a demo must not change it: an unknown setting would stop its scheduler.
-        command.env("REMEET_SCHEDULER__NAME", "").stdin(Stdio::null());
-        command
-    }
-
-    fn play(&self, arguments: &[&str]) -> Output {
-        self.end(&mut self.command(arguments))
-    }
-
-    /// As somebody plays it who knows no options.
-    fn play_default(&self) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_remeet"));
-        self.end(command.args(["demo", "--json"]).env("TMPDIR", self.directory.path()).stdin(Stdio::null()))
-    }
-
-    fn end(&self, command: &mut Command) -> Output {
-        let output = command.output().unwrap();
-        self.nothing_is_left();
-        output
-    }
-
-    /// No file, and no process that works in the directory.
-    fn nothing_is_left(&self) {
-        let begun = Instant::now();
-        loop {
-            let files: Vec<_> =
-                std::fs::read_dir(self.directory.path()).unwrap().map(|it| it.unwrap().path()).collect();
-            let processes = processes_in(self.directory.path());
-            if files.is_empty() && processes.is_empty() {
-                return;
-            }
-            assert!(begun.elapsed() < GONE, "left behind: {files:?}, processes {processes:?}");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    }
-}
-
-/// Processes that name `directory` on their command line.
-fn processes_in(directory: &Path) -> Vec<String> {
-    let directory = directory.to_str().unwrap();
-    let processes = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
-    let lines = processes.filter_map(|process| std::fs::read(process.path().join("cmdline")).ok());
-    let lines = lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " "));
-    lines.filter(|line| line.contains(directory)).collect()
-}
-
-fn verdict(output: &Output) -> Value {
-    let text = String::from_utf8(output.stdout.clone()).unwrap();
-    let last = text.lines().last().unwrap_or_default();
-    let told = String::from_utf8_lossy(&output.stderr);
-    serde_json::from_str(last).unwrap_or_else(|error| panic!("the last line {last:?} is no object: {error}\n{told}"))
-}
-
-fn number(act: &Value, field: &str) -> u64 {
-    act[field].as_u64().unwrap_or_else(|| panic!("{field} of {act}"))
+/// As somebody plays it who knows no options.
+fn default_demo() -> Output {
+    Playing::new("demo", &[]).play(&["--json"])
 }
 
 /// Exit code 0, every sum and every promise of the two acts.
@@ -114,13 +46,13 @@ fn everything_is_recovered(output: &Output) {
 
 #[test]
 fn the_embedded_demo_recovers_everything_and_leaves_nothing_behind() {
-    everything_is_recovered(&Demo::new().play(&["--json", "--seed", "11"]));
+    everything_is_recovered(&demo().play(&["--json", "--seed", "11"]));
 }
 
 #[test]
 fn the_demo_in_its_default_size_is_done_within_its_promise() {
     let begun = Instant::now();
-    let output = Demo::new().play_default();
+    let output = default_demo();
     let took = begun.elapsed();
     println!("the default demo took {:.1} s, {} s are promised", took.as_secs_f64(), DEFAULT_WITHIN.as_secs());
     everything_is_recovered(&output);
@@ -133,8 +65,7 @@ fn the_demo_in_its_default_size_is_done_within_its_promise() {
 
 #[test]
 fn one_server_alone_plays_every_part_in_both_acts() {
-    let output =
-        Demo::new().play(&["--json", "--servers", "1", "--meetings", "11", "--terminals", "3", "--seed", "16"]);
+    let output = demo().play(&["--json", "--servers", "1", "--meetings", "11", "--terminals", "3", "--seed", "16"]);
     everything_is_recovered(&output);
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     for part in ["starts, ends and additions were under way", "1 ended by themselves, 1 orphans appeared"] {
@@ -149,7 +80,7 @@ fn one_server_alone_plays_every_part_in_both_acts() {
 #[test]
 fn the_demo_on_real_servers_recovers_everything_and_drops_what_it_made() {
     let (Some(database), Some(redis)) = (fresh_database(), redis_url()) else { return };
-    let demo = Demo::new();
+    let demo = demo();
     everything_is_recovered(&demo.play(&["--json", "--postgres", &database.url, "--redis", &redis, "--seed", "12"]));
     // The same Redis database is empty again, or the demo would refuse it.
     let again = demo.play(&["--json", "--redis", &redis, "--changed", "1", "--seed", "13"]);
@@ -162,7 +93,7 @@ fn a_redis_database_that_holds_something_is_refused_and_left_as_it_is() {
     let client = redis::Client::open(url.as_str()).unwrap();
     let mut connection = client.get_connection_with_timeout(Duration::from_secs(10)).unwrap();
     redis::cmd("SET").arg("somebody").arg("else").exec(&mut connection).unwrap();
-    let output = Demo::new().play(&["--redis", &url]);
+    let output = demo().play(&["--redis", &url]);
     assert!(!output.status.success());
     assert!(String::from_utf8_lossy(&output.stderr).contains("is not empty"), "{output:?}");
     let names: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut connection).unwrap();
@@ -171,7 +102,7 @@ fn a_redis_database_that_holds_something_is_refused_and_left_as_it_is() {
 
 #[test]
 fn a_planted_difference_is_found_named_and_makes_the_exit_code_1() {
-    let output = Demo::new().play(&["--plant-difference", "--json", "--seed", "14"]);
+    let output = demo().play(&["--plant-difference", "--json", "--seed", "14"]);
     assert_eq!(output.status.code(), Some(1));
     let verdict = verdict(&output);
     assert_eq!(verdict["ok"], false);
@@ -182,21 +113,21 @@ fn a_planted_difference_is_found_named_and_makes_the_exit_code_1() {
 
 #[test]
 fn options_that_do_not_fit_each_other_are_refused_before_anything_starts() {
-    let output = Demo::new().play(&["--servers", "2", "--meetings", "15"]);
+    let output = demo().play(&["--servers", "2", "--meetings", "15"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("at least 16"), "{output:?}");
-    let output = Demo::new().play(&["--servers", "1", "--meetings", "10"]);
+    let output = demo().play(&["--servers", "1", "--meetings", "10"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("at least 11"), "{output:?}");
 }
 
 #[test]
 fn a_demo_ended_by_a_signal_leaves_no_process_and_no_file() {
-    let demo = Demo::new();
+    let demo = demo();
     let mut child = demo.command(&["--seed", "15"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let mut told = BufReader::new(child.stderr.take().unwrap()).lines();
     assert!(told.by_ref().map_while(Result::ok).any(|line| line.contains("scheduler and clients are up")));
-    assert!(!processes_in(demo.directory.path()).is_empty(), "servers and scheduler run");
+    assert!(!demo.processes().is_empty(), "servers and scheduler run");
     // The shell's own `kill`: not every machine has the program.
     let signal = Command::new("sh").args(["-c", &format!("kill -TERM {}", child.id())]).status().unwrap();
     assert!(signal.success());

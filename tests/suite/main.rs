@@ -40,6 +40,7 @@ mod packaging;
 mod pair_rig;
 mod plan;
 mod plan_round;
+mod playing;
 mod servers;
 mod session;
 mod session_answers;

@@ -1,6 +1,6 @@
-//! A temporary directory of the demo's own: only its user may look in, and it goes with the demo.
+//! A temporary directory of the play's own: only its user may look in, and it goes with the play.
 
-use super::DemoError;
+use super::StageError;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
@@ -11,12 +11,13 @@ const PATH_BYTES_MAX: usize = 60;
 pub(crate) struct Directory(TempDir);
 
 impl Directory {
-    pub(crate) fn make() -> Result<Self, DemoError> {
+    /// `word` stands in its name.
+    pub(crate) fn make(word: &str) -> Result<Self, StageError> {
         let base = std::env::temp_dir();
         let base = if base.as_os_str().len() > PATH_BYTES_MAX { PathBuf::from("/tmp") } else { base };
-        let made = tempfile::Builder::new().prefix("remeet-demo-").tempdir_in(&base);
+        let made = tempfile::Builder::new().prefix(&format!("remeet-{word}-")).tempdir_in(&base);
         let made = made.map_err(|error| {
-            DemoError::new(format!("cannot make a temporary directory in {}: {error}; set TMPDIR", base.display()))
+            StageError::new(format!("cannot make a temporary directory in {}: {error}; set TMPDIR", base.display()))
         })?;
         Ok(Self(made))
     }

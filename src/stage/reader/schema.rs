@@ -178,4 +178,10 @@ pub(crate) const TABLES: &[Table] = &[
         condition: " WHERE code IS NULL",
         take: tables::open_intent,
     },
+    Table {
+        name: "intents",
+        columns: &[("instance", Int), ("command_number", Int)],
+        condition: " WHERE instance IS NOT NULL GROUP BY instance, command_number HAVING count(*) > 1",
+        take: tables::command_twice,
+    },
 ];

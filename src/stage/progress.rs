@@ -1,4 +1,4 @@
-//! Progress while the demo works: a bar on a terminal, plain lines else; always on standard error.
+//! Progress while a play goes on: a bar on a terminal, plain lines else; always on standard error.
 
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;

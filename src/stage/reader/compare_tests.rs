@@ -157,6 +157,7 @@ fn world() -> World {
             record_domains: BTreeMap::from([(leg, BTreeSet::from([1]))]),
             formats: BTreeSet::from([1]),
             open_intents: Vec::new(),
+            commands_twice: Vec::new(),
             meetings: BTreeMap::from([(leg.meeting, DOMAIN), (ended.meeting, DOMAIN)]),
         },
         cached: Cached {
@@ -414,6 +415,9 @@ fn a_leg_on_two_servers_is_found() {
 fn what_is_left_undone_or_written_by_another_version_is_found() {
     finds(&["database", "intent", "open"], |world| {
         world.database.open_intents.push((leg_id(1), "3 (end)".to_owned()));
+    });
+    finds(&["database", "client command 7", "one intent at most", "several"], |world| {
+        world.database.commands_twice.push((1, 7));
     });
     finds(&["database", "format_version"], |world| {
         world.database.formats.insert(2);

@@ -1,6 +1,6 @@
 //! The scheduler's operator socket, asked as an operator would.
 
-use super::DemoError;
+use super::StageError;
 use crate::ops::operator::{AskError, OperatorRequest, ask};
 use crate::ops::status::{LinkState, Phase, RoundReport, Status, Trigger};
 use remeet_protocol::{LegId, ServerId};
@@ -11,12 +11,12 @@ use std::path::Path;
 const LEGS_A_REQUEST: usize = 500;
 
 /// How the scheduler is; `None` while it does not answer.
-pub(crate) async fn status(socket: &Path) -> Result<Option<Status>, DemoError> {
+pub(crate) async fn status(socket: &Path) -> Result<Option<Status>, StageError> {
     match ask(socket, &OperatorRequest::Status).await {
         Ok(items) => match items.into_iter().next() {
             Some(item) => serde_json::from_value(item)
                 .map(Some)
-                .map_err(|error| DemoError::new(format!("the scheduler's status cannot be read: {error}"))),
+                .map_err(|error| StageError::new(format!("the scheduler's status cannot be read: {error}"))),
             None => Ok(None),
         },
         Err(AskError::Unreachable { .. } | AskError::Cut(_)) => Ok(None),
@@ -28,14 +28,14 @@ pub(crate) async fn status(socket: &Path) -> Result<Option<Status>, DemoError> {
 }
 
 /// Everything in the cache inside the scheduler.
-pub(crate) async fn dump_cache(socket: &Path) -> Result<Vec<Value>, DemoError> {
-    ask(socket, &OperatorRequest::DumpCache).await.map_err(DemoError::new)
+pub(crate) async fn dump_cache(socket: &Path) -> Result<Vec<Value>, StageError> {
+    ask(socket, &OperatorRequest::DumpCache).await.map_err(StageError::new)
 }
 
 /// Deletes keys from the cache inside the scheduler.
-pub(crate) async fn forget_keys(socket: &Path, legs: &[LegId]) -> Result<(), DemoError> {
+pub(crate) async fn forget_keys(socket: &Path, legs: &[LegId]) -> Result<(), StageError> {
     for legs in legs.chunks(LEGS_A_REQUEST) {
-        ask(socket, &OperatorRequest::ForgetKeys { legs: legs.to_vec() }).await.map_err(DemoError::new)?;
+        ask(socket, &OperatorRequest::ForgetKeys { legs: legs.to_vec() }).await.map_err(StageError::new)?;
     }
     Ok(())
 }
@@ -47,11 +47,16 @@ pub(crate) fn round(status: &Status, trigger: Trigger) -> Option<&RoundReport> {
 
 /// Whether nothing moves: no round runs, every server is attached, nothing waits to be asked or stored.
 pub(crate) fn is_quiet(status: &Status) -> bool {
-    status.phase == Phase::Steady
+    is_in_control(status)
         && status.store.waiting == 0
         && status.cache.waiting == 0
         && status.counters.get("persists_open").is_none_or(|open| *open == 0)
-        && status.servers.iter().all(|server| server.link == LinkState::Attached && server.queues.sum() == 0)
+        && status.servers.iter().all(|server| server.queues.sum() == 0)
+}
+
+/// Whether every server is attached and nothing is left to be taken over; clients may be commanding.
+pub(crate) fn is_in_control(status: &Status) -> bool {
+    status.phase == Phase::Steady && status.servers.iter().all(|server| server.link == LinkState::Attached)
 }
 
 /// The state of a server's link.

@@ -9,7 +9,7 @@ use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-/// What must have come of every leg, from what the demo did.
+/// What must have come of every leg, from what was played.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Expected {
     /// The present term.
@@ -310,7 +310,7 @@ impl Comparison<'_> {
         self.cached_epoch(what, stored.epoch);
     }
 
-    // ---- what the demo knows ----
+    // ---- what the play knows ----
 
     fn term(&mut self) {
         if self.database.term.map(|(epoch, _)| epoch) != Some(self.expected.epoch) {
@@ -321,6 +321,10 @@ impl Comparison<'_> {
         }
         for (leg, op) in &self.database.open_intents {
             self.differ(DATABASE, format!("leg {leg}, intent {op}"), "a result", "none: it is open");
+        }
+        for (instance, number) in &self.database.commands_twice {
+            let what = format!("client command {number} of instance {instance:016x}");
+            self.differ(DATABASE, what, "one intent at most (rule 11)", "several");
         }
     }
 

@@ -1,12 +1,12 @@
-//! Store and cache of the demo: embedded, or on real servers in a database of the demo's own.
+//! Store and cache of a play: embedded, or on real servers in a database of the play's own.
 //!
-//! Nothing that the demo did not make is touched: the PostgreSQL database is made under a name of its
+//! Nothing that the play did not make is touched: the PostgreSQL database is made under a name of its
 //! own, a Redis database is used only if it was empty, and both are emptied at the end.
 
 use super::directory::Directory;
 use super::reader::facts::Cached;
 use super::reader::{ReadError, embedded, redis, sql};
-use super::{DemoError, Options, status};
+use super::{StageError, Stores, status};
 use crate::config::SecretUrl;
 use ::redis::aio::MultiplexedConnection;
 use ::redis::cmd;
@@ -17,7 +17,7 @@ use std::path::Path;
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// Marks a Redis database as taken by a demo; outside the scheduler's names.
+/// Marks a Redis database as taken by a play; outside the scheduler's names.
 const CLAIM: &str = "remeet-demo:claim";
 /// Making or dropping a database takes well below a second, on a loaded machine some.
 const SERVER: Duration = Duration::from_secs(30);
@@ -35,9 +35,9 @@ pub(crate) struct Backing {
 }
 
 impl Backing {
-    /// Makes what the options ask for.
-    pub(crate) async fn open(options: &Options, directory: &Directory) -> Result<Self, DemoError> {
-        let (store_url, database, postgres) = match &options.postgres {
+    /// Makes what is asked for; without URLs everything is embedded.
+    pub(crate) async fn open(stores: &Stores, directory: &Directory) -> Result<Self, StageError> {
+        let (store_url, database, postgres) = match &stores.postgres {
             None => {
                 let path = directory.file("remeet.db");
                 (format!("sqlite:{}", path.display()), sql::Place::Sqlite(path), None)
@@ -48,7 +48,7 @@ impl Backing {
             }
         };
         let mut backing = Self { store_url, cache_url: "memory:".to_owned(), database, redis: None, postgres };
-        if let Some(url) = &options.redis {
+        if let Some(url) = &stores.redis {
             match claim_redis(url).await {
                 Ok((url, place)) => {
                     backing.cache_url = url;
@@ -71,15 +71,31 @@ impl Backing {
     }
 
     /// Reads the whole cache.
-    pub(crate) async fn cached(&self, operator: &Path) -> Result<Cached, DemoError> {
+    pub(crate) async fn cached(&self, operator: &Path) -> Result<Cached, StageError> {
         match &self.redis {
             Some(place) => Ok(place.read().await?),
             None => Ok(embedded::read(status::dump_cache(operator).await?)?),
         }
     }
 
+    /// Empties the cache, as an operator's mistake or a restart of Redis would. The cache inside a scheduler is
+    /// emptied by its end.
+    pub(crate) async fn empty_cache(&self) -> Result<(), StageError> {
+        let Some(place) = &self.redis else { return Ok(()) };
+        let mut connection = place.connect().await?;
+        let mut both = ::redis::pipe();
+        both.atomic().cmd("FLUSHDB").ignore().cmd("SET").arg(CLAIM).arg(std::process::id()).ignore();
+        let emptied = both.query_async::<()>(&mut connection).await;
+        emptied.map_err(|error| StageError::new(format!("the Redis database was not emptied: {error}")))
+    }
+
     /// Deletes keys from the cache.
-    pub(crate) async fn forget_keys(&self, operator: &Path, domain: DomainId, legs: &[LegId]) -> Result<(), DemoError> {
+    pub(crate) async fn forget_keys(
+        &self,
+        operator: &Path,
+        domain: DomainId,
+        legs: &[LegId],
+    ) -> Result<(), StageError> {
         match &self.redis {
             Some(place) => Ok(place.forget_keys(domain, legs).await?),
             None => status::forget_keys(operator, legs).await,
@@ -87,16 +103,16 @@ impl Backing {
     }
 
     /// Drops and empties what was made. The processes that use it must be gone.
-    pub(crate) async fn close(&mut self) -> Result<(), DemoError> {
+    pub(crate) async fn close(&mut self) -> Result<(), StageError> {
         if let Some(place) = self.redis.take() {
             let mut connection = place.connect().await?;
             let flushed = cmd("FLUSHDB").query_async::<()>(&mut connection).await;
-            flushed.map_err(|error| DemoError::new(format!("the demo's Redis database was not emptied: {error}")))?;
+            flushed.map_err(|error| StageError::new(format!("the play's Redis database was not emptied: {error}")))?;
         }
         if let Some((options, name)) = self.postgres.take() {
             let drop = format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)");
             execute(&options, drop).await.map_err(|error| {
-                DemoError::new(format!("the demo's database {name} was not dropped: {error}; drop it by hand"))
+                StageError::new(format!("the play's database {name} was not dropped: {error}; drop it by hand"))
             })?;
         }
         Ok(())
@@ -116,16 +132,16 @@ async fn execute(options: &PgConnectOptions, sql: String) -> Result<(), ReadErro
     }
 }
 
-async fn make_database(url: &SecretUrl) -> Result<(String, sql::Place, (PgConnectOptions, String)), DemoError> {
+async fn make_database(url: &SecretUrl) -> Result<(String, sql::Place, (PgConnectOptions, String)), StageError> {
     let options: PgConnectOptions = url
         .expose()
         .parse()
-        .map_err(|_| DemoError::new(format!("--postgres {url}: give a URL such as postgres://user@host/postgres")))?;
+        .map_err(|_| StageError::new(format!("--postgres {url}: give a URL such as postgres://user@host/postgres")))?;
     // Made of a number only: no quoting needed.
     let name = format!("remeet_demo_{}", std::process::id());
     execute(&options, format!("CREATE DATABASE {name}"))
         .await
-        .map_err(|error| DemoError::new(format!("--postgres {url}: cannot make the database {name}: {error}")))?;
+        .map_err(|error| StageError::new(format!("--postgres {url}: cannot make the database {name}: {error}")))?;
     let place = sql::Place::Postgres(Box::new(options.clone().database(&name)));
     Ok((with_database(url.expose(), &name), place, (options, name)))
 }
@@ -142,8 +158,8 @@ fn with_database(url: &str, name: &str) -> String {
 }
 
 /// Finds an empty database: the one that the URL names, or the first empty one.
-async fn claim_redis(url: &SecretUrl) -> Result<(String, redis::Place), DemoError> {
-    let wrong = |text: String| DemoError::new(format!("--redis {url}: {text}"));
+async fn claim_redis(url: &SecretUrl) -> Result<(String, redis::Place), StageError> {
+    let wrong = |text: String| StageError::new(format!("--redis {url}: {text}"));
     let named = named_database(url.expose());
     let candidates = match named {
         Some(number) => vec![number],
@@ -161,9 +177,9 @@ async fn claim_redis(url: &SecretUrl) -> Result<(String, redis::Place), DemoErro
     }
     Err(wrong(match named {
         Some(number) => {
-            format!("database {number} is not empty, and the demo touches nothing of others: name an empty one")
+            format!("database {number} is not empty, and this program touches nothing of others: name an empty one")
         }
-        None => "no database is empty, and the demo touches nothing of others: start a Redis of its own".to_owned(),
+        None => "no database is empty, and this program touches nothing of others: start a Redis of its own".to_owned(),
     }))
 }
 

@@ -65,6 +65,8 @@ pub(crate) struct Database {
     pub(crate) formats: BTreeSet<i64>,
     /// Intents whose result is not stored, for people.
     pub(crate) open_intents: Vec<(LegId, String)>,
+    /// Client commands of which more than one intent came: instance and number.
+    pub(crate) commands_twice: Vec<(u64, u64)>,
     /// Meetings that have a row.
     pub(crate) meetings: BTreeMap<remeet_protocol::MeetingId, DomainId>,
 }

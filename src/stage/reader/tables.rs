@@ -266,6 +266,12 @@ pub(crate) fn open_intent(row: &mut Row, database: &mut Database) -> Result<(), 
     Ok(())
 }
 
+pub(crate) fn command_twice(row: &mut Row, database: &mut Database) -> Result<(), ReadError> {
+    let command = (row.unsigned()?, row.unsigned()?);
+    database.commands_twice.push(command);
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

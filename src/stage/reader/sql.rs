@@ -26,7 +26,7 @@ pub(crate) enum Place {
     Postgres(Box<PgConnectOptions>),
 }
 
-/// What is on its way at a moment: how the demo sees that commands are committed and not done.
+/// What is on its way at a moment: how a play sees that commands are committed and not done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct InFlight {
     pub(crate) starting: i64,
@@ -147,7 +147,7 @@ async fn sqlite(path: &PathBuf, read_only: bool) -> Result<SqliteConnection, Rea
 }
 
 async fn postgres(options: &PgConnectOptions) -> Result<PgConnection, ReadError> {
-    options.clone().application_name("remeet demo reader").connect().await.map_err(wrong)
+    options.clone().application_name("remeet independent reader").connect().await.map_err(wrong)
 }
 
 fn select(table: &Table, column: impl Fn(&str, Kind) -> String) -> String {
