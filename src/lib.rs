@@ -13,13 +13,15 @@
 //! - [`ops`] – systemd, the operator's local socket, status.
 //! - [`simulator`] – the simulated autonomous server; shares only the protocol crate.
 //! - [`demo`] – the mission end to end, checked by an independent reader.
-//! - `stage` – what it is played on: processes, stores, the independent reader.
+//! - [`drill`] – the scheduler killed and stopped again and again, compared with an oracle after every cycle.
+//! - `stage` – what these two are played on: processes, stores, the independent reader.
 //! - [`cli`] – the command line.
 
 pub mod cli;
 pub mod cms;
 pub mod config;
 pub mod demo;
+pub mod drill;
 pub mod link;
 pub mod model;
 pub mod ops;

@@ -4,6 +4,7 @@
 
 mod client;
 mod demo;
+mod drill;
 mod operator;
 mod output;
 mod plan;
@@ -58,6 +59,8 @@ enum Command {
     Simulate(Box<crate::simulator::Options>),
     /// Kill a scheduler and watch it take every live meeting back, checked by an independent reader.
     Demo(Box<crate::demo::Options>),
+    /// Kill or stop a scheduler at random moments, again and again, and compare everything after each cycle.
+    Drill(Box<crate::drill::Options>),
 }
 
 /// Where the configuration is.
@@ -107,6 +110,7 @@ async fn dispatch(command: Command) -> ExitCode {
         Command::Client(options) => Box::pin(client::run(*options)).await,
         Command::Simulate(options) => simulate::run(*options).await,
         Command::Demo(options) => return demo::run(*options).await,
+        Command::Drill(options) => return drill::run(*options).await,
     };
     output::end(result)
 }

@@ -27,6 +27,7 @@ mod daemon_recovery;
 mod daemon_rig;
 mod daemon_secrets;
 mod demo;
+mod drill;
 mod fake_scheduler;
 mod lease;
 mod link;
