@@ -80,13 +80,15 @@ async fn on_stage(
     let mut cycle = options.first_cycle;
     let played = Box::pin(through(options, seed, progress, backing, &mut stage, tally, &mut cycle)).await;
     if played.is_err() || !tally.ok() {
+        let kind = match options.kind {
+            DrillKind::Crash => "crash",
+            DrillKind::Pause => "pause",
+        };
         let repeat = format!(
-            "cycle {cycle} of seed {seed}; to repeat: scripts/crash-loop --kind {} --seed {seed} --first-cycle {cycle} \
-             --cycles 1 (or more from an earlier cycle: what earlier cycles left behind may matter)",
-            match options.kind {
-                DrillKind::Crash => "crash",
-                DrillKind::Pause => "pause",
-            }
+            "cycle {cycle} of seed {seed}; to repeat: scripts/crash-loop --kind {kind} --servers {} --meetings {} \
+             --terminals {} --seed {seed} --first-cycle {cycle} --cycles 1 (or more from an earlier cycle: what earlier \
+             cycles left behind may matter)",
+            options.servers, options.meetings, options.terminals
         );
         for scheduler in &stage.schedulers {
             let log = scheduler.log_tail();
