@@ -25,6 +25,7 @@ mod daemon_pair;
 mod daemon_recovery;
 mod daemon_rig;
 mod daemon_secrets;
+mod daemon_silence;
 mod demo;
 mod fake_scheduler;
 mod lease;
