@@ -18,6 +18,7 @@ mod core_rig;
 mod daemon_bad_client;
 mod daemon_bad_input;
 mod daemon_dry_run;
+mod daemon_events;
 mod daemon_notify;
 mod daemon_operator;
 mod daemon_outage;
