@@ -154,8 +154,8 @@ pub struct Link {
     /// network answers in milliseconds, a busy one within a second.
     #[serde(rename = "request_deadline_ms", with = "units::milliseconds")]
     pub request_deadline: Duration,
-    /// Silence after which a keep-alive is sent. Default 2 s: a dead link is noticed after three of
-    /// them, well within the 30 s of rule 18.
+    /// Silence after which a keep-alive is sent, to servers and to clients. Default 2 s: a dead link is noticed
+    /// after three of them, well within the 30 s of rule 18.
     #[serde(rename = "keep_alive_ms", with = "units::milliseconds")]
     pub keep_alive: Duration,
     /// First pause before dialling again; it doubles, with a random part. Default 100 ms.
