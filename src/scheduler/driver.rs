@@ -126,6 +126,7 @@ impl Driver {
             round_deadline: config.recovery.round_deadline,
             round_retry: config.recovery.retry_first,
             round_retry_max: config.recovery.retry_max,
+            legs_max: usize::try_from(config.clients.meetings_max).unwrap_or(usize::MAX),
             waiting_deadline: config.clients.command_deadline,
             waiting_per_leg: usize::try_from(config.clients.commands_waiting_max).unwrap_or(usize::MAX),
             ..crate::recovery::Settings::default()
