@@ -212,6 +212,9 @@ pub struct Clients {
     /// The most commands that wait for one meeting; the next is answered `retry`. Default 64: a
     /// conference control panel has a few in flight.
     pub commands_waiting_max: u32,
+    /// The most meetings; with as many the next one's create is answered `too many`. Meetings that live already are
+    /// recovered all the same. Default 200,000: some 100 MB of memory, and twice the largest network foreseen.
+    pub meetings_max: u32,
     /// The most events that wait for one subscriber; then it gets a reset with a snapshot. Default 1,024.
     pub events_waiting_max: u32,
 }
@@ -223,6 +226,7 @@ impl Default for Clients {
             connections_max: 1_024,
             command_deadline: Duration::from_secs(10),
             commands_waiting_max: 64,
+            meetings_max: 200_000,
             events_waiting_max: 1_024,
         }
     }
