@@ -41,8 +41,8 @@ pub const COMMANDS_IN_FLIGHT: usize = 128;
 pub const NUMBERS_AHEAD: u64 = 200;
 /// The most gets and lists that are open at a time, awaited updates included.
 pub const READS_IN_FLIGHT: usize = 128;
-/// The most subscriptions of a client.
-pub const SUBSCRIPTIONS_MAX: usize = 16;
+/// The most subscriptions of a client: a connection has one (SPEC K-10).
+pub const SUBSCRIPTIONS_MAX: usize = 1;
 /// The most notices that wait for a subscriber; then it gets a new snapshot instead.
 pub const NOTICES_WAITING_MAX: usize = 1_024;
 /// The most meetings in a list or snapshot, ten times the largest network foreseen.

@@ -1,25 +1,28 @@
 //! One client's connection: handshake, identity and rights (rule 16), requests, subscription.
 
-use super::views::{self, Unavailable};
+use super::envelope::Envelope;
+use super::pulse::{Due, Pulse};
+use super::snapshot::{Snapshot, Source};
+use super::views::{self, Page, Unavailable};
 use crate::config::{Client, Config, Right};
-use crate::link::Outbox;
+use crate::link::{ListenCounters, Outbox};
 use crate::recovery::{Published, Rights};
 use crate::scheduler::{Handle, Presence};
-use futures_util::StreamExt;
-use futures_util::future::BoxFuture;
-use futures_util::stream::FuturesUnordered;
 use remeet_protocol::message::{
-    ClientAnswer, ClientCommand, ClientEvent, EventKind, Failure, Goodbye, Hello, KeepAliveAnswer, Reset, Role,
-    Subscribed, Welcome,
+    ClientAnswer, ClientCommand, ClientEvent, EventKind, Failure, Goodbye, Hello, KeepAlive, KeepAliveAnswer, Reset,
+    Role, Subscribed, Welcome,
 };
-use remeet_protocol::packet::{Header, VERSION};
+use remeet_protocol::packet::VERSION;
 use remeet_protocol::wire::{Text, pack};
 use remeet_protocol::{Address, BootId, DomainId, ErrorCode, Flags, Incoming, MeetingId, Message, Packet};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{Semaphore, broadcast, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 /// Requests of one client under way; more wait in its socket. Twice what the client library sends.
@@ -34,21 +37,40 @@ const SEND_DEADLINE: Duration = Duration::from_secs(10);
 /// What a client that must come back is told to wait.
 const RETRY_AFTER_MS: u32 = 200;
 
+/// What all connections share.
+pub(super) struct Hall {
+    pub config: Arc<Config>,
+    pub handle: Handle,
+    pub stop: CancellationToken,
+    pub counters: Arc<ListenCounters>,
+    /// From the connection to its `Hello` (SPEC H-1).
+    pub handshake_deadline: Duration,
+    /// Turns to read a page of a snapshot.
+    pub turns: Arc<Semaphore>,
+}
+
 /// One client.
 pub(super) struct Connection {
     peer: SocketAddr,
     outbox: Outbox,
     close: CancellationToken,
-    config: Arc<Config>,
-    handle: Handle,
-    stop: CancellationToken,
+    hall: Arc<Hall>,
     client: Option<Client>,
     _presence: Option<Presence>,
-    in_flight: FuturesUnordered<BoxFuture<'static, Done>>,
+    hello_by: Instant,
+    pulse: Pulse,
+    /// Number of this side's last request.
+    asked: u64,
+    /// Tasks of their own: what they hold of the store is let go of however slowly the client reads.
+    in_flight: JoinSet<Done>,
     feed: Option<broadcast::Receiver<Arc<Published>>>,
     subscription: Option<Subscription>,
+    /// Of the subscription; events wait in the feed until it is sent.
+    snapshot: Option<Snapshot>,
     /// Meetings whose update was promised, with the request that asked.
     promised: BTreeMap<MeetingId, u64>,
+    /// Promised updates that can be read now, as there is room.
+    owed: VecDeque<(MeetingId, u64)>,
     /// Gets under way, and meetings that were recovered meanwhile: their answers may be older than that.
     gets: usize,
     refreshed: BTreeSet<MeetingId>,
@@ -80,38 +102,44 @@ enum Done {
 struct Over;
 
 impl Connection {
+    /// `since`: when it was accepted.
     pub(super) fn new(
         peer: SocketAddr,
         outbox: Outbox,
         close: CancellationToken,
-        config: Arc<Config>,
-        handle: Handle,
-        stop: CancellationToken,
+        since: Instant,
+        hall: Arc<Hall>,
     ) -> Self {
+        let hello_by = since + hall.handshake_deadline;
+        let pulse = Pulse::new(hall.config.link.keep_alive, Instant::now());
         Self {
             peer,
             outbox,
             close,
-            config,
-            handle,
-            stop,
+            hall,
             client: None,
             _presence: None,
-            in_flight: FuturesUnordered::new(),
+            hello_by,
+            pulse,
+            asked: 0,
+            in_flight: JoinSet::new(),
             feed: None,
             subscription: None,
+            snapshot: None,
             promised: BTreeMap::new(),
+            owed: VecDeque::new(),
             gets: 0,
             refreshed: BTreeSet::new(),
             backlog: VecDeque::new(),
         }
     }
 
-    /// Serves the client until it leaves, misbehaves or the scheduler stops.
+    /// Serves the client until it leaves, falls silent, misbehaves or the scheduler stops.
     pub(super) async fn run(mut self, mut packets: mpsc::Receiver<Vec<Incoming>>) {
-        let stop = self.stop.clone();
-        let mut terms = self.handle.terms();
+        let stop = self.hall.stop.clone();
+        let mut terms = self.hall.handle.terms();
         loop {
+            let wake = self.wake();
             let next = tokio::select! {
                 () = stop.cancelled() => {
                     self.goodbye().await;
@@ -121,14 +149,19 @@ impl Connection {
                     Some(batch) => self.take(batch).await,
                     None => Err(Over),
                 },
-                Some(done) = self.in_flight.next() => match self.finish(done).await {
-                    Ok(()) => self.take_backlog().await,
-                    over => over,
+                Some(done) = self.in_flight.join_next() => match done {
+                    Ok(done) => self.finish(done).await,
+                    Err(error) => {
+                        tracing::error!(peer = %self.peer, %error, "a client's request failed: its connection is closed");
+                        Err(Over)
+                    }
                 },
-                published = next_published(&mut self.feed) => self.tell(published).await,
-                Ok(()) = terms.changed() => self.begin_anew().await,
+                page = Snapshot::page(&mut self.snapshot) => self.show(page).await,
+                published = next_published(&mut self.feed), if self.snapshot.is_none() => self.tell(published).await,
+                Ok(()) = terms.changed(), if self.snapshot.is_none() => self.begin_anew().await,
+                () = sleep_until(wake) => self.overdue(!packets.is_empty()).await,
             };
-            if next.is_err() {
+            if next.is_err() || self.serve().await.is_err() {
                 break;
             }
         }
@@ -136,25 +169,30 @@ impl Connection {
     }
 
     async fn take(&mut self, batch: Vec<Incoming>) -> Result<(), Over> {
+        self.pulse.heard(Instant::now());
         self.backlog.extend(batch);
-        self.take_backlog().await?;
+        self.serve().await?;
         if self.backlog.len() > BACKLOG {
-            self.handle.count("clients_cut");
+            self.hall.handle.count("clients_cut");
             tracing::warn!(peer = %self.peer, "a client sends without waiting for its answers: it is cut");
             return Err(Over);
         }
         Ok(())
     }
 
-    async fn take_backlog(&mut self) -> Result<(), Over> {
-        while self.in_flight.len() < IN_FLIGHT
-            && let Some(incoming) = self.backlog.pop_front()
-        {
-            match incoming {
-                Ok(packet) if self.client.is_none() => self.greet(packet).await?,
-                Ok(packet) => self.request(packet).await?,
-                Err(rejected) => {
-                    self.handle.count("client_packets_malformed");
+    /// Takes on what waits, as far as there is room.
+    async fn serve(&mut self) -> Result<(), Over> {
+        while self.in_flight.len() < IN_FLIGHT {
+            if let Some((meeting, request)) = self.owed.pop_front() {
+                self.get(self.envelope(request), meeting, true);
+                continue;
+            }
+            match self.backlog.pop_front() {
+                None => break,
+                Some(Ok(packet)) if self.client.is_none() => self.greet(packet).await?,
+                Some(Ok(packet)) => self.request(packet).await?,
+                Some(Err(rejected)) => {
+                    self.hall.handle.count("client_packets_malformed");
                     tracing::warn!(peer = %self.peer, "a client's packet cannot be read: {rejected}");
                     let failure = Failure::new(rejected.code(), &rejected.to_string());
                     self.answer(rejected.head.header.request, failure.into()).await?;
@@ -162,6 +200,38 @@ impl Connection {
             }
         }
         Ok(())
+    }
+
+    // ---- silence ----
+
+    fn wake(&self) -> Instant {
+        if self.client.is_none() { self.hello_by } else { self.pulse.wake() }
+    }
+
+    /// Somebody without a `Hello` is late (SPEC H-1), or somebody is silent (H-6). `unread`: packets are there.
+    async fn overdue(&mut self, unread: bool) -> Result<(), Over> {
+        let now = Instant::now();
+        let Some(client) = &self.client else {
+            self.hall.counters.silent.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(peer = %self.peer, "a client did not say Hello in time: its connection is closed");
+            return Err(Over);
+        };
+        if unread {
+            self.pulse.heard(now);
+        }
+        match self.pulse.due(now) {
+            Due::Nothing => Ok(()),
+            Due::Probe => {
+                self.asked += 1;
+                self.send(vec![self.envelope(self.asked).request(KeepAlive {}.into())]).await
+            }
+            Due::End => {
+                self.hall.counters.silent.fetch_add(1, Ordering::Relaxed);
+                let (peer, silence) = (self.peer, self.pulse.silence_max());
+                tracing::warn!(%peer, client = client.id, "a client was silent for {silence:?}: its connection is closed");
+                Err(Over)
+            }
+        }
     }
 
     // ---- handshake ----
@@ -181,27 +251,32 @@ impl Connection {
         };
         tracing::debug!(peer = %self.peer, client = client.id, "a client connected");
         self.client = Some(client);
-        self._presence = Some(self.handle.client_connected());
-        let welcome = Welcome {
+        self._presence = Some(self.hall.handle.client_connected());
+        self.pulse = Pulse::new(self.hall.config.link.keep_alive, Instant::now());
+        self.answer(request, self.welcome().into()).await
+    }
+
+    fn welcome(&self) -> Welcome {
+        let config = &self.hall.config;
+        Welcome {
             role: Role::Scheduler,
             version: VERSION,
             domain: self.domain(),
-            id: self.domain().0,
-            name: Text::cut(&self.config.scheduler.name),
-            boot: BootId(self.handle.holder().0),
-            table_revision: self.handle.epoch().0,
-            keep_alive_ms: u32::try_from(self.config.link.keep_alive.as_millis()).unwrap_or(u32::MAX),
-        };
-        self.answer(request, welcome.into()).await
+            // Only servers have one.
+            id: 0,
+            name: Text::cut(&config.scheduler.name),
+            boot: BootId(self.hall.handle.holder().0),
+            table_revision: self.hall.handle.epoch().0,
+            keep_alive_ms: u32::try_from(config.link.keep_alive.as_millis()).unwrap_or(u32::MAX),
+        }
     }
 
     fn identify(&self, hello: &Hello) -> Option<Client> {
-        let declared = |client: &&Client| client.id == hello.id && client.name == hello.name.as_str();
-        (hello.role == Role::Client).then(|| self.config.identities.iter().find(declared).cloned()).flatten()
+        self.hall.config.identities.iter().find(|client| declares(hello, client)).cloned()
     }
 
     async fn refuse(&mut self, request: u64, code: ErrorCode, detail: &str) -> Result<(), Over> {
-        self.handle.count("clients_refused");
+        self.hall.handle.count("clients_refused");
         tracing::warn!(peer = %self.peer, "a client was refused: {code}: {detail}");
         self.answer(request, Failure::new(code, detail).into()).await?;
         Err(Over)
@@ -223,7 +298,7 @@ impl Connection {
         }
         match packet.message {
             Message::KeepAlive(_) => {
-                let answer = KeepAliveAnswer { table_revision: self.handle.epoch().0 };
+                let answer = KeepAliveAnswer { table_revision: self.hall.handle.epoch().0 };
                 self.answer(request, answer.into()).await
             }
             Message::ClientCommand(command) => {
@@ -231,30 +306,34 @@ impl Connection {
                 Ok(())
             }
             Message::Get(get) => {
-                self.feed.get_or_insert_with(|| self.handle.subscribe());
+                self.feed.get_or_insert_with(|| self.hall.handle.subscribe());
                 self.get(self.envelope(request), get.meeting, false);
                 Ok(())
             }
             Message::List(list) => {
-                let (envelope, handle) = (self.envelope(request), self.handle.clone());
-                self.in_flight.push(Box::pin(async move {
+                let (envelope, handle) = (self.envelope(request), self.hall.handle.clone());
+                self.in_flight.spawn(async move {
                     Done::Answer(match views::list(&handle, list.after, list.entries_max).await {
                         Ok(messages) => envelope.answer(messages),
                         Err(error) => envelope.failure(&error),
                     })
-                }));
+                });
                 Ok(())
             }
             Message::Subscribe(subscribe) => self.subscribe(request, subscribe.meeting).await,
             Message::Goodbye(_) => Err(Over),
             // Answers to keep-alives that this side did not ask, and the like: nothing to do.
             _ if packet.header.flags.has(Flags::ANSWER) => Ok(()),
+            // The same again changes nothing (SPEC H-8).
+            Message::Hello(hello) if self.client.as_ref().is_some_and(|client| declares(&hello, client)) => {
+                self.answer(request, self.welcome().into()).await
+            }
             Message::Hello(_) => {
-                let failure = Failure::new(ErrorCode::EXISTS, "the handshake is done");
+                let failure = Failure::new(ErrorCode::EXISTS, "this connection is another client's");
                 self.answer(request, failure.into()).await
             }
             other => {
-                self.handle.count("client_requests_unsupported");
+                self.hall.handle.count("client_requests_unsupported");
                 tracing::warn!(peer = %self.peer, "a client's request is not for a scheduler: {}", other.name());
                 let failure = Failure::new(ErrorCode::UNSUPPORTED, &format!("{} is not for a scheduler", other.name()));
                 self.answer(request, failure.into()).await
@@ -264,11 +343,11 @@ impl Connection {
 
     /// A command whose server does not answer goes on; its client is told so in time, and asks again with the
     /// same id: it gets the one answer (SPEC K-4).
-    fn command(&self, request: u64, command: ClientCommand) {
+    fn command(&mut self, request: u64, command: ClientCommand) {
         let rights = Rights { control: self.may(Right::Control), operator: self.may(Right::Operator) };
-        let (envelope, handle) = (self.envelope(request), self.handle.clone());
+        let (envelope, handle) = (self.envelope(request), self.hall.handle.clone());
         let (visitor, name) = (self.visitor(), command.op.name());
-        let deadline = self.config.clients.command_deadline * 2;
+        let deadline = self.hall.config.clients.command_deadline * 2;
         let late = ClientAnswer {
             instance: command.instance,
             number: command.number,
@@ -277,7 +356,7 @@ impl Connection {
             detail: Text::cut("the meeting's server has not answered yet: ask again with the same id"),
             meeting: command.meeting,
         };
-        self.in_flight.push(Box::pin(async move {
+        self.in_flight.spawn(async move {
             Done::Answer(match tokio::time::timeout(deadline, handle.command(rights, command)).await {
                 Ok(Ok(answer)) => {
                     if answer.code == ErrorCode::NOT_ALLOWED {
@@ -288,17 +367,17 @@ impl Connection {
                 Ok(Err(gone)) => envelope.failure(&Unavailable(gone.to_string())),
                 Err(_) => envelope.answer(vec![late.into()]),
             })
-        }));
+        });
     }
 
     fn visitor(&self) -> Visitor {
         let client = self.client.as_ref().map_or(0, |client| client.id);
-        Visitor { peer: self.peer, client, handle: self.handle.clone() }
+        Visitor { peer: self.peer, client, handle: self.hall.handle.clone() }
     }
 
     fn get(&mut self, envelope: Envelope, meeting_id: MeetingId, update: bool) {
         self.gets += 1;
-        self.in_flight.push(Box::pin(meeting(envelope, self.handle.clone(), meeting_id, update)));
+        self.in_flight.spawn(meeting(envelope, self.hall.handle.clone(), meeting_id, update));
     }
 
     fn got(&mut self) {
@@ -320,8 +399,8 @@ impl Connection {
                 self.send(packets).await?;
                 if recovering && self.refreshed.contains(&meeting) {
                     // Recovered while it was read: the promised update comes at once.
-                    self.get(self.envelope(request), meeting, true);
-                } else if recovering && self.promised.len() < PROMISES {
+                    self.owed.push_back((meeting, request));
+                } else if recovering && self.promised.len() + self.owed.len() < PROMISES {
                     self.promised.insert(meeting, request);
                 } else {
                     self.promised.remove(&meeting);
@@ -337,23 +416,35 @@ impl Connection {
 
     /// A snapshot first; what happens while it is read comes after it, a second time at worst.
     async fn subscribe(&mut self, request: u64, meeting: Option<MeetingId>) -> Result<(), Over> {
-        self.feed.get_or_insert_with(|| self.handle.subscribe());
-        let subscription = Subscription { request, meeting, sequence: 0, _presence: self.handle.client_subscribed() };
+        self.feed.get_or_insert_with(|| self.hall.handle.subscribe());
+        let subscription =
+            Subscription { request, meeting, sequence: 0, _presence: self.hall.handle.client_subscribed() };
         self.subscription = Some(subscription);
-        let subscribed = Subscribed { epoch: self.handle.epoch(), sequence: 0 };
-        self.snapshot(request, meeting, subscribed.into()).await
+        let subscribed = Subscribed { epoch: self.hall.handle.epoch(), sequence: 0 };
+        self.snapshot = Some(Snapshot::begin(self.source(meeting), true, 1));
+        self.send(self.envelope(request).part(vec![subscribed.into()], 0, false)).await
     }
 
-    async fn snapshot(&mut self, request: u64, meeting: Option<MeetingId>, head: Message) -> Result<(), Over> {
-        let envelope = self.envelope(request);
-        let packets = match views::snapshot(&self.handle, meeting).await {
-            Ok(pages) => envelope.answer(std::iter::once(head).chain(pages).collect()),
+    fn source(&self, meeting: Option<MeetingId>) -> Source {
+        Source { handle: self.hall.handle.clone(), turns: Arc::clone(&self.hall.turns), meeting }
+    }
+
+    /// A page of the snapshot has been read.
+    async fn show(&mut self, page: Result<Page, Unavailable>) -> Result<(), Over> {
+        let (Some(snapshot), Some(subscription)) = (self.snapshot.take(), &self.subscription) else { return Ok(()) };
+        let envelope = self.envelope(subscription.request);
+        match page {
+            Ok(page) => {
+                let (packets, rest) = snapshot.take(page, envelope);
+                self.snapshot = rest;
+                self.send(packets).await
+            }
             Err(error) => {
                 self.subscription = None;
-                envelope.failure(&error)
+                self.rest();
+                self.send(envelope.failure(&error)).await
             }
-        };
-        self.send(packets).await
+        }
     }
 
     async fn tell(&mut self, published: Result<Arc<Published>, broadcast::error::RecvError>) -> Result<(), Over> {
@@ -366,7 +457,7 @@ impl Connection {
             Err(broadcast::error::RecvError::Lagged(missed)) => return self.reset(missed).await,
         };
         self.keep_promise(&published);
-        let epoch = self.handle.epoch();
+        let epoch = self.hall.handle.epoch();
         let Some(subscription) = &mut self.subscription else { return Ok(()) };
         if subscription.meeting.is_some_and(|meeting| meeting != published.leg.meeting) {
             return Ok(());
@@ -390,30 +481,28 @@ impl Connection {
                 changes,
             }));
         }
-        let request = subscription.request;
-        let packets = messages.into_iter().map(|message| self.envelope(request).notice(message)).collect();
-        self.send(packets).await
+        let envelope = self.envelope(0);
+        self.send(messages.into_iter().map(|message| envelope.notice(message)).collect()).await
     }
 
     /// The client was too slow: it forgets what it knows, a snapshot follows (SPEC K-11).
     async fn reset(&mut self, missed: u64) -> Result<(), Over> {
-        self.handle.count("subscriptions_reset");
+        self.hall.handle.count("subscriptions_reset");
         tracing::info!(peer = %self.peer, missed, "a slow subscriber is given a snapshot");
         // What was promised may have been among the missed: everything promised is answered again.
-        for (meeting_id, request) in std::mem::take(&mut self.promised) {
-            self.get(self.envelope(request), meeting_id, true);
-        }
+        self.owed.extend(std::mem::take(&mut self.promised));
         self.begin_anew().await
     }
 
     /// A subscriber forgets what it knows and is given a snapshot: it has missed something, or a term has begun
     /// since it subscribed at a standby, whose snapshot lacks what the holder before did since.
     async fn begin_anew(&mut self) -> Result<(), Over> {
-        let epoch = self.handle.epoch();
+        let epoch = self.hall.handle.epoch();
         let Some(subscription) = &mut self.subscription else { return Ok(()) };
         let reset = Reset { epoch, sequence: subscription.sequence };
-        let (request, meeting) = (subscription.request, subscription.meeting);
-        self.snapshot(request, meeting, reset.into()).await
+        let meeting = subscription.meeting;
+        self.snapshot = Some(Snapshot::begin(self.source(meeting), false, 0));
+        self.send(vec![self.envelope(0).notice(reset.into())]).await
     }
 
     /// The update that an answer marked `recovering` promised (SPEC K-7).
@@ -426,13 +515,14 @@ impl Connection {
             self.refreshed.insert(published.leg.meeting);
         }
         if let Some(request) = self.promised.remove(&published.leg.meeting) {
-            self.get(self.envelope(request), published.leg.meeting, true);
+            self.owed.push_back((published.leg.meeting, request));
         }
     }
 
     /// Nobody waits for events any more: they are not followed.
     fn rest(&mut self) {
-        if self.subscription.is_none() && self.promised.is_empty() && self.in_flight.is_empty() {
+        let idle = self.promised.is_empty() && self.owed.is_empty() && self.in_flight.is_empty();
+        if self.subscription.is_none() && idle {
             self.feed = None;
         }
     }
@@ -440,7 +530,7 @@ impl Connection {
     // ---- packets ----
 
     fn domain(&self) -> DomainId {
-        self.config.scheduler.domain
+        self.hall.config.scheduler.domain
     }
 
     fn envelope(&self, request: u64) -> Envelope {
@@ -457,10 +547,13 @@ impl Connection {
 
     async fn send(&mut self, packets: Vec<Packet>) -> Result<(), Over> {
         match tokio::time::timeout(SEND_DEADLINE, self.outbox.send(packets)).await {
-            Ok(Ok(())) => Ok(()),
+            Ok(Ok(())) => {
+                self.pulse.sent(Instant::now());
+                Ok(())
+            }
             Ok(Err(_)) => Err(Over),
             Err(_) => {
-                self.handle.count("clients_too_slow");
+                self.hall.handle.count("clients_too_slow");
                 tracing::warn!(peer = %self.peer, "a client took nothing for {SEND_DEADLINE:?}: its connection is closed");
                 Err(Over)
             }
@@ -476,6 +569,11 @@ impl Connection {
         // Who left already needs no farewell.
         let _ = self.send(vec![self.envelope(0).notice(goodbye.into())]).await;
     }
+}
+
+/// Whether it is this client that says Hello (rule 16).
+fn declares(hello: &Hello, client: &Client) -> bool {
+    hello.role == Role::Client && client.id == hello.id && client.name == hello.name.as_str()
 }
 
 /// Who asks, for the log.
@@ -513,43 +611,5 @@ async fn next_published(
     match feed {
         Some(feed) => feed.recv().await,
         None => std::future::pending().await,
-    }
-}
-
-/// Makes packets for one request.
-#[derive(Debug, Clone, Copy)]
-struct Envelope {
-    source: Address,
-    destination: Address,
-    request: u64,
-}
-
-impl Envelope {
-    /// An answer of one or more packets: indices from 0, the last one marked.
-    fn answer(self, messages: Vec<Message>) -> Vec<Packet> {
-        let last = messages.len().saturating_sub(1);
-        let index = |place: usize| u32::try_from(place).unwrap_or(u32::MAX);
-        messages
-            .into_iter()
-            .enumerate()
-            .map(|(place, message)| {
-                let flags = if place == last { Flags::FINAL_ANSWER } else { Flags::ANSWER };
-                self.packet(Header { flags, session: 0, request: self.request, index: index(place) }, message)
-            })
-            .collect()
-    }
-
-    fn failure(self, error: &Unavailable) -> Vec<Packet> {
-        let failure = Failure { retry_after_ms: 500, ..Failure::new(ErrorCode::UNAVAILABLE, &error.0) };
-        self.answer(vec![failure.into()])
-    }
-
-    /// A packet that answers nothing by itself, under the subscription's request.
-    fn notice(self, message: Message) -> Packet {
-        self.packet(Header { request: self.request, ..Header::default() }, message)
-    }
-
-    fn packet(self, header: Header, message: Message) -> Packet {
-        Packet { destination: self.destination, source: self.source, header, message }
     }
 }

@@ -1,6 +1,7 @@
 //! The port for meeting clients: accepts, and gives each connection a task of its own.
 
-use super::connection::Connection;
+use super::connection::{Connection, Hall};
+use super::snapshot::PAGES_AT_A_TIME;
 use crate::config::Config;
 use crate::link::{self, ClientLinkEvent, ConnectionId, LinkError, ListenCounters, ListenOptions, Listener};
 use crate::scheduler::Handle;
@@ -8,7 +9,8 @@ use remeet_protocol::{Address, Incoming};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use tokio::sync::mpsc;
+use std::time::Duration;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -22,6 +24,7 @@ const BATCHES: usize = 64;
 pub struct Door {
     listener: Listener,
     events: mpsc::Receiver<ClientLinkEvent>,
+    handshake_deadline: Duration,
 }
 
 /// Opens the port of `[clients]`.
@@ -35,7 +38,8 @@ pub async fn listen(config: &Config) -> Result<Door, LinkError> {
         connections_max: usize::try_from(config.clients.connections_max).unwrap_or(usize::MAX),
         ..ListenOptions::new(config.clients.listen, source)
     };
-    Ok(Door { listener: link::listen(options, sender).await?, events })
+    let handshake_deadline = options.handshake_deadline;
+    Ok(Door { listener: link::listen(options, sender).await?, events, handshake_deadline })
 }
 
 impl Door {
@@ -55,19 +59,26 @@ impl Door {
     /// meanwhile waits for the next call.
     pub async fn serve(&mut self, config: Arc<Config>, handle: Handle, stop: CancellationToken) {
         let tasks = TaskTracker::new();
+        let hall = Arc::new(Hall {
+            config,
+            handle,
+            stop,
+            counters: self.counters(),
+            handshake_deadline: self.handshake_deadline,
+            turns: Arc::new(Semaphore::new(PAGES_AT_A_TIME)),
+        });
         let mut inboxes: HashMap<ConnectionId, mpsc::Sender<Vec<Incoming>>> = HashMap::new();
         loop {
             let event = tokio::select! {
-                () = stop.cancelled() => break,
+                () = hall.stop.cancelled() => break,
                 event = self.events.recv() => event,
             };
             match event {
                 None => break,
-                Some(ClientLinkEvent::Connected { connection, peer, outbox, close }) => {
+                Some(ClientLinkEvent::Connected { connection, peer, since, outbox, close }) => {
                     let (inbox, packets) = mpsc::channel(BATCHES);
                     inboxes.insert(connection, inbox);
-                    let client =
-                        Connection::new(peer, outbox, close, Arc::clone(&config), handle.clone(), stop.clone());
+                    let client = Connection::new(peer, outbox, close, since, Arc::clone(&hall));
                     tasks.spawn(client.run(packets));
                 }
                 Some(ClientLinkEvent::Packets(connection, packets)) => {
@@ -77,7 +88,7 @@ impl Door {
                     {
                         // One that has ended was counted when it ended.
                         if matches!(error, mpsc::error::TrySendError::Full(_)) {
-                            handle.count("clients_cut");
+                            hall.handle.count("clients_cut");
                             tracing::warn!("a client floods: its connection is cut");
                         }
                         inboxes.remove(&connection);

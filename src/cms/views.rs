@@ -13,6 +13,8 @@ use std::collections::BTreeMap;
 
 /// The most entries of a list's page (SPEC K-9).
 const ENTRIES_MAX: u16 = 1_000;
+/// Entries of a snapshot's page: what a subscriber has in memory until it is sent, some 60 KB.
+const SNAPSHOT_ENTRIES: u16 = 500;
 
 /// The store or the scheduler did not answer.
 #[derive(Debug)]
@@ -66,13 +68,19 @@ pub(super) async fn meeting(
     Ok(Some((messages, recovering)))
 }
 
+/// Some of the meetings that are not ended, in ascending order.
+#[derive(Debug)]
+pub(super) struct Page {
+    pub entries: Vec<ListEntry>,
+    /// Where the next page begins.
+    pub after: MeetingId,
+    /// There are no more.
+    pub complete: bool,
+}
+
 /// One page of the meetings that are not ended.
 pub(super) async fn list(handle: &Handle, after: MeetingId, entries_max: u16) -> Result<Vec<Message>, Unavailable> {
-    let max = entries_max.clamp(1, ENTRIES_MAX);
-    let rows = handle.store().live_legs(after, max).await?;
-    let complete = rows.len() < usize::from(max);
-    let entries = entries(handle, rows).await?;
-    let after = entries.last().map_or(after, |entry| entry.meeting);
+    let Page { entries, after, complete } = page(handle, after, entries_max.clamp(1, ENTRIES_MAX)).await?;
     let count = u32::try_from(entries.len()).unwrap_or(u32::MAX);
     let mut messages: Vec<Message> =
         pack(entries, ListPage::ENTRIES_ROOM).into_iter().map(|entries| ListPage { entries }.into()).collect();
@@ -80,28 +88,26 @@ pub(super) async fn list(handle: &Handle, after: MeetingId, entries_max: u16) ->
     Ok(messages)
 }
 
-/// Everything that a new subscriber must know: all meetings that are not ended, or one.
-pub(super) async fn snapshot(handle: &Handle, meeting: Option<MeetingId>) -> Result<Vec<Message>, Unavailable> {
-    let mut messages = Vec::new();
-    let mut total = 0;
-    let mut after = MeetingId::default();
-    loop {
-        let rows = match meeting {
-            Some(meeting) => handle.store().meeting(meeting).await?,
-            None => handle.store().live_legs(after, ENTRIES_MAX).await?,
-        };
-        let complete = meeting.is_some() || rows.len() < usize::from(ENTRIES_MAX);
-        let entries = entries(handle, rows).await?;
-        after = entries.last().map_or(after, |entry| entry.meeting);
-        total += u32::try_from(entries.len()).unwrap_or(u32::MAX);
-        messages.extend(
-            pack(entries, ListPage::ENTRIES_ROOM).into_iter().map(|entries| Message::from(ListPage { entries })),
-        );
-        if complete {
-            messages.push(ListEnd { after, entries: total, complete: true }.into());
-            return Ok(messages);
-        }
-    }
+/// A page of what a new subscriber must know: of all meetings that are not ended, or the one.
+pub(super) async fn snapshot(
+    handle: &Handle,
+    meeting: Option<MeetingId>,
+    after: MeetingId,
+) -> Result<Page, Unavailable> {
+    let Some(meeting) = meeting else { return page(handle, after, SNAPSHOT_ENTRIES).await };
+    let rows = handle.store().meeting(meeting).await?;
+    let entries = entries(handle, rows).await?;
+    Ok(Page { after: entries.last().map_or(after, |entry| entry.meeting), entries, complete: true })
+}
+
+async fn page(handle: &Handle, after: MeetingId, max: u16) -> Result<Page, Unavailable> {
+    let rows = handle.store().live_legs(after, max).await?;
+    let Some(last) = rows.last().map(|row| row.leg.meeting) else {
+        return Ok(Page { entries: Vec::new(), after, complete: true });
+    };
+    // A page that is not full may have left a meeting of several legs to the next.
+    let complete = rows.len() < usize::from(max) && handle.store().live_legs(last, 1).await?.is_empty();
+    Ok(Page { entries: entries(handle, rows).await?, after: last, complete })
 }
 
 async fn entries(handle: &Handle, rows: Vec<StoredLeg>) -> Result<Vec<ListEntry>, Unavailable> {

@@ -179,6 +179,7 @@ fn clients(config: &Config, found: &mut Problems) {
     found.range("clients.connections_max", clients.connections_max, 1, 65_536);
     found.span_ms("clients.command_deadline_ms", clients.command_deadline, 100, 120_000);
     found.range("clients.commands_waiting_max", clients.commands_waiting_max, 1, 4_096);
+    found.range("clients.meetings_max", clients.meetings_max, 1, 1_000_000);
     found.range("clients.events_waiting_max", clients.events_waiting_max, 16, 65_536);
     if config.identities.len() > CLIENTS_MAX {
         found.add("[[client]]", format!("there are {}, at most {CLIENTS_MAX}", config.identities.len()));

@@ -154,8 +154,8 @@ pub struct Link {
     /// network answers in milliseconds, a busy one within a second.
     #[serde(rename = "request_deadline_ms", with = "units::milliseconds")]
     pub request_deadline: Duration,
-    /// Silence after which a keep-alive is sent. Default 2 s: a dead link is noticed after three of
-    /// them, well within the 30 s of rule 18.
+    /// Silence after which a keep-alive is sent, to servers and to clients. Default 2 s: a dead link is noticed
+    /// after three of them, well within the 30 s of rule 18.
     #[serde(rename = "keep_alive_ms", with = "units::milliseconds")]
     pub keep_alive: Duration,
     /// First pause before dialling again; it doubles, with a random part. Default 100 ms.
@@ -212,6 +212,9 @@ pub struct Clients {
     /// The most commands that wait for one meeting; the next is answered `retry`. Default 64: a
     /// conference control panel has a few in flight.
     pub commands_waiting_max: u32,
+    /// The most meetings; with as many the next one's create is answered `too many`. Meetings that live already are
+    /// recovered all the same. Default 200,000: some 100 MB of memory, and twice the largest network foreseen.
+    pub meetings_max: u32,
     /// The most events that wait for one subscriber; then it gets a reset with a snapshot. Default 1,024.
     pub events_waiting_max: u32,
 }
@@ -223,6 +226,7 @@ impl Default for Clients {
             connections_max: 1_024,
             command_deadline: Duration::from_secs(10),
             commands_waiting_max: 64,
+            meetings_max: 200_000,
             events_waiting_max: 1_024,
         }
     }

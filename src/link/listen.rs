@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -29,7 +30,7 @@ pub struct ListenOptions {
     pub address: SocketAddr,
     /// Who listens: the source address of what is sent before anybody has introduced themselves.
     pub source: Address,
-    /// Connections at a time. More are told `too many` and closed.
+    /// Connections at a time. More are told `busy` and closed.
     pub connections_max: usize,
     /// From the connection to its first packet.
     pub handshake_deadline: Duration,
@@ -48,12 +49,13 @@ impl ListenOptions {
         Self {
             address,
             source,
-            // A domain's operators and integrators; with full queues and buffers 600 MB at the very most.
-            connections_max: 512,
+            // A domain's operators and integrators. Each that stops reading holds 0.55 MB of queue and 0.13 MB of
+            // buffers until its write deadline: 700 MB if all of them do at once, and next to nothing otherwise.
+            connections_max: 1_024,
             handshake_deadline: Duration::from_secs(5),
             write_deadline: Duration::from_secs(10),
-            // 1.1 MB: a burst of events; a snapshot is sent in pieces, as there is room.
-            queue_packets: 1_024,
+            // 0.55 MB: a burst of events; a snapshot is sent in pieces, as there is room.
+            queue_packets: 512,
             cancel: CancellationToken::new(),
         }
     }
@@ -69,6 +71,8 @@ pub enum ClientLinkEvent {
         connection: ConnectionId,
         /// Where it comes from.
         peer: SocketAddr,
+        /// When it was accepted.
+        since: Instant,
         /// Sends to it. [`Outbox::try_send`] says when the client is too slow. Once every clone is
         /// dropped, the connection is closed.
         outbox: Outbox,
@@ -97,7 +101,7 @@ pub struct ListenCounters {
     pub accepted: AtomicU64,
     /// Connections refused because of the cap.
     pub refused: AtomicU64,
-    /// Connections closed because no packet came in time.
+    /// Connections closed because no packet came in time; whoever serves them counts those that fall silent later.
     pub silent: AtomicU64,
     /// Connections closed because their bytes were no packets.
     pub broken: AtomicU64,
@@ -205,11 +209,8 @@ impl Accepting {
 
 /// Tells a client that there are too many, as far as its socket takes it without waiting.
 fn refuse(stream: &TcpStream, source: Address) {
-    let goodbye = Goodbye {
-        code: ErrorCode::TOO_MANY,
-        detail: Text::cut("too many connections"),
-        retry_after_ms: RETRY_AFTER_MS,
-    };
+    let goodbye =
+        Goodbye { code: ErrorCode::BUSY, detail: Text::cut("too many connections"), retry_after_ms: RETRY_AFTER_MS };
     let packet = Packet { destination: Address::default(), source, header: Header::default(), message: goodbye.into() };
     let mut bytes = BytesMut::new();
     if packet.write(&mut bytes).is_ok() {
@@ -241,7 +242,7 @@ struct Connection {
 
 impl Connection {
     async fn run(self, stream: TcpStream) {
-        let connection = self.id;
+        let (connection, since) = (self.id, Instant::now());
         let (mut sink, mut batches) = framed(stream);
         let first = tokio::select! {
             first = tokio::time::timeout(self.options.handshake_deadline, read(&mut batches)) => first,
@@ -257,7 +258,8 @@ impl Connection {
             return;
         }
         let (outbox, mut outgoing) = outbox(self.options.queue_packets);
-        let event = ClientLinkEvent::Connected { connection, peer: self.peer, outbox, close: self.cancel.clone() };
+        let event =
+            ClientLinkEvent::Connected { connection, peer: self.peer, since, outbox, close: self.cancel.clone() };
         if !self.tell(event).await {
             return;
         }

@@ -5,6 +5,7 @@
 //! is. The first is the leg's start under the new key, though the server is told by a message of its own; the
 //! second, if that is asked, its end. The server's acceptance settles the first.
 
+use super::AlarmKind;
 use super::commands::Waiting;
 use super::core::{After, Asked, Core, lane};
 use super::instances::answer;
@@ -12,7 +13,6 @@ use super::leg::{Control, Leg, OpenIntent};
 use super::meetings::{leg_row, new_row};
 use super::report::Fate;
 use super::takeover::Place;
-use super::AlarmKind;
 use crate::model::{CommandId, Intent, StoredState};
 use crate::session::{PersistId, Request, RequestError, Ticket};
 use crate::store::{Expect, NewLeg, StateWrite, Unit, Write};

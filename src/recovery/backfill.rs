@@ -101,10 +101,12 @@ impl Core {
 
     fn start_pulls(&mut self, server: ServerId) {
         let limit = self.settings.pulls_in_flight;
+        let unstored = limit.saturating_mul(self.settings.pulls_unstored);
         loop {
             let Some(known) = self.servers.get_mut(&server) else { return };
             let taking_over = known.round.as_ref().is_some_and(|round| round.stage != Stage::BackFilling);
-            if known.pulling >= limit || taking_over || known.attached.is_none() {
+            let full = known.pulling >= limit || known.pulling + known.storing_pulls >= unstored;
+            if full || taking_over || known.attached.is_none() {
                 return;
             }
             let Some(leg) = known.pulls.pop_front() else { return };
@@ -213,7 +215,19 @@ impl Core {
         }
         let id = self.persist(lane(leg), Unit::one(Write::Content(write)), After::Pulled { server, leg, cache });
         self.mark_handed_out(leg, id);
+        if let Some(known) = self.servers.get_mut(&server) {
+            known.storing_pulls += 1;
+        }
         self.count_pull(leg, whole);
+    }
+
+    /// A pull's last rows are written, or were lost: another may begin. Counted by what was handed to the store, whatever
+    /// has become of the link and of the leg since.
+    pub(super) fn pull_written(&mut self, server: ServerId) {
+        if let Some(known) = self.servers.get_mut(&server) {
+            known.storing_pulls = known.storing_pulls.saturating_sub(1);
+        }
+        self.start_pulls(server);
     }
 
     fn count_pull(&mut self, leg: LegId, whole: bool) {
@@ -460,6 +474,13 @@ impl Core {
             known.cache_open += 1;
         }
         self.put(Output::Cache(CacheTask::Refill(head)));
+    }
+
+    /// A key was not mirrored: the next comparison caches the leg whole.
+    pub(super) fn uncached(&mut self, leg: LegId) {
+        if let Some(known) = self.legs.get_mut(&leg) {
+            known.cache_behind = true;
+        }
     }
 
     pub(super) fn cached(&mut self, legs: &[LegId], outcomes: Result<Vec<CacheOutcome>, String>) {

@@ -234,15 +234,20 @@ impl Core {
     /// Answers a command that has no effect. What may be otherwise later is not kept, so that the same
     /// command may be sent again; what is final is kept, so that a repeat gets the same.
     pub(super) fn refuse(&mut self, waiting: &Waiting, code: ErrorCode, detail: &str) {
-        let command = &waiting.command;
         if matches!(code, ErrorCode::RETRY | ErrorCode::UNAVAILABLE | ErrorCode::UNREACHABLE) {
-            for waiter in self.instances.dropped(command.instance, command.number) {
-                self.answer_now(waiter, command, code, detail);
-            }
-            return;
+            return self.refuse_for_now(waiting, code, detail);
         }
+        let command = &waiting.command;
         let answer = answer(command, code, detail, command.meeting);
         self.answer_kept(answer);
+    }
+
+    /// Answers a command that has no effect now, and may be sent again.
+    pub(super) fn refuse_for_now(&mut self, waiting: &Waiting, code: ErrorCode, detail: &str) {
+        let command = &waiting.command;
+        for waiter in self.instances.dropped(command.instance, command.number) {
+            self.answer_now(waiter, command, code, detail);
+        }
     }
 
     /// Commits an answer that no other write goes with.

@@ -195,6 +195,7 @@ impl Core {
             Input::Written(id, outcome) => self.written(id, outcome),
             Input::Read(id, result) => self.read(id, result),
             Input::Cached(legs, outcomes) => self.cached(&legs, outcomes),
+            Input::Uncached(leg) => self.uncached(leg),
             Input::Command(command) => self.command(command),
             Input::Reconcile(server) => self.reconcile(server),
             Input::DryRun(waiter, servers) => self.dry_run(waiter, servers),
@@ -233,9 +234,13 @@ impl Core {
 
     fn written(&mut self, id: PersistId, outcome: Outcome) {
         let Some(after) = self.after.remove(&id) else { return };
+        let pulled = if let After::Pulled { server, .. } = &after { Some(*server) } else { None };
         match outcome {
             Outcome::Applied { .. } => self.stored(id, after),
             Outcome::Lost { version } => self.lost(id, after, version),
+        }
+        if let Some(server) = pulled {
+            self.pull_written(server);
         }
     }
 

@@ -50,6 +50,8 @@ pub enum Input {
     Read(ReadId, Result<ReadResult, String>),
     /// Cache writes were carried out: (leg, outcome) of each; a failed cache is `Err`.
     Cached(Vec<LegId>, Result<Vec<CacheOutcome>, String>),
+    /// A leg's key was not mirrored: too many cache tasks wait.
+    Uncached(LegId),
     /// A client commands.
     Command(Command),
     /// Compare everything with this server now, or with every server (operator, periodic).

@@ -23,6 +23,10 @@ impl Core {
         if self.legs.contains_key(&leg) {
             return self.create_again(leg, waiting, &create);
         }
+        if self.legs.len() >= self.settings.legs_max {
+            let detail = "this scheduler has as many meetings as it may: end one, or raise clients.meetings_max";
+            return self.refuse_for_now(waiting, ErrorCode::TOO_MANY, detail);
+        }
         let key = self.new_key(leg, server, &create);
         let row = new_row(&key, StoredState::Created);
         let answer = answer(&waiting.command, ErrorCode::OK, "", create.meeting);

@@ -53,6 +53,8 @@ pub(super) struct Server {
     pub pulls: VecDeque<LegId>,
     /// Pulls under way.
     pub pulling: usize,
+    /// Pulls whose last rows are on their way to the store, also those of an earlier connection.
+    pub storing_pulls: usize,
     /// The last round of each trigger.
     pub reports: HashMap<Trigger, RoundReport>,
     /// Why the last round failed or the link is down.
@@ -120,6 +122,7 @@ impl Server {
             last_boot: None,
             pulls: VecDeque::new(),
             pulling: 0,
+            storing_pulls: 0,
             reports: HashMap::new(),
             trouble: Some("not connected yet".to_owned()),
             misbehaved: 0,

@@ -8,6 +8,9 @@ pub struct Settings {
     /// Pulls of one server under way at once. 64 keep a link of 20 ms round trip busy, and bound what a
     /// back-fill holds in memory.
     pub pulls_in_flight: usize,
+    /// Pulls of one server that are under way or not stored yet, for each that may be under way. Four keep the store's
+    /// lanes filled while the link works; with the store down, the back-fill stands after so many.
+    pub pulls_unstored: usize,
     /// A round that has not ended by then is given up and begun anew: twice rule 18's 30 s.
     pub round_deadline: Duration,
     /// A round that failed or left legs pending is followed by another after this, doubled each time in a
@@ -18,6 +21,9 @@ pub struct Settings {
     /// Everything is compared with every server this often, events or not: finds what a lost event or a
     /// mistake left behind. Costs one inventory a server.
     pub reconcile_every: Duration,
+    /// Legs in memory beyond which no meeting is created: twice the largest network foreseen, some 100 MB. What lives
+    /// already is recovered and adopted whatever this says.
+    pub legs_max: usize,
     /// Client commands that wait for their meeting's recovery, a leg. More are answered `retry`.
     pub waiting_per_leg: usize,
     /// The same over all legs.
@@ -42,10 +48,12 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             pulls_in_flight: 64,
+            pulls_unstored: 4,
             round_deadline: Duration::from_secs(60),
             round_retry: Duration::from_millis(200),
             round_retry_max: Duration::from_secs(5),
             reconcile_every: Duration::from_secs(300),
+            legs_max: 200_000,
             waiting_per_leg: 64,
             waiting_total: 10_000,
             waiting_deadline: Duration::from_secs(10),

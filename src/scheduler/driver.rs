@@ -6,11 +6,12 @@
 use super::cacher::{self, Cacher};
 use super::clock::Clock;
 use super::handle::{Handle, ReconcileError, Reconciled, Request, Shared, Troubled};
+use super::helper::Helpers;
 use super::peer::Peer;
 use super::reader::{self, Readers};
 use super::status;
 use super::status::{StoreSide, Telling};
-use super::term::{Keeper, prune};
+use super::term::{Keeper, PRUNE, prune};
 use super::writer::{self, Writers};
 use crate::config::Config;
 use crate::link::{self, LinkEvent, LinkOptions, ListenCounters};
@@ -56,6 +57,8 @@ pub(super) enum Ended {
     SteppedDown,
     /// It must not command any more.
     Over(LifeEnd),
+    /// A helper task has panicked, doing this: the process ends, for its part would stand still.
+    Broken(&'static str),
 }
 
 /// What a driver is made of.
@@ -83,6 +86,9 @@ pub(super) struct Driver {
     pub(super) telling: Telling,
     store: Arc<dyn Store>,
     readers: Readers,
+    helpers: Helpers,
+    /// What a helper did that panicked.
+    panicked: mpsc::Receiver<&'static str>,
     written: mpsc::UnboundedReceiver<writer::Done>,
     reads: mpsc::UnboundedReceiver<reader::Told>,
     cached: mpsc::UnboundedReceiver<cacher::Done>,
@@ -126,14 +132,16 @@ impl Driver {
             round_deadline: config.recovery.round_deadline,
             round_retry: config.recovery.retry_first,
             round_retry_max: config.recovery.retry_max,
+            legs_max: usize::try_from(config.clients.meetings_max).unwrap_or(usize::MAX),
             waiting_deadline: config.clients.command_deadline,
             waiting_per_leg: usize::try_from(config.clients.commands_waiting_max).unwrap_or(usize::MAX),
             ..crate::recovery::Settings::default()
         };
         let core = Core::new(settings, &servers, seed);
-        let (writers, written) = Writers::new(Arc::clone(&store));
-        let (readers, reads) = Readers::new(Arc::clone(&store), Arc::clone(&cache));
-        let (cacher, cached) = Cacher::new(Arc::clone(&store), Arc::clone(&cache));
+        let (helpers, panicked) = Helpers::new();
+        let (writers, written) = Writers::new(Arc::clone(&store), helpers.clone());
+        let (readers, reads) = Readers::new(Arc::clone(&store), Arc::clone(&cache), helpers.clone());
+        let (cacher, cached) = Cacher::new(Arc::clone(&store), Arc::clone(&cache), helpers.clone());
         let (sender, requests) = mpsc::channel(REQUESTS);
         let (links, link_events) = mpsc::channel(LINK_EVENTS);
         let events_waiting = usize::try_from(config.clients.events_waiting_max).unwrap_or(PUBLISHED_MAX);
@@ -152,7 +160,8 @@ impl Driver {
         let peers = config.servers.iter().map(peer).collect();
         let telling = Telling::new(wall_ms, clients);
         let node = config.scheduler.node.clone();
-        let (mut keeper, lease_answers) = Keeper::new(Arc::clone(&store), node, holder, config.scheduler.lease);
+        let lease_span = config.scheduler.lease;
+        let (mut keeper, lease_answers) = Keeper::new(Arc::clone(&store), helpers.clone(), node, holder, lease_span);
         let releases = keeper.listen();
         let driver = Self {
             config,
@@ -165,6 +174,8 @@ impl Driver {
             telling,
             store,
             readers,
+            helpers,
+            panicked,
             written,
             reads,
             cached,
@@ -202,6 +213,7 @@ impl Driver {
             let wake = self.next_wake();
             tokio::select! {
                 () = stop.cancelled() => break Ended::Stopped,
+                Some(doing) = self.panicked.recv() => break Ended::Broken(doing),
                 Some(answer) = self.lease_answers.recv() => self.lease_answered(answer),
                 Some(()) = self.releases.recv() => self.lease.released(self.clock.now()),
                 Some(event) = self.link_events.recv() => self.take_link_events(event),
@@ -295,7 +307,7 @@ impl Driver {
         self.telling.term_since_ms = Some(self.clock.wall_ms());
         self.feed(Input::TermBegan(token));
         self.shared.epoch.send_replace(token.epoch);
-        self.pruning = Some(prune(Arc::clone(&self.store), token));
+        self.pruning = Some(prune(&self.helpers, Arc::clone(&self.store), token, PRUNE));
     }
 
     /// A server has admitted a newer token: another scheduler's, or one that the database has forgotten.
@@ -416,7 +428,7 @@ impl Driver {
     }
 
     fn take_cached(&mut self, done: cacher::Done) {
-        self.cacher.ended();
+        self.cacher.ended(done.unforgotten);
         let wall = self.clock.wall_ms();
         match done.health {
             Some(Ok(())) => self.cache_answered(wall),
@@ -565,7 +577,8 @@ impl Driver {
     fn wake(&mut self) {
         let now = self.clock.now();
         if self.telling.cache_probe_due(self.clock.wall_ms()) {
-            self.cacher.probe();
+            let epoch = self.core.token().map(|token| token.epoch).unwrap_or_default();
+            self.cacher.probe(epoch);
         }
         for peer in self.peers.values_mut() {
             if peer.session.next_wake().is_some_and(|(at, _)| at <= now) {
@@ -687,7 +700,8 @@ impl Driver {
     }
 
     /// The end: what is on its way to the store is awaited, servers are told, and the lease is released last, so
-    /// that nothing of this life comes after the next holder's first step.
+    /// that nothing of this life comes after the next holder's first step. A broken life ends as if it were killed:
+    /// what it was doing will not end, and its lease stays; this node is granted it again at once.
     async fn end(&mut self, ended: Ended) {
         self.telling.stopping(self.clock.wall_ms());
         self.requests.close();
@@ -695,8 +709,9 @@ impl Driver {
             Ended::Stopped => "the scheduler stops",
             Ended::SteppedDown => "the scheduler hands over",
             Ended::Over(_) => "another term has begun",
+            Ended::Broken(_) => "the scheduler starts anew",
         };
-        if !matches!(ended, Ended::Over(_)) {
+        if !matches!(ended, Ended::Over(_) | Ended::Broken(_)) {
             self.drain().await;
         }
         self.farewell(goodbye).await;
@@ -711,6 +726,9 @@ impl Driver {
 
     /// The term to release. A question that is under way may begin one yet.
     async fn last_token(&mut self, ended: Ended) -> Option<Token> {
+        if matches!(ended, Ended::Broken(_)) {
+            return None;
+        }
         if self.lease.is_asking()
             && let Ok(Some(LeaseAnswer::Granted(token))) = tokio::time::timeout(DRAIN, self.lease_answers.recv()).await
         {

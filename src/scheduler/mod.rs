@@ -15,17 +15,22 @@
 //! - `writer` – groups units into batches, a few lanes; repeats until an outcome is certain.
 //! - `reader` – bulk reads; counts stored rows.
 //! - `cacher` – cache tasks in order, in pipelines.
+//! - `term` – questions about the lease.
+//! - `helper` – starts their tasks; one that panics ends the process.
 //! - [`Handle`] – what everything above may ask of the scheduler.
 
 mod cacher;
 mod clock;
 mod driver;
 mod handle;
+mod helper;
 mod operator;
 mod peer;
 mod reader;
 mod status;
 mod term;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 pub use clock::Clock;
@@ -54,6 +59,15 @@ pub enum RunError {
         /// What the system said.
         reason: String,
     },
+    /// A helper task of the driver has panicked.
+    #[error(
+        "a task of the scheduler has panicked, {doing}: its meetings go on and are taken over at the next start; please \
+         report what the log says above"
+    )]
+    Broken {
+        /// What it did.
+        doing: &'static str,
+    },
 }
 
 /// Runs the scheduler until `stop`: one life after the other, each a standby first, then the holder of a term.
@@ -77,7 +91,7 @@ pub async fn run(mut config: Config, directory: &str, seam: Seam, stop: Cancella
     let operators = tokio::spawn(operator.serve(Arc::new(desk.clone()), ended.clone()));
     // Configuration is valid and every port answers; what follows is told by STATUS=.
     service.ready();
-    loop {
+    let result = loop {
         let (mut driver, handle) = driver::Driver::new(driver::Parts {
             config: Arc::clone(&config),
             clock,
@@ -98,7 +112,8 @@ pub async fn run(mut config: Config, directory: &str, seam: Seam, stop: Cancella
         let (end, ()) = tokio::join!(serving, door.serve(Arc::clone(&config), handle, life.clone()));
         lease = driver.into_lease();
         let not_before = match end {
-            Ended::Stopped => break,
+            Ended::Stopped => break Ok(()),
+            Ended::Broken(doing) => break Err(RunError::Broken { doing }),
             // Its own node would be granted the term at once: the others are left a lease's time to take it.
             Ended::SteppedDown => clock.now() + config.scheduler.lease,
             Ended::Over(end) => {
@@ -107,7 +122,7 @@ pub async fn run(mut config: Config, directory: &str, seam: Seam, stop: Cancella
             }
         };
         lease.live_again(not_before);
-    }
+    };
     service.stopping();
     ended.cancel();
     if let Err(error) = operators.await {
@@ -115,7 +130,7 @@ pub async fn run(mut config: Config, directory: &str, seam: Seam, stop: Cancella
     }
     door.close().await;
     store.close().await;
-    Ok(())
+    result
 }
 
 /// Standbys ask at different moments.

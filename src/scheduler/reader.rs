@@ -1,5 +1,6 @@
 //! Bulk reads for the core.
 
+use super::helper::Helpers;
 use crate::model::LegContent;
 use crate::recovery::{Input, Read, ReadId, ReadResult, StoredDigest};
 use crate::store::{Cache, Store, StoreError};
@@ -33,20 +34,25 @@ pub(super) struct Readers {
     store: Arc<dyn Store>,
     cache: Arc<dyn Cache>,
     results: mpsc::UnboundedSender<Told>,
+    helpers: Helpers,
     places: Arc<Semaphore>,
 }
 
 impl Readers {
     /// The core has a bounded number of reads open (a few a server), and so has the channel.
-    pub(super) fn new(store: Arc<dyn Store>, cache: Arc<dyn Cache>) -> (Self, mpsc::UnboundedReceiver<Told>) {
+    pub(super) fn new(
+        store: Arc<dyn Store>,
+        cache: Arc<dyn Cache>,
+        helpers: Helpers,
+    ) -> (Self, mpsc::UnboundedReceiver<Told>) {
         let (results, told) = mpsc::unbounded_channel();
-        (Self { store, cache, results, places: Arc::new(Semaphore::new(READS_MAX)) }, told)
+        (Self { store, cache, results, helpers, places: Arc::new(Semaphore::new(READS_MAX)) }, told)
     }
 
     /// Begins a read; its result comes as an input.
     pub(super) fn begin(&self, id: ReadId, read: Read) {
         let this = self.clone();
-        tokio::spawn(async move {
+        self.helpers.spawn("reading from the store or the cache", async move {
             let _place = this.places.acquire().await;
             let result = this.repeat(&read).await;
             let answers =

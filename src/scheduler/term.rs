@@ -1,6 +1,7 @@
 //! What the store is asked about the term and its lease, each question in a task of its own; and what is tidied up
 //! during a term. Decisions are [`crate::recovery::lease`]'s.
 
+use super::helper::Helpers;
 use crate::recovery::lease::{Incumbent, LeaseAnswer, LeaseAsk};
 use crate::store::{Begun, Candidate, Store, StoreError};
 use remeet_protocol::{Holder, Token};
@@ -11,8 +12,9 @@ use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 /// Client answers and done intents are kept for 24 h, of 10,000 instances (design §3); what is beyond is deleted this
-/// often.
-const PRUNE_EVERY: Duration = Duration::from_secs(3_600);
+/// often, and for the first time soon after the term began: terms may be short. By then recovery has done with the
+/// database.
+pub(super) const PRUNE: PruneTimes = PruneTimes { first: Duration::from_secs(300), every: Duration::from_secs(3_600) };
 const ANSWERS_KEPT_FOR: Duration = Duration::from_secs(24 * 3_600);
 const INSTANCES_MAX: u32 = 10_000;
 /// How long a release is listened for at a time: the wait is begun anew, since a connection may die in silence.
@@ -20,11 +22,27 @@ const LISTEN: Duration = Duration::from_secs(30);
 /// Pause between two of these waits.
 const TOLD_PAUSE: Duration = Duration::from_millis(50);
 
+/// When old client answers and done intents are deleted.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PruneTimes {
+    /// After the term's beginning.
+    pub first: Duration,
+    /// After each time.
+    pub every: Duration,
+}
+
 /// Deletes old client answers and done intents now and then. Between two statements of the store it may end at any time.
-pub(super) fn prune(store: Arc<dyn Store>, token: Token) -> AbortOnDropHandle<()> {
-    AbortOnDropHandle::new(tokio::spawn(async move {
+pub(super) fn prune(
+    helpers: &Helpers,
+    store: Arc<dyn Store>,
+    token: Token,
+    times: PruneTimes,
+) -> AbortOnDropHandle<()> {
+    AbortOnDropHandle::new(helpers.spawn("deleting old client answers", async move {
+        let mut pause = times.first;
         loop {
-            tokio::time::sleep(PRUNE_EVERY).await;
+            tokio::time::sleep(pause).await;
+            pause = times.every;
             match store.prune_answers(token, ANSWERS_KEPT_FOR, INSTANCES_MAX).await {
                 Ok(deleted) => tracing::debug!(deleted, "old client answers and done intents deleted"),
                 Err(error) => tracing::warn!("old client answers and done intents are deleted later: {error}"),
@@ -36,6 +54,7 @@ pub(super) fn prune(store: Arc<dyn Store>, token: Token) -> AbortOnDropHandle<()
 /// Asks the store about the lease.
 pub(super) struct Keeper {
     store: Arc<dyn Store>,
+    helpers: Helpers,
     node: String,
     holder: Holder,
     lease: Duration,
@@ -50,13 +69,14 @@ impl Keeper {
     /// At most one question is under way, so its answer always has room.
     pub(super) fn new(
         store: Arc<dyn Store>,
+        helpers: Helpers,
         node: String,
         holder: Holder,
         lease: Duration,
     ) -> (Self, mpsc::Receiver<LeaseAnswer>) {
         let (answers, receiver) = mpsc::channel(1);
-        let keeper =
-            Self { store, node, holder, lease, migrated: Arc::new(AtomicBool::new(false)), answers, listening: None };
+        let migrated = Arc::new(AtomicBool::new(false));
+        let keeper = Self { store, helpers, node, holder, lease, migrated, answers, listening: None };
         (keeper, receiver)
     }
 
@@ -64,7 +84,7 @@ impl Keeper {
     pub(super) fn ask(&self, ask: LeaseAsk) {
         let (store, answers, lease) = (Arc::clone(&self.store), self.answers.clone(), self.lease);
         let (node, holder, migrated) = (self.node.clone(), self.holder, Arc::clone(&self.migrated));
-        tokio::spawn(async move {
+        self.helpers.spawn("asking the store about the lease", async move {
             let answer = match ask {
                 LeaseAsk::Renew(token) => renewed(store.renew(token, lease).await),
                 LeaseAsk::Begin { above } => {
@@ -81,7 +101,7 @@ impl Keeper {
     pub(super) fn listen(&mut self) -> mpsc::Receiver<()> {
         let (told, receiver) = mpsc::channel(1);
         let store = Arc::clone(&self.store);
-        self.listening = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+        self.listening = Some(AbortOnDropHandle::new(self.helpers.spawn("waiting for a release", async move {
             loop {
                 store.released(LISTEN).await;
                 // A lease that has run out is told at once, each time.

@@ -1,6 +1,7 @@
 //! Group commit: units queue in lanes; each lane has one batch in flight and takes everything that has
 //! gathered meanwhile. Units of one leg share a lane, so they are written in order.
 
+use super::helper::Helpers;
 use crate::recovery::Input;
 use crate::session::PersistId;
 use crate::store::{Outcome, Store, StoreError, Unit};
@@ -16,7 +17,8 @@ const LANES: usize = 2;
 /// The most units of a batch: past a thousand rows a statement gains nothing (parts.md trap 4).
 const BATCH: usize = 1_000;
 /// Pauses between attempts while the store is down: it is asked for ever, since what is queued may not be
-/// lost; its length is bounded by the core (events by their window, commands by `busy`).
+/// lost; its length is bounded by who asks (events by their window, pulls by their places, intents a leg, and clients
+/// are answered `retry` by the driver).
 const PAUSE_FIRST: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
@@ -33,6 +35,7 @@ pub(super) struct Done {
 pub(super) struct Writers {
     store: Arc<dyn Store>,
     done: mpsc::UnboundedSender<Done>,
+    helpers: Helpers,
     lanes: Vec<Lane>,
 }
 
@@ -45,10 +48,10 @@ struct Lane {
 
 impl Writers {
     /// Each lane has at most one message under way, so the channel is bounded by their number.
-    pub(super) fn new(store: Arc<dyn Store>) -> (Self, mpsc::UnboundedReceiver<Done>) {
+    pub(super) fn new(store: Arc<dyn Store>, helpers: Helpers) -> (Self, mpsc::UnboundedReceiver<Done>) {
         let (done, results) = mpsc::unbounded_channel();
         let lanes = (0..LANES).map(|_| Lane::default()).collect();
-        (Self { store, done, lanes }, results)
+        (Self { store, done, helpers, lanes }, results)
     }
 
     /// Queues a unit.
@@ -74,7 +77,7 @@ impl Writers {
             let pause = lane.pause;
             let (store, done) = (Arc::clone(&self.store), self.done.clone());
             // Never dropped half-way: the driver waits for it, also at its end.
-            tokio::spawn(async move {
+            self.helpers.spawn("writing to the store", async move {
                 if let Some(pause) = pause {
                     tokio::time::sleep(pause).await;
                 }

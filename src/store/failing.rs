@@ -40,6 +40,8 @@ pub enum Failure {
     UnknownDone,
     /// Not done, and [`StoreError::Fenced`].
     Fenced,
+    /// Not done: the call panics.
+    Panics,
 }
 
 #[derive(Debug, Default)]
@@ -107,6 +109,7 @@ impl FailingStore {
                     Err(StoreError::Unknown { doing, reason })
                 }
                 Some(Failure::Fenced) => Err(StoreError::Fenced { token }),
+                Some(Failure::Panics) => panic!("{call:?} was told to panic"),
             }
         })
     }

@@ -122,6 +122,7 @@ fn each_bad_value_is_named_with_its_key_and_its_remedy() {
         ("[\"control\"]", "[\"root\"]", "line 18", "unknown variant `root`"),
         ("[[client]]", "[clients]\nlisten = \"0.0.0.0:1\"\n[[client]]", "clients.listen", "not a loopback address"),
         ("[[client]]", "[clients]\nconnections_max = 0\n[[client]]", "clients.connections_max", "1 to 65536"),
+        ("[[client]]", "[clients]\nmeetings_max = 0\n[[client]]", "clients.meetings_max", "1 to 1000000"),
         ("[[client]]", "[cache]\nurl = \"memcached://h\"\n[[client]]", "cache.url", "redis://host"),
         (
             "[[client]]",

@@ -1,16 +1,18 @@
 //! Goal: rule 17 in the core: every queue of commands, intents and orphans has its bound, and what goes beyond it
 //! is answered `retry` at once. Method: the core driven by hand with small bounds.
 
-use crate::core_rig::Rig;
-use crate::plan::{BOOT, entry, leg, row};
+use crate::core_rig::{Rig, TOKEN};
+use crate::plan::{BOOT, HERE, entry, leg, row};
 use remeet::model::{StoredLeg, StoredState};
 use remeet::recovery::{Command, Input, ReadResult, Rights, Settings, Waiter};
-use remeet::session::Request;
-use remeet::store::{Instance, LookUp};
-use remeet_protocol::message::{ClientCommand, ClientOp, EndCause, LegState, SetExtra};
-use remeet_protocol::record::Mark;
+use remeet::session::{Heard, PulledPage, Request, TakeoverResults};
+use remeet::store::{Instance, LookUp, Outcome, Write};
+use remeet_protocol::message::{
+    ClientCommand, ClientOp, Create, EndCause, InventoryEntry, LegState, SetExtra, TakeoverResult,
+};
+use remeet_protocol::record::{Mark, Number};
 use remeet_protocol::wire::{Blob, Text};
-use remeet_protocol::{ErrorCode, LegId};
+use remeet_protocol::{Digest, ErrorCode, Handle, LegId};
 use std::time::Duration;
 
 impl Rig {
@@ -18,6 +20,10 @@ impl Rig {
     fn command(&mut self, number: u64, leg: LegId) {
         let value = Some(Blob::new(vec![1]).unwrap());
         let op = ClientOp::SetExtra(SetExtra { number: Text::cut("1"), key: Text::cut("k"), value });
+        self.send(number, leg, op);
+    }
+
+    fn send(&mut self, number: u64, leg: LegId, op: ClientOp) {
         let command = ClientCommand { instance: 1, number, meeting: leg.meeting, op };
         let rights = Rights { control: true, operator: true };
         self.give(Input::Command(Command { waiter: Waiter(number), rights, command }));
@@ -114,4 +120,126 @@ fn a_command_on_a_leg_that_never_starts_is_answered_by_its_deadline() {
     assert_eq!(rig.answers.len(), 0);
     rig.after(Duration::from_millis(1));
     assert_eq!(rig.retried(), [1]);
+}
+
+/// Creates leg `number` as command `number`.
+fn create(rig: &mut Rig, number: u8) {
+    let create = Create {
+        meeting: leg(number).meeting,
+        server: HERE,
+        number: Number::cut("1"),
+        title: Text::cut("one"),
+        creator: Number::default(),
+        creator_name: Text::default(),
+    };
+    rig.send(u64::from(number), leg(number), ClientOp::Create(create));
+}
+
+#[test]
+fn rule_17_meetings_are_bounded_and_one_that_ends_makes_room() {
+    let mut rig = Rig::new(Settings { legs_max: 2, ..Settings::default() }, BOOT);
+    create(&mut rig, 1);
+    rig.instance();
+    create(&mut rig, 2);
+    create(&mut rig, 3);
+    let refused = rig.answers.pop().expect("at once");
+    assert_eq!((refused.number, refused.code), (3, ErrorCode::TOO_MANY));
+    assert_eq!(rig.persists.len(), 2, "nothing is stored of it");
+    rig.stored();
+    create(&mut rig, 2);
+    let codes = |rig: &Rig| rig.answers.iter().map(|answer| (answer.number, answer.code)).collect::<Vec<_>>();
+    assert_eq!(codes(&rig), [(1, ErrorCode::OK), (2, ErrorCode::OK), (2, ErrorCode::OK)], "a repeat is no other one");
+    rig.send(4, leg(1), ClientOp::End);
+    rig.stored();
+    create(&mut rig, 3);
+    rig.stored();
+    assert_eq!(codes(&rig)[3..], [(4, ErrorCode::OK), (3, ErrorCode::OK)], "the same command, sent again");
+}
+
+const PULLED: Mark = Mark { revision: 5, count: 1, digest: Digest(7) };
+
+/// Takes over legs 1 to 6, of which the server has content that is not stored: stores that, and nothing pulled.
+fn take_over_six(rig: &mut Rig) {
+    let live = |number: u8| InventoryEntry {
+        mark: PULLED,
+        token: TOKEN,
+        ..entry(number, 100 + u64::from(number), LegState::Live, EndCause::None)
+    };
+    rig.inventory(BOOT, 10, (1..=6).map(live).collect());
+    let rows: Vec<StoredLeg> = (1..=6).map(|number| row(number, StoredState::InMeeting)).collect();
+    rig.look_up(&rows, &[]);
+    rig.attach(BOOT, 10);
+    let ticket = rig.asked(|request| matches!(request, Request::Takeover(_)));
+    let result = |number: u8| TakeoverResult {
+        handle: Handle(100 + u64::from(number)),
+        leg: leg(number),
+        code: ErrorCode::OK,
+        retry_after_ms: 0,
+        mark: PULLED,
+        intent: 0,
+    };
+    let results = TakeoverResults { boot: BOOT, table_revision: 10, results: (1..=6).map(result).collect() };
+    rig.hear(Heard::Takeover(ticket, Ok(results)));
+    let pulled = |unit: &remeet::store::Unit| unit.writes.iter().any(|write| matches!(write, Write::Content(_)));
+    let (kept, states): (Vec<_>, Vec<_>) =
+        std::mem::take(&mut rig.persists).into_iter().partition(|(_, unit)| pulled(unit));
+    rig.persists = states;
+    rig.stored();
+    rig.persists.extend(kept);
+}
+
+fn pulls(rig: &Rig) -> usize {
+    rig.count(|request| matches!(request, Request::Pull { .. }))
+}
+
+/// The pull that was asked last is answered in one page.
+fn answer_pull(rig: &mut Rig) {
+    let ticket = rig.asked(|request| matches!(request, Request::Pull { .. }));
+    let of = rig.asks.iter().find_map(|(asked, request, _)| match request {
+        Request::Pull { leg, .. } if *asked == ticket => Some(*leg),
+        _ => None,
+    });
+    let page = PulledPage { leg: of.expect("just found"), changes: Vec::new(), full: true, complete: Some(PULLED) };
+    rig.hear(Heard::Pulled(ticket, Ok(page)));
+}
+
+fn two_unstored() -> Rig {
+    let mut rig = Rig::new(Settings { pulls_in_flight: 1, pulls_unstored: 2, ..Settings::default() }, BOOT);
+    take_over_six(&mut rig);
+    assert_eq!(pulls(&rig), 1, "one is under way at a time");
+    answer_pull(&mut rig);
+    assert_eq!(pulls(&rig), 2, "the link does not wait for the store");
+    answer_pull(&mut rig);
+    rig
+}
+
+#[test]
+fn rule_17_a_back_fill_stands_while_what_it_pulled_is_not_stored() {
+    let mut rig = two_unstored();
+    rig.after(Duration::from_secs(1));
+    assert_eq!((pulls(&rig), rig.persists.len()), (2, 2), "the store is down: no other is pulled");
+    let (id, _) = rig.persists.remove(0);
+    rig.give(Input::Written(id, Outcome::Applied { version: 0 }));
+    assert_eq!(pulls(&rig), 3, "one is stored, one is pulled");
+    answer_pull(&mut rig);
+    assert_eq!(pulls(&rig), 3);
+    for expected in 4..=6 {
+        rig.stored();
+        assert_eq!(pulls(&rig), expected);
+        answer_pull(&mut rig);
+    }
+}
+
+#[test]
+fn rule_17_what_was_pulled_over_a_lost_link_counts_until_it_is_written_or_lost() {
+    let mut rig = two_unstored();
+    rig.hear(Heard::Down { reason: "cut".to_owned() });
+    rig.hear(Heard::Up { boot: BOOT, table_revision: 10 });
+    take_over_six(&mut rig);
+    assert_eq!((pulls(&rig), rig.persists.len()), (2, 2), "what the old link brought is not stored yet");
+    // The store refuses them: their rows are not what memory thought.
+    for (id, _) in std::mem::take(&mut rig.persists) {
+        rig.give(Input::Written(id, Outcome::Lost { version: 9 }));
+    }
+    assert_eq!(pulls(&rig), 3, "the places are free");
 }

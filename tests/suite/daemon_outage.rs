@@ -187,3 +187,33 @@ async fn a_redis_that_freezes_in_mid_run_stops_neither_commands_nor_recovery() {
     rig.whole().await;
     rig.same_as_server(&client, near).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_meeting_that_ends_while_redis_may_only_be_read_is_forgotten_once_it_may_be_written() {
+    let Some(redis) = PrivateRedis::start() else { return };
+    let mut rig = Rig::new(1, &Backing { store: "sqlite:remeet.db".to_owned(), cache: redis.url() }).await;
+    rig.start();
+    rig.whole().await;
+    let client = rig.client(CONTROL).await;
+    let meeting = rig.meeting(&client, 1, 2).await;
+    let compared = |status: &remeet::ops::status::Status| {
+        let round = status.rounds.iter().find(|round| round.trigger == Trigger::Reconcile);
+        round.map(|round| round.began_at_ms)
+    };
+    let before = compared(&rig.steady().await);
+    let names = || ["key", "leg"].map(|kind| redis.ask(&format!("EXISTS remeet:{{1}}:{kind}:{meeting}:0")));
+    assert_eq!(names(), [":1", ":1"], "its secret and its status are cached");
+
+    assert_eq!(redis.ask("REPLICAOF 127.0.0.1 1"), "+OK");
+    ok(client.command(meeting, ClientOp::End).await.unwrap());
+    let status = rig
+        .until("asked again and again", |status| !status.cache.healthy && status.counters["cache_failures"] >= 3)
+        .await;
+    assert!(status.cache.waiting > 0, "it is said that something waits: {:?}", status.cache);
+    assert_eq!(compared(&status), before, "a cache that may only be read is not taken for one that is back");
+    assert_eq!(names(), [":1", ":1"]);
+
+    assert_eq!(redis.ask("REPLICAOF NO ONE"), "+OK");
+    rig.until("forgotten", |status| status.cache.healthy && status.cache.waiting == 0).await;
+    assert_eq!(names(), [":0", ":0"]);
+}

@@ -4,10 +4,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-use crate::daemon_rig::{Backing, CONTROL, PATIENCE, add_terminal, ok, terminate};
+use crate::daemon_rig::{Backing, CONTROL, PATIENCE, Rig, add_terminal, ok, status_at, terminate};
 use crate::pair_rig::{LEASE, Node, first_of_a_pair, nothing_stale, on_postgres};
 use crate::servers::{PrivatePostgres, fresh_database, psql};
 use crate::store_proxy::Proxy;
+use futures_util::future::join_all;
 use remeet::cms::client::{Client, ClientSettings, Notice};
 use remeet::ops::operator::{OperatorRequest, ask};
 use remeet::ops::status::Status;
@@ -166,9 +167,13 @@ async fn rule_5_a_scheduler_cut_off_from_the_database_falls_silent_before_the_st
     proxy.refuse(true);
     proxy.freeze_connections();
     let lapsed = first.until(&rig, "lapsed", |status| matches!(status.lease, LeaseView::Lapsed)).await;
-    assert!(lapsed.alarms.iter().any(|alarm| alarm.kind == "lease-lapsed"), "{:?}", lapsed.alarms);
+    let alarm = lapsed.alarms.iter().find(|alarm| alarm.kind == "lease-lapsed").expect("an alarm says so");
     let status = second.commands(&rig).await;
     assert_eq!(status.totals.in_meeting, 1);
+    // Both live on one machine, by one clock: the first was silent before the second could command.
+    let began = status.term.unwrap().since_ms;
+    assert!(alarm.at_ms <= began, "silent {} ms after the standby's term began", alarm.at_ms - began);
+    println!("silent {} ms before the standby's term began", began - alarm.at_ms);
     ok(second.client().await.command(meeting, add_terminal("671")).await.unwrap());
     proxy.refuse(false);
     first.stands_by(&rig).await;
@@ -186,9 +191,25 @@ async fn a_database_that_is_away_longer_than_a_lease_costs_no_term_if_nobody_tak
     proxy.refuse(true);
     proxy.freeze_connections();
     first.until(&rig, "lapsed", |status| matches!(status.lease, LeaseView::Lapsed)).await;
-    let executed = rig.servers[0].dump().legs[0].terminals;
-    tokio::time::sleep(LEASE).await;
-    assert_eq!(rig.servers[0].dump().legs[0].terminals, executed);
+    // For longer than another lease its client commands all the time; none of it reaches the server.
+    let reached = |rig: &Rig| {
+        let stats = rig.servers[0].stats();
+        (stats.commands_executed, stats.commands_refused, rig.servers[0].dump().legs[0].terminals)
+    };
+    let (before, lapsed, mut commands) = (reached(&rig), Instant::now(), 0);
+    while lapsed.elapsed() < LEASE || commands < 12 {
+        let batch = (0..4).map(|place| {
+            let op = add_terminal(&format!("7{}", commands + place));
+            client.command_within(meeting, op, Duration::from_millis(300))
+        });
+        for answer in join_all(batch).await {
+            assert!(!matches!(&answer, Ok(answer) if answer.code.is_ok()), "{answer:?}");
+            commands += 1;
+        }
+        let status = status_at(&first.socket).await.unwrap();
+        assert!(matches!(status.lease, LeaseView::Lapsed), "after {commands} commands: {:?}", status.lease);
+    }
+    assert_eq!(reached(&rig), before, "after {commands} commands");
     proxy.refuse(false);
     let status = first.commands(&rig).await;
     assert_eq!(status.term.map(|term| term.epoch.0), Some(1), "the same term: {}", first.log(&rig));

@@ -186,6 +186,7 @@ impl Desk {
                 (Key::Read(self.next_key), Open::new(Some(deadline), what))
             }
             ReadAsk::Subscribe { meeting, notices, reply } => {
+                // One that was dropped a moment ago makes room.
                 self.drop_forsaken();
                 if self.open.range(..Key::Command(0)).count() >= SUBSCRIPTIONS_MAX {
                     let _ = reply.send(Err(ClientError::NotNow("the client has as many subscriptions as it may")));

@@ -57,6 +57,8 @@ pub(super) struct Subscribed {
     partial: Option<Vec<ListEntry>>,
     /// Events that came before the snapshot was whole; they follow it.
     held: Vec<ClientEvent>,
+    /// Asked for and not answered yet: what comes before the answer is of an earlier subscription.
+    asked: bool,
     /// A notice found no place, or the stream had a gap: events are of no use until a new snapshot.
     lagging: bool,
 }
@@ -97,6 +99,7 @@ impl Open {
                 subscribed.partial = None;
                 subscribed.held.clear();
                 subscribed.lagging = false;
+                subscribed.asked = true;
                 Subscribe { meeting: subscribed.meeting }.into()
             }
         }
@@ -231,12 +234,25 @@ impl Open {
 
 impl Subscribed {
     pub(super) fn new(meeting: Option<MeetingId>, notices: mpsc::Sender<Notice>) -> Self {
-        Self { meeting, notices, epoch: Epoch(0), sequence: 0, partial: None, held: Vec::new(), lagging: false }
+        Self {
+            meeting,
+            notices,
+            epoch: Epoch(0),
+            sequence: 0,
+            partial: None,
+            held: Vec::new(),
+            asked: false,
+            lagging: false,
+        }
     }
 
     fn take(&mut self, message: Message) -> Step {
         match message {
-            Message::Subscribed(subscribed) => return self.begin(subscribed.epoch, subscribed.sequence),
+            Message::Subscribed(subscribed) => {
+                self.asked = false;
+                return self.begin(subscribed.epoch, subscribed.sequence);
+            }
+            _ if self.asked => {}
             Message::Reset(reset) => return self.begin(reset.epoch, reset.sequence),
             Message::ListPage(page) => {
                 if let Some(entries) = &mut self.partial {
