@@ -216,6 +216,22 @@ async fn rule_15_a_subscription_is_a_snapshot_and_then_every_event_once_in_order
 }
 
 #[tokio::test]
+async fn a_client_has_one_subscription_at_a_time_and_a_dropped_one_makes_room() {
+    let (_fake, client) = client(|heard| match &heard.packet.message {
+        Message::Subscribe(_) => snapshot(1, 10, 1),
+        _ => Vec::new(),
+    })
+    .await;
+    let mut first = client.subscribe(None).await.unwrap();
+    next(&mut first).await;
+    let refused = client.subscribe(None).await.unwrap_err();
+    assert!(matches!(refused, remeet::cms::client::ClientError::NotNow(_)), "{refused:?}");
+    drop(first);
+    let mut second = client.subscribe(None).await.unwrap();
+    assert!(matches!(next(&mut second).await, Notice::Snapshot { .. }));
+}
+
+#[tokio::test]
 async fn rule_15_a_gap_or_a_reset_brings_a_new_snapshot_first() {
     let mut round = 0;
     let (_, client) = client(move |heard| match &heard.packet.message {
@@ -226,6 +242,8 @@ async fn rule_15_a_gap_or_a_reset_brings_a_new_snapshot_first() {
                 // 202 is missing: what follows it must not be told.
                 1 => back.extend([event(1, 101), event(1, 103), event(1, 104)]),
                 _ => {
+                    // Still on its way when the new snapshot was asked for: no gap of the new stream.
+                    back.insert(0, event(1, 150));
                     back.push(event(1, 201));
                     back.push(Back::answer(Reset { epoch: Epoch(1), sequence: 300 }));
                     back.extend([page(0..2), list_end(2, 2, true), event(1, 301)]);

@@ -208,8 +208,8 @@ async fn rule_15_a_slow_reader_gets_a_reset_then_a_snapshot_then_the_next_number
     rig.whole().await;
     let client = rig.client(CONTROL).await;
     let mut meetings = Vec::new();
-    for place in 0..MEETINGS {
-        meetings.push(rig.meeting(&client, 1 + place as u32 % 2, 1).await);
+    for server in [1, 2].into_iter().cycle().take(MEETINGS) {
+        meetings.push(rig.meeting(&client, server, 1).await);
     }
     let mut slow = Watcher::subscribe(&rig, None).await;
     let mut value = 0_u32;

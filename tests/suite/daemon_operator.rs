@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use crate::daemon_recovery::refused;
-use crate::daemon_rig::{Backing, CONTROL, Rig, VIEW, add_terminal, ok, said};
+use crate::daemon_rig::{Backing, CONTROL, Rig, VIEW, add_terminal, ok, over_both, said};
 use remeet::ops::status::{LinkState, Status, Trigger};
 use remeet::simulator::{Misbehaviour, Request};
 use remeet_protocol::message::ClientOp;
@@ -48,9 +48,8 @@ async fn recover_names_the_servers_that_there_are_and_those_that_cannot_be_compa
     assert!(rig.log().contains("the link is down"), "{}", rig.log());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_orphan_is_adopted_with_what_troubled_prints_and_a_lost_server_s_meetings_are_named() {
-    let mut rig = Rig::new(1, &Backing::embedded()).await;
+async fn an_orphan_is_adopted_with_what_troubled_prints_and_a_lost_server_s_meetings_are_named(backing: &Backing) {
+    let mut rig = Rig::new(1, backing).await;
     rig.servers[0].control(Request::CreateForeign { meeting: None, terminals: 1, count: None }).await.unwrap();
     rig.start();
     rig.whole().await;
@@ -206,4 +205,8 @@ async fn rule_16_what_a_client_may_not_do_is_refused_counted_and_logged() {
     assert!(log.contains("client=3") && log.contains("client=2"), "{log}");
     ok(controller.command(meeting, add_terminal("641")).await.unwrap());
     rig.same_as_server(&viewer, meeting).await;
+}
+
+over_both! {
+    an_orphan_is_adopted_with_what_troubled_prints_and_a_lost_server_s_meetings_are_named
 }

@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-use crate::daemon_rig::{Backing, CONTROL, OPERATOR, PATIENCE, Rig, VIEW, add_terminal, create, ok, said};
+use crate::daemon_rig::{Backing, CONTROL, OPERATOR, PATIENCE, Rig, VIEW, add_terminal, create, ok, over_both, said};
 use crate::servers::{PrivatePostgres, PrivateRedis, fresh_database, redis_url};
 use futures_util::{SinkExt, StreamExt};
 use remeet::ops::status::{LinkState, Phase, Trigger};
@@ -69,9 +69,8 @@ async fn a_killed_daemon_takes_every_live_meeting_back_on_postgres_and_redis() {
     comes_back(&Backing { store: database.url.clone(), cache }).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn killed_in_the_middle_of_recovery_again_and_again_the_end_is_the_same() {
-    let mut rig = Rig::new(1, &Backing::embedded()).await;
+async fn killed_in_the_middle_of_recovery_again_and_again_the_end_is_the_same(backing: &Backing) {
+    let mut rig = Rig::new(1, backing).await;
     rig.start();
     rig.whole().await;
     let client = rig.client(CONTROL).await;
@@ -96,9 +95,8 @@ async fn killed_in_the_middle_of_recovery_again_and_again_the_end_is_the_same() 
     assert_eq!(rig.servers[0].stats().stale_executed, 0);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_asks_during_recovery_gets_the_stored_state_at_once_and_then_the_update() {
-    let mut rig = Rig::new(1, &Backing::embedded()).await;
+async fn a_client_that_asks_during_recovery_gets_the_stored_state_at_once_and_then_the_update(backing: &Backing) {
+    let mut rig = Rig::new(1, backing).await;
     rig.start();
     rig.whole().await;
     let client = rig.client(VIEW).await;
@@ -183,9 +181,8 @@ async fn raw_command(rig: &Rig, command: ClientCommand) -> Option<ClientAnswer> 
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn rule_11_a_client_command_repeated_over_a_restart_has_one_effect_and_one_answer() {
-    let mut rig = Rig::new(1, &Backing::embedded()).await;
+async fn rule_11_a_client_command_repeated_over_a_restart_has_one_effect_and_one_answer(backing: &Backing) {
+    let mut rig = Rig::new(1, backing).await;
     rig.start();
     rig.whole().await;
     let maker = rig.client(CONTROL).await;
@@ -212,9 +209,8 @@ async fn rule_11_a_client_command_repeated_over_a_restart_has_one_effect_and_one
     rig.same_as_server(&maker, meeting).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_start_and_an_end_that_were_under_way_at_the_kill_are_finished() {
-    let mut rig = Rig::new(1, &Backing::embedded()).await;
+async fn a_start_and_an_end_that_were_under_way_at_the_kill_are_finished(backing: &Backing) {
+    let mut rig = Rig::new(1, backing).await;
     rig.start();
     rig.whole().await;
     let client = rig.client(CONTROL).await;
@@ -396,4 +392,11 @@ async fn the_service_manager_hears_ready_progress_and_stopping_and_sigterm_ends_
 /// A refusal by the code that the client sees.
 pub(crate) fn refused(answer: &ClientAnswer, code: ErrorCode) {
     assert_eq!(answer.code, code, "{answer:?}");
+}
+
+over_both! {
+    killed_in_the_middle_of_recovery_again_and_again_the_end_is_the_same
+    a_client_that_asks_during_recovery_gets_the_stored_state_at_once_and_then_the_update
+    rule_11_a_client_command_repeated_over_a_restart_has_one_effect_and_one_answer
+    a_start_and_an_end_that_were_under_way_at_the_kill_are_finished
 }

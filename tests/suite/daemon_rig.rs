@@ -42,6 +42,25 @@ impl Backing {
     }
 }
 
+/// Tests of functions that take a backing: embedded, and on PostgreSQL and Redis where they are.
+macro_rules! over_both {
+    ($($name:ident)*) => { $(
+        mod $name {
+            #[tokio::test(flavor = "multi_thread")]
+            async fn embedded() {
+                super::$name(&crate::daemon_rig::Backing::embedded()).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn on_postgres_and_redis() {
+                let Some((_database, backing)) = crate::pair_rig::on_postgres() else { return };
+                super::$name(&backing).await;
+            }
+        }
+    )* };
+}
+pub(crate) use over_both;
+
 /// Servers, the daemon's configuration and its process.
 pub(crate) struct Rig {
     pub(crate) servers: Vec<Running>,
