@@ -587,9 +587,7 @@ impl Core {
         if let Some(trigger) = again {
             self.want_round(server, trigger);
         }
-        if let Some(domain) = self.servers.get(&server).map(|known| known.domain) {
-            self.sweep_cache(domain);
-        }
+        self.sweep_cache();
     }
 
     /// Ended legs leave memory with the round: the store keeps them.

@@ -6,17 +6,21 @@ use super::core::{Core, Reading};
 use super::{CacheTask, Output, Read};
 use crate::model::StoredState;
 use remeet_protocol::{DomainId, LegId};
+use std::collections::BTreeSet;
 
 impl Core {
     /// When no round runs any more, so that most legs are in memory: asks for the names.
-    pub(super) fn sweep_cache(&mut self, domain: DomainId) {
+    pub(super) fn sweep_cache(&mut self) {
         if self.swept || self.servers.values().any(|server| server.round.is_some()) {
             return;
         }
         self.swept = true;
-        let id = self.read_id();
-        self.reads.insert(id, Reading::CachedNames(domain));
-        self.put(Output::Read { id, read: Read::CachedNames(domain) });
+        let domains: BTreeSet<DomainId> = self.servers.values().map(|server| server.domain).collect();
+        for domain in domains {
+            let id = self.read_id();
+            self.reads.insert(id, Reading::CachedNames(domain));
+            self.put(Output::Read { id, read: Read::CachedNames(domain) });
+        }
     }
 
     /// What is cached and not known to live: whether it has ended is for the store to say.
