@@ -93,8 +93,9 @@ mod tests {
         assert_eq!((pulse.due(at(1_150)), pulse.wake()), (Due::Nothing, at(1_200)));
         assert_eq!((pulse.due(at(1_200)), pulse.wake()), (Due::Probe, at(1_300)));
         assert_eq!(pulse.due(at(1_300)), Due::End);
-        pulse.heard(at(1_301));
-        assert_eq!(pulse.due(at(1_302)), Due::Nothing, "it has answered");
+        pulse.heard(at(1_299));
+        pulse.sent(at(1_299));
+        assert_eq!((pulse.due(at(1_300)), pulse.wake()), (Due::Nothing, at(1_399)), "it answered in time");
     }
 
     #[test]
