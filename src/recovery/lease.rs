@@ -354,6 +354,12 @@ impl Lease {
         }
     }
 
+    /// It has handed over, and leaves the others time to take the term.
+    #[must_use]
+    pub fn is_held_back(&self, now: Moment) -> bool {
+        matches!(self.state, State::Standby(_)) && now < self.held_back_until
+    }
+
     /// A question is under way.
     #[must_use]
     pub fn is_asking(&self) -> bool {

@@ -199,6 +199,7 @@ pub(super) fn phase(driver: &Driver) -> Phase {
         match driver.lease.incumbent() {
             _ if !telling.store.healthy => Phase::WaitingForDatabase,
             Some(_) => Phase::Standby,
+            None if driver.lease.is_held_back(driver.clock.now()) => Phase::Standby,
             None => Phase::Starting,
         }
     } else if driver.core.is_steady() && telling.store.healthy && !driver.peers.values().any(Peer::is_first_dialled) {

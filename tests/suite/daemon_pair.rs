@@ -11,7 +11,7 @@ use crate::store_proxy::Proxy;
 use futures_util::future::join_all;
 use remeet::cms::client::{Client, ClientSettings, Notice};
 use remeet::ops::operator::{OperatorRequest, ask};
-use remeet::ops::status::Status;
+use remeet::ops::status::{Phase, Status};
 use remeet::recovery::lease::LeaseView;
 use remeet_protocol::wire::Text;
 use std::time::{Duration, Instant};
@@ -126,7 +126,9 @@ async fn one_that_hands_over_to_nobody_goes_on_after_a_lease() {
     let client = first.client().await;
     let meeting = rig.meeting(&client, 1, 1).await;
     ask(&first.socket, &OperatorRequest::StepDown).await.unwrap();
-    let held_back = |status: &Status| matches!(status.lease, LeaseView::Standby { held_back_ms: 1.., .. });
+    let held_back = |status: &Status| {
+        status.phase == Phase::Standby && matches!(status.lease, LeaseView::Standby { held_back_ms: 1.., .. })
+    };
     first.until(&rig, "held back", held_back).await;
     let status = first.commands(&rig).await;
     assert_eq!((status.term.map(|term| term.epoch.0), status.totals.in_meeting), (Some(2), 1));
