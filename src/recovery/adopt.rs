@@ -20,7 +20,7 @@ use rand_chacha::rand_core::RngCore;
 use remeet_protocol::message::{Adopt, AdoptAnswer, AdoptOrphan, Create, End, EndCause, Op, Start};
 use remeet_protocol::record::Number;
 use remeet_protocol::wire::Text;
-use remeet_protocol::{ErrorCode, LegId, MeetingId, ServerId};
+use remeet_protocol::{ErrorCode, Handle, LegId, MeetingId, ServerId};
 
 impl Core {
     pub(super) fn adopt(&mut self, waiting: Waiting, adopt: &AdoptOrphan) {
@@ -112,16 +112,19 @@ impl Core {
         let Some(Asked::Adopt(leg)) = self.tickets.remove(&ticket) else { return };
         let Some(known) = self.legs.get_mut(&leg) else { return };
         match result {
+            // Its ended event came first: the end stands, and what is open is settled with it.
+            Ok(done) if done.code.is_ok() && known.row.state == StoredState::Ended => {
+                known.control = Control::None;
+                let handle = known.row.handle.unwrap_or_default();
+                self.no_orphan(server, handle);
+                self.settle_if_ended(leg);
+            }
             Ok(done) if done.code.is_ok() => {
                 let handle = known.row.handle.unwrap_or_default();
                 let place = Place { boot: done.boot, handle, table_revision: done.table_revision };
                 self.accepted(server, leg, place, done.mark, None);
                 self.note_fate(server, leg, Fate::Recovered);
-                if let Some(known) = self.servers.get_mut(&server) {
-                    let orphan = known.orphans.remove(&handle);
-                    let orphan = orphan.map(|entry| entry.leg);
-                    self.condition_over(AlarmKind::Orphan, Some(server), orphan);
-                }
+                self.no_orphan(server, handle);
                 self.want_pull(server, leg, true);
                 // That of an earlier term's attempt may not have come to it.
                 self.mirror_key(leg);
@@ -148,6 +151,14 @@ impl Core {
             round.finishing.remove(&leg);
         }
         self.try_back_fill(server);
+    }
+
+    /// The orphan has become a leg of ours.
+    fn no_orphan(&mut self, server: ServerId, handle: Handle) {
+        if let Some(known) = self.servers.get_mut(&server) {
+            let orphan = known.orphans.remove(&handle).map(|entry| entry.leg);
+            self.condition_over(AlarmKind::Orphan, Some(server), orphan);
+        }
     }
 
     /// The leg never became ours: it is closed, and whoever asked hears why, all in one unit.

@@ -87,9 +87,9 @@ impl Core {
         let Some(known) = self.legs.get(&leg) else { return };
         let Some(open) = known.open.front() else { return };
         let attached = self.servers.get(&known.row.server).is_some_and(|server| server.attached.is_some());
-        // An adoption is told by a message of its own.
-        let started = matches!(known.row.state, StoredState::InMeeting | StoredState::Adopting);
-        let starts = matches!(open.intent.op, Op::Start(_)) && !started;
+        // An adoption is told by a message of its own, and what has ended is not started.
+        let waits = matches!(known.row.state, StoredState::Starting | StoredState::Ending);
+        let starts = matches!(open.intent.op, Op::Start(_)) && waits;
         if open.asked.is_some() || !attached || !(starts || known.takes_commands()) {
             return;
         }

@@ -5,8 +5,9 @@ use crate::plan::{BOOT, entry, leg, row};
 use remeet::model::StoredState;
 use remeet::recovery::{AlarmKind, Command, Input, ReadResult, Rights, Settings, Waiter};
 use remeet::session::{Heard, Request, RequestError};
-use remeet::store::Instance;
-use remeet_protocol::message::{AdoptOrphan, ClientCommand, ClientOp, EndCause, Failure, LegState};
+use remeet::store::{Instance, Write};
+use remeet_protocol::message::{AdoptAnswer, AdoptOrphan, ClientCommand, ClientOp, EndCause, Event, Failure, LegState};
+use remeet_protocol::record::Mark;
 use remeet_protocol::{ErrorCode, Handle, MeetingId};
 use std::time::Duration;
 
@@ -83,4 +84,49 @@ fn an_adoption_that_was_not_looked_at_is_asked_again_after_a_pause_and_closes_no
             assert_eq!(rig.count(|request| *request == Request::Inventory), 2, "{code}");
         }
     }
+}
+
+#[test]
+fn an_adopted_leg_whose_end_overtakes_the_answer_stays_ended_and_leaves_nothing_open() {
+    let mut rig = Rig::new(Settings::default(), BOOT);
+    rig.inventory(BOOT, 10, vec![entry(1, 101, LegState::Live, EndCause::None)]);
+    rig.look_up(&[], &[]);
+    rig.attach(BOOT, 10);
+    let adopt = AdoptOrphan { server: crate::plan::HERE, handle: Handle(101), leg: leg(1), end: true };
+    let command = ClientCommand { instance: 1, number: 1, meeting: MeetingId::default(), op: ClientOp::Adopt(adopt) };
+    let rights = Rights { control: true, operator: true };
+    rig.give(Input::Command(Command { waiter: Waiter(1), rights, command }));
+    let id = rig.reads.last().expect("the instance is read").0;
+    rig.give(Input::Read(id, Ok(ReadResult::Instance(Instance::default()))));
+    let new_leg = |write: &Write| match write {
+        Write::NewLeg(new) => Some(new.row.leg),
+        _ => None,
+    };
+    let writes = |rig: &Rig| rig.persists.iter().flat_map(|(_, unit)| unit.writes.clone()).collect::<Vec<Write>>();
+    let adopted = writes(&rig).iter().find_map(new_leg).expect("a new leg");
+    rig.stored();
+    let ticket = rig.asked(|request| matches!(request, Request::Adopt(_)));
+    rig.hear(Heard::Event(Event {
+        number: 1,
+        leg: adopted,
+        handle: Handle(101),
+        previous: 3,
+        mark: Mark::default(),
+        ended: EndCause::ByServer,
+        changes: Vec::new(),
+    }));
+    let (code, mark) = (ErrorCode::OK, Mark::default());
+    let answer = AdoptAnswer { code, boot: BOOT, table_revision: 11, mark, intent: 0 };
+    rig.hear(Heard::Adopted(ticket, Ok(answer)));
+    rig.stored();
+    let asked = rig.count(|request| matches!(request, Request::Command(_) | Request::Pull { .. }));
+    assert_eq!(asked, 0, "it is over");
+    let done = |write: Write| match write {
+        Write::IntentDone(result) => Some(result.number),
+        _ => None,
+    };
+    let done: Vec<u64> = writes(&rig).into_iter().filter_map(done).collect();
+    assert_eq!(done, [1, 2], "start and end are both settled");
+    rig.stored();
+    assert!(rig.answers.iter().any(|answer| answer.code.is_ok()), "ending what has ended is done");
 }
