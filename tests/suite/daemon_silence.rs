@@ -11,7 +11,7 @@ use remeet_protocol::packet::{Header, VERSION};
 use remeet_protocol::{ErrorCode, Flags, Message, Packet, PacketCodec};
 use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_util::codec::Framed;
 
 /// A connection to the clients' port, byte by byte ours.
@@ -19,7 +19,10 @@ pub(crate) struct Raw(pub(crate) Framed<TcpStream, PacketCodec>);
 
 impl Raw {
     pub(crate) async fn dial(rig: &Rig) -> Self {
-        Self(Framed::new(TcpStream::connect(rig.clients_at).await.unwrap(), PacketCodec::stream()))
+        // A small buffer: what is not read soon waits at the daemon, not in the system's megabytes.
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4_096).unwrap();
+        Self(Framed::new(socket.connect(rig.clients_at).await.unwrap(), PacketCodec::stream()))
     }
 
     /// After its handshake.
