@@ -15,6 +15,7 @@
 //! is under way at a time. A lapsed holder whose term still stands goes on when a renewal succeeds: nobody has
 //! taken over.
 
+use super::takeover::millis;
 use crate::model::Moment;
 use remeet_protocol::{Epoch, ServerId, Token};
 use serde::{Deserialize, Serialize};
@@ -400,8 +401,4 @@ impl LeaseTiming {
     fn until(&self, asked_at: Moment) -> Moment {
         asked_at + self.lease.saturating_sub(self.stop_before)
     }
-}
-
-fn millis(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
