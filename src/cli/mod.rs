@@ -5,6 +5,7 @@
 mod client;
 mod demo;
 mod drill;
+mod migrate;
 mod operator;
 mod output;
 mod plan;
@@ -34,6 +35,11 @@ enum Command {
     /// Check a configuration and say what is wrong in it.
     #[command(alias = "validate")]
     Check(ConfigFile),
+    /// Bring the database's schema up to date, before a release is installed on the first node.
+    ///
+    /// `remeet run` does this too, at its start. Changes only add: a scheduler of the release before goes on
+    /// meanwhile, and may be started again afterwards.
+    Migrate(migrate::Options),
     /// Show how the running scheduler is: what is wrong stands first.
     Status(operator::StatusOptions),
     /// Compare with the servers (or with one) now and recover what is missing.
@@ -100,6 +106,7 @@ async fn dispatch(command: Command) -> ExitCode {
     let result = match command {
         Command::Run(file) => Box::pin(run::run(&file.config)).await,
         Command::Check(file) => run::check(&file.config),
+        Command::Migrate(options) => migrate::run(&options).await,
         Command::Status(options) => operator::status(options).await,
         Command::Recover(options) => operator::recover(options).await,
         Command::Troubled(options) => operator::troubled(options).await,

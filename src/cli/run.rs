@@ -88,7 +88,7 @@ pub(super) fn check(path: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-fn wrong(path: &Path, error: &ConfigError) -> Failure {
+pub(super) fn wrong(path: &Path, error: &ConfigError) -> Failure {
     match error {
         ConfigError::Unreadable { .. } => Failure::usage(error),
         ConfigError::Wrong(_) => Failure::usage(format!("{}: {error}", path.display())),

@@ -138,7 +138,11 @@ fn spread() -> Duration {
     Duration::from_millis(u64::from(uuid::Uuid::new_v4().as_bytes()[0]) / 4)
 }
 
-fn open_store(config: &Config) -> Result<Arc<dyn store::Store>, RunError> {
+/// Opens the store that the configuration names. Nothing is connected to yet.
+///
+/// # Errors
+/// Its URL cannot be used.
+pub fn open_store(config: &Config) -> Result<Arc<dyn store::Store>, RunError> {
     let url = match config.store_address() {
         Some(StoreAddress::Postgres(url)) => url.expose().to_owned(),
         Some(StoreAddress::Sqlite(path)) => format!("sqlite:{}", path.display()),

@@ -1,6 +1,6 @@
 //! A store that fails when told to: for tests of what stands above it.
 
-use super::{Begun, Candidate, Instance, LookUp, Outcome, Standing, Store, StoreError, Unit};
+use super::{Begun, Candidate, Instance, LookUp, Outcome, Schema, Standing, Store, StoreError, Unit};
 use crate::model::{LegContent, StoredLeg};
 use futures_util::future::BoxFuture;
 use remeet_protocol::{LegId, MeetingId, ServerId, Token};
@@ -13,6 +13,7 @@ use std::time::Duration;
 #[allow(missing_docs)] // each is the method of its name
 pub enum Call {
     Migrate,
+    Schema,
     BeginTerm,
     Standing,
     Renew,
@@ -116,8 +117,12 @@ impl FailingStore {
 }
 
 impl Store for FailingStore {
-    fn migrate(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+    fn migrate(&self) -> BoxFuture<'_, Result<Schema, StoreError>> {
         self.through(Call::Migrate, Token::default(), self.inner.migrate())
+    }
+
+    fn schema(&self) -> BoxFuture<'_, Result<Schema, StoreError>> {
+        self.through(Call::Schema, Token::default(), self.inner.schema())
     }
 
     fn begin_term<'a>(&'a self, candidate: Candidate<'a>) -> BoxFuture<'a, Result<Begun, StoreError>> {

@@ -28,6 +28,7 @@ mod reads;
 mod records;
 pub mod redis;
 mod rows;
+mod schema;
 mod settle;
 mod sqlite;
 mod text;
@@ -38,6 +39,7 @@ pub use failing::{Call, FailingStore, Failure};
 pub use lease::{Begun, Candidate, Standing};
 pub use open::{StoreOptions, open};
 pub use open_cache::{CacheLimits, open_cache, open_cache_with};
+pub use schema::{Migrated, MigrationStanding, Schema};
 pub use write::{Accepted, ContentWrite, Expect, NewLeg, Outcome, StateWrite, Unit, Write};
 
 use crate::model::{ClientAnswerRow, Intent, LegContent, RecoveryKey, StoredLeg};
@@ -143,8 +145,12 @@ pub struct Instance {
 
 /// The durable store.
 pub trait Store: Send + Sync + 'static {
-    /// Brings the schema up to date. Additive: the release before runs on it too.
-    fn migrate(&self) -> BoxFuture<'_, Result<(), StoreError>>;
+    /// Brings the schema up to date, and says what that took. Additive: the release before runs on it too. Waits for
+    /// writers only briefly, and is then [`StoreError::Unavailable`]: ask again.
+    fn migrate(&self) -> BoxFuture<'_, Result<Schema, StoreError>>;
+
+    /// How the schema stands. Changes nothing.
+    fn schema(&self) -> BoxFuture<'_, Result<Schema, StoreError>>;
 
     /// Begins the next term: epoch + 1 for the candidate's holder (rule 1), with its lease. Granted if no term
     /// stands, if its lease has run out or was released, or if it is of the candidate's own node, so that a restart

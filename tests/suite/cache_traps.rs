@@ -297,6 +297,33 @@ async fn one_unreadable_name_is_one_miss_and_is_replaced() {
     }
 }
 
+/// Records carry a version: what another release wrote in another format is a miss, and is replaced whole; what the
+/// first release wrote without one is read.
+#[tokio::test]
+async fn what_is_cached_in_another_format_is_a_miss_and_is_replaced() {
+    let Some(url) = redis_url() else { return };
+    let cache = cache(&url);
+    let at = |kind: &str| format!("remeet:{{7}}:{kind}:{}:0", name(1).1.meeting);
+    cache.put_keys(Epoch(1), &[key(1, 1)]).await.unwrap();
+    cache.write(&[whole(1, 1, 10, &[])]).await.unwrap();
+    for kind in ["key", "leg"] {
+        let () = ask(&url, &["HDEL", &at(kind), "format"]).await;
+    }
+    assert_eq!((cache.keys(&[name(1)]).await.unwrap().len(), cache.contents(&[name(1)]).await.unwrap().len()), (1, 1));
+    assert!(cache.stamps(&[name(1)]).await.unwrap()[0].mark.is_some());
+    for kind in ["key", "leg"] {
+        let _: i64 = ask(&url, &["HSET", &at(kind), "format", "2"]).await;
+    }
+    assert_eq!((cache.keys(&[name(1)]).await.unwrap().len(), cache.contents(&[name(1)]).await.unwrap().len()), (0, 0));
+    let stamp = cache.stamps(&[name(1)]).await.unwrap()[0];
+    assert_eq!((stamp.generation, stamp.mark), (None, None));
+    // Nothing is added to what cannot be read, also if the marks fit.
+    assert_eq!(cache.write(&[delta(1, 1, 10, &[], 11, &[])]).await.unwrap(), [Stale]);
+    assert_eq!(cache.write(&[whole(1, 1, 10, &[])]).await.unwrap(), [Applied]);
+    cache.put_keys(Epoch(1), &[key(1, 1)]).await.unwrap();
+    assert_eq!((cache.keys(&[name(1)]).await.unwrap().len(), cache.contents(&[name(1)]).await.unwrap().len()), (1, 1));
+}
+
 /// Names that are not the cache's own are not its business.
 #[tokio::test]
 async fn foreign_names_are_neither_dumped_nor_touched() {
@@ -329,6 +356,7 @@ async fn an_independent_reader_finds_the_documented_layout() {
         ("creator_name", "Ánna"),
         ("domain", "7"),
         ("epoch", "4"),
+        ("format", "1"),
         ("generation", "6"),
         ("made_at_ms", "1700000000000"),
         ("number", "8801"),
@@ -342,6 +370,7 @@ async fn an_independent_reader_finds_the_documented_layout() {
         ask(&url, &["HGETALL", &format!("remeet:{{7}}:leg:{meeting}:0")]).await;
     let digest = mark(10, &records).digest.to_string();
     for (field, value) in [
+        ("format", "1"),
         ("epoch", "4"),
         ("domain", "7"),
         ("server", "3"),

@@ -74,6 +74,7 @@ mod store_proxy;
 mod store_settle;
 mod store_speed;
 mod store_sqlite;
+mod upgrade;
 mod world;
 
 /// A valid configuration of a daemon that lives in `directory` and finds no server.

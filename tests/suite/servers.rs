@@ -387,6 +387,13 @@ pub(crate) fn psql(url: &str, sql: &str) -> Result<String, String> {
     run(&mut command)
 }
 
+/// Runs a file of statements, such as a dump.
+pub(crate) fn restore(url: &str, file: &Path) {
+    let mut command = Command::new(pg_bin().join("psql"));
+    command.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", url, "-f"]).arg(file);
+    run(&mut command).expect("the statements of a file");
+}
+
 fn pg_bin() -> PathBuf {
     variable("REMEET_TEST_PG_BIN").as_deref().map(Path::new).map(Path::to_owned).unwrap_or_default()
 }

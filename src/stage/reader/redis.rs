@@ -144,6 +144,9 @@ fn take(cached: &mut Cached, name: &str, parsed: &Name, fields: &BTreeMap<String
     match parsed {
         _ if fields.is_empty() => {} // deleted since the scan
         Name::Gone => {}
+        Name::Key(..) | Name::Leg(..) if read.text("format")? != "1" => {
+            return Err(unreadable(name, "another format than 1"));
+        }
         Name::Key(domain, leg) => {
             let secret = u128::from_str_radix(read.text("secret")?, 16).map_err(|error| unreadable(name, error))?;
             same_domain(&read, *domain)?;
@@ -207,7 +210,8 @@ fn state(name: &str) -> MeetingState {
     }
 }
 
-const HEAD: [&str; 9] = ["epoch", "domain", "server", "boot", "handle", "state", "revision", "count", "digest"];
+const HEAD: [&str; 10] =
+    ["format", "epoch", "domain", "server", "boot", "handle", "state", "revision", "count", "digest"];
 
 #[derive(Deserialize)]
 struct Stored {

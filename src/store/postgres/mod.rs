@@ -4,13 +4,15 @@
 //!   Store ── write.rs ── compile.rs ── statements.rs, columns.rs     units → fenced UNNEST statements
 //!        ├── read.rs                                                  bulk look-ups
 //!        ├── term.rs, lease.rs                                        beginning a term; its lease
-//!        ├── settle.rs                                                migrations, unknown commits
+//!        ├── migrate.rs                                               the schema
+//!        ├── settle.rs                                                unknown commits
 //!        └── all through session.rs                                   the one place that talks to the server
 //! ```
 
 mod columns;
 mod compile;
 mod lease;
+mod migrate;
 mod prune;
 mod read;
 mod session;
@@ -23,7 +25,8 @@ use super::fault::Fault;
 use super::open::malformed;
 use super::reads;
 use super::{
-    Begun, CONTENTS_CHUNK, Candidate, Instance, LookUp, Outcome, Standing, Store, StoreError, StoreOptions, Unit,
+    Begun, CONTENTS_CHUNK, Candidate, Instance, LookUp, Outcome, Schema, Standing, Store, StoreError, StoreOptions,
+    Unit,
 };
 use crate::model::{LegContent, StoredLeg};
 use futures_util::future::BoxFuture;
@@ -77,8 +80,12 @@ impl PostgresStore {
 }
 
 impl Store for PostgresStore {
-    fn migrate(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+    fn migrate(&self) -> BoxFuture<'_, Result<Schema, StoreError>> {
         Box::pin(self.run_migrations())
+    }
+
+    fn schema(&self) -> BoxFuture<'_, Result<Schema, StoreError>> {
+        Box::pin(self.read_schema())
     }
 
     fn begin_term<'a>(&'a self, candidate: Candidate<'a>) -> BoxFuture<'a, Result<Begun, StoreError>> {

@@ -1,4 +1,4 @@
-//! Migrating, and settling unknown commits: what ends other sessions or needs a connection of its own.
+//! Settling unknown commits, which ends other sessions.
 
 use super::compile::rows;
 use super::session::{Kind, Session, fault};
@@ -13,25 +13,13 @@ use crate::store::settle::{Asked, Found, settle};
 use crate::store::{CONTENTS_CHUNK, Outcome, StoreError, Unit};
 use remeet_protocol::{LegId, Token};
 use sqlx::PgConnection;
-use sqlx::migrate::{MigrateError, Migrator};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How long a migration may take: on large tables an additive change rewrites nothing, but waits for locks.
-const MIGRATE_SPAN: Duration = Duration::from_secs(60);
 /// How long ending unknown commits' sessions may take.
 const SUSPECTS_SPAN: Duration = Duration::from_secs(3);
 
 impl PostgresStore {
-    pub(super) async fn run_migrations(&self) -> Result<(), StoreError> {
-        let doing = "migrating the database";
-        let statement = MIGRATE_SPAN.mul_f32(0.9).as_millis().to_string();
-        let settings = vec![("statement_timeout", statement)];
-        let done =
-            self.sessions.alone(MIGRATE_SPAN, settings, |connection| Box::pin(bring_up_to_date(connection))).await;
-        done.map_err(|fault| fault.told(doing, Token::default()))
-    }
-
     pub(super) async fn settle_units(&self, token: Token, units: &[Unit]) -> Result<Vec<Outcome>, StoreError> {
         let doing = "settling an unknown commit";
         let deadline = Instant::now() + self.sessions.options().call_deadline;
@@ -71,12 +59,6 @@ impl PostgresStore {
     }
 }
 
-async fn bring_up_to_date(connection: &mut PgConnection) -> Result<(), Fault> {
-    // The release before meets migrations that it does not know: additive ones.
-    let migrator = Migrator { ignore_missing: true, ..sqlx::migrate!("migrations/postgres") };
-    migrator.run_direct(None, connection, false).await.map_err(|error| migration_fault(&error))
-}
-
 async fn end_backends(connection: &mut PgConnection, backends: Vec<i32>, name: String) -> Result<(), Fault> {
     let gone = sqlx::query_scalar::<_, bool>(
         "SELECT COALESCE(bool_and(pg_terminate_backend(pid, $3)), true) FROM pg_stat_activity \
@@ -110,15 +92,4 @@ fn raise(legs: &[LegId]) -> Step {
         columns.unnest(3, "u", &["meeting", "leg"])
     );
     Step { doing, sql: fenced(&ctes, "(SELECT count(*) FROM w)"), columns: vec![columns], expected: None }
-}
-
-fn migration_fault(error: &MigrateError) -> Fault {
-    match error {
-        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => match fault(error) {
-            Fault::Down(reason) => Fault::Down(reason),
-            Fault::Slow(reason) | Fault::Contended(reason) => Fault::Down(reason),
-            _ => Fault::Broken(error.to_string()),
-        },
-        other => Fault::Broken(format!("{other}: the schema is not one that this version can bring up to date")),
-    }
 }

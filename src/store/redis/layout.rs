@@ -31,8 +31,11 @@ impl Kind {
     }
 }
 
-pub(super) const KEY_FIELDS: &[&str] = &["epoch", "generation", "secret"];
-pub(super) const STAMP_FIELDS: &[&str] = &["revision", "count", "digest", "boot", "handle"];
+/// The format of what this version writes and reads. A hash without one is of the first.
+pub(super) const FORMAT: &str = "1";
+
+pub(super) const KEY_FIELDS: &[&str] = &["format", "epoch", "generation", "secret"];
+pub(super) const STAMP_FIELDS: &[&str] = &["format", "revision", "count", "digest", "boot", "handle"];
 
 /// About the bytes of a key's write: names, secret, and texts of at most 256 + 64 + 3 × 32 bytes.
 pub(super) const KEY_BYTES: usize = 700;

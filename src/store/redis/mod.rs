@@ -12,6 +12,9 @@
 //! | `remeet:{<domain>}:leg:<meeting>:<leg>` | hash | the status: head, mark, and a field for each record |
 //! | `remeet:{<domain>}:gone:<meeting>:<leg>` | string | the epoch that forgot the leg; expires after ten minutes |
 //!
+//! Both hashes have the field `format`, the version of this layout: `1`, also if it is absent. Another one counts as a
+//! miss, and is replaced by the next write that does not lose.
+//!
 //! The **key** hash: `epoch`, `generation`, `secret` (32 hexadecimal digits), `domain`, `server`, `number`,
 //! `title`, `creator`, `creator_name`, `made_at_ms`.
 //!

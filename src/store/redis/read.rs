@@ -2,7 +2,7 @@
 
 use super::Name;
 use super::connection::server_text;
-use super::layout::{RecordValue, field, is_record, state_from_name};
+use super::layout::{FORMAT, RecordValue, field, is_record, state_from_name};
 use super::scripts::{APPLIED, LOST, STALE};
 use crate::store::{CacheError, CacheOutcome, CacheStamp, CachedHead, CachedKey, CachedLeg};
 use ::redis::{Value, from_redis_value, from_redis_value_ref};
@@ -68,7 +68,7 @@ pub(super) fn leg((domain, leg): Name, value: Value) -> Option<CachedLeg> {
             return None;
         }
     };
-    if fields.is_empty() {
+    if fields.is_empty() || !is_readable(leg, fields.get("format").map(String::as_str)) {
         return None;
     }
     let read = (|| {
@@ -100,13 +100,24 @@ fn record(name: &str, json: &str) -> Option<(remeet_protocol::RecordKey, Change)
     (field(&key) == name).then(|| (key, Change { revision, state: RecordState::Present(record) }))
 }
 
-/// `N` texts; `None` if one is absent or the name is of a wrong type.
+/// `N` texts behind a format; `None` if one is absent, the format another, or the name of a wrong type.
 fn texts<const N: usize>(leg: LegId, value: &Value) -> Option<[String; N]> {
     let read = from_redis_value_ref::<Vec<Option<String>>>(value);
     if let Err(error) = &read {
         tracing::warn!(%leg, %error, "what is cached cannot be read: it counts as a miss");
     }
-    read.ok()?.into_iter().collect::<Option<Vec<_>>>()?.try_into().ok()
+    let mut read = read.ok()?.into_iter();
+    let format = read.next()?;
+    is_readable(leg, format.as_deref()).then_some(())?;
+    read.collect::<Option<Vec<_>>>()?.try_into().ok()
+}
+
+fn is_readable(leg: LegId, format: Option<&str>) -> bool {
+    let readable = format.is_none_or(|format| format == FORMAT);
+    if !readable {
+        tracing::warn!(%leg, format, "what is cached is of another release's format: it counts as a miss");
+    }
+    readable
 }
 
 fn mark(revision: &str, count: &str, digest: &str) -> Option<Mark> {

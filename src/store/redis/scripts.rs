@@ -6,7 +6,7 @@
 //! everything as it was.
 
 use super::Name;
-use super::layout::{self, Kind, RecordRef, field, name};
+use super::layout::{self, FORMAT, Kind, RecordRef, field, name};
 use crate::model::RecoveryKey;
 use crate::store::CacheWrite;
 use ::redis::{Pipeline, Value};
@@ -30,6 +30,10 @@ local function less(a, b)
   if #a ~= #b then return #a < #b end
   return a < b
 end
+-- Whether a hash with this field `format` is of the format that is written here.
+local function is_ours(format)
+  return not format or format == FORMAT
+end
 local function is_gone(name, epoch)
   local held = redis.pcall('GET', name)
   local gone = type(held) == 'string' and number(held)
@@ -49,19 +53,20 @@ end
 /// KEYS: key, gone. ARGV: epoch, generation, secret, then other fields and values.
 const PUT_KEY: &str = r"
 if is_gone(KEYS[2], ARGV[1]) then return 2 end
-local held, failed = fields(KEYS[1], 'epoch', 'generation', 'secret')
+local held, failed = fields(KEYS[1], 'epoch', 'generation', 'secret', 'format')
 if failed then return failed end
 local epoch, generation = number(held[1]), number(held[2])
 if epoch and generation then
   if less(ARGV[1], epoch) then return 2 end
   if epoch == ARGV[1] and less(ARGV[2], generation) then return 2 end
-  if generation == ARGV[2] and held[3] == ARGV[3] then
+  if generation == ARGV[2] and held[3] == ARGV[3] and is_ours(held[4]) then
     if epoch ~= ARGV[1] then redis.call('HSET', KEYS[1], 'epoch', ARGV[1]) end
     return 0
   end
 end
 if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('DEL', KEYS[1]) end
-redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'generation', ARGV[2], 'secret', ARGV[3], unpack(ARGV, 4))
+redis.call('HSET', KEYS[1], 'format', FORMAT, 'epoch', ARGV[1], 'generation', ARGV[2], 'secret', ARGV[3],
+  unpack(ARGV, 4))
 return 0
 ";
 
@@ -71,14 +76,15 @@ const WRITE: &str = r"
 local base, epoch, boot, handle, revision = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local count, digest, state, server = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 if is_gone(KEYS[2], epoch) then return 2 end
-local held, failed = fields(KEYS[1], 'epoch', 'revision', 'boot', 'handle', 'count', 'digest', 'state', 'server')
+local held, failed = fields(KEYS[1], 'epoch', 'revision', 'boot', 'handle', 'count', 'digest', 'state', 'server',
+  'format')
 if failed then return failed end
 local function put_head()
-  redis.call('HSET', KEYS[1], 'epoch', epoch, 'boot', boot, 'handle', handle, 'revision', revision,
+  redis.call('HSET', KEYS[1], 'format', FORMAT, 'epoch', epoch, 'boot', boot, 'handle', handle, 'revision', revision,
     'count', count, 'digest', digest, 'state', state, 'server', server, 'domain', ARGV[10])
 end
 local known = number(held[1]) and number(held[2])
-local same_place = known and held[3] == boot and held[4] == handle
+local same_place = known and held[3] == boot and held[4] == handle and is_ours(held[9])
 if known then
   if less(epoch, held[1]) then return 2 end
   local same_epoch = epoch == held[1]
@@ -190,7 +196,7 @@ impl Scripts {
 
 impl Script {
     fn new(body: &str) -> Self {
-        let code = format!("{COMMON}{body}");
+        let code = format!("local FORMAT = '{FORMAT}'{COMMON}{body}");
         let hash = ::redis::Script::new(&code).get_hash().to_owned();
         Self { code, hash }
     }

@@ -15,9 +15,11 @@ use super::fault::Fault;
 use super::open::malformed;
 use super::reads;
 use super::records::Sink;
+use super::schema::{bring_up_to_date, look};
 use super::settle::{Asked, Found, settle};
 use super::{
-    Begun, CONTENTS_CHUNK, Candidate, Instance, LookUp, Outcome, Standing, Store, StoreError, StoreOptions, Unit,
+    Begun, CONTENTS_CHUNK, Candidate, Instance, LookUp, Outcome, Schema, Standing, Store, StoreError, StoreOptions,
+    Unit,
 };
 use crate::model::{LegContent, StoredLeg};
 use arguments::{Parameters, execute};
@@ -39,6 +41,7 @@ const MIGRATE_SPAN: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct SqliteStore {
     sessions: Arc<Sessions>,
+    path: PathBuf,
 }
 
 impl SqliteStore {
@@ -53,7 +56,8 @@ impl SqliteStore {
                 "a plain path of a file is needed: readers and the writer have their own connections",
             ));
         }
-        Ok(Self { sessions: Arc::new(Sessions::new(&PathBuf::from(path), options.clone())) })
+        let path = PathBuf::from(path);
+        Ok(Self { sessions: Arc::new(Sessions::new(&path, options.clone())), path })
     }
 
     /// Reads in one snapshot.
@@ -112,23 +116,47 @@ async fn settle_part(connection: &mut SqliteConnection, token: Token, asked: &As
     reads::evidence(connection, asked).await
 }
 
-async fn bring_up_to_date(connection: &mut SqliteConnection) -> Result<(), Fault> {
-    // The release before meets migrations that it does not know: additive ones.
-    let migrator = Migrator { ignore_missing: true, ..sqlx::migrate!("migrations/sqlite") };
-    migrator.run_direct(None, connection, false).await.map_err(|error| match &error {
+fn known() -> Migrator {
+    sqlx::migrate!("migrations/sqlite")
+}
+
+async fn read_schema(connection: &mut SqliteConnection) -> Result<Schema, Fault> {
+    let tracked = sqlx::query_scalar::<_, bool>(
+        "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = '_sqlx_migrations')",
+    )
+    .fetch_one(&mut *connection)
+    .await
+    .map_err(|error| fault(&error))?;
+    look(known(), connection, tracked).await.map_err(|error| migration_fault(&error))
+}
+
+fn migration_fault(error: &MigrateError) -> Fault {
+    match error {
         MigrateError::Execute(cause) | MigrateError::ExecuteMigration(cause, _) => match fault(cause) {
             Fault::Down(reason) | Fault::Slow(reason) => Fault::Down(reason),
             _ => Fault::Broken(error.to_string()),
         },
         other => Fault::Broken(format!("{other}: the schema is not one that this version can bring up to date")),
-    })
+    }
 }
 
 impl Store for SqliteStore {
-    fn migrate(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+    fn migrate(&self) -> BoxFuture<'_, Result<Schema, StoreError>> {
         Box::pin(async {
-            let run = self.sessions.alone(MIGRATE_SPAN, |connection| Box::pin(bring_up_to_date(connection)));
+            let run = self.sessions.alone(MIGRATE_SPAN, |connection| {
+                Box::pin(async { bring_up_to_date(known(), connection).await.map_err(|error| migration_fault(&error)) })
+            });
             run.await.map_err(|fault| fault.told("migrating the database", Token::default()))
+        })
+    }
+
+    fn schema(&self) -> BoxFuture<'_, Result<Schema, StoreError>> {
+        Box::pin(async {
+            // Opening a connection would make the file.
+            if !self.path.exists() {
+                return Ok(Schema::none_of(&known()));
+            }
+            self.read("reading the schema", |connection| Box::pin(read_schema(connection))).await
         })
     }
 
