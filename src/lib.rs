@@ -5,6 +5,7 @@
 //! - [`model`] – meeting, leg, recovery key, intent: the words of the design as types.
 //! - [`config`] – typed settings and their defaults.
 //! - [`session`] – pure: one server's conversation (handshake, requests, retries, paging, keep-alive).
+//! - [`cascade`] – pure: meetings of several legs: their state, and which leg a command is for.
 //! - [`recovery`] – pure: plan, per-leg state machine, back-fill merge, queues.
 //! - [`link`] – sockets: bytes to packets.
 //! - [`store`] – the durable [`store::Store`] and the [`store::Cache`].
@@ -17,6 +18,7 @@
 //! - `stage` – what these two are played on: processes, stores, the independent reader.
 //! - [`cli`] – the command line.
 
+pub mod cascade;
 pub mod cli;
 pub mod cms;
 pub mod config;

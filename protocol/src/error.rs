@@ -48,6 +48,7 @@ codes! {
     22 UNREACHABLE "unreachable" "The meeting's server does not answer; the meeting goes on without command.";
     23 INTERNAL "internal" "The answering side failed: its log says why.";
     24 NOT_DURABLE "unknown outcome" "The outcome of storing is not known yet: ask again with the same id.";
+    25 PARTLY "partly" "Done on some legs of the meeting: the detail names those that were left; command again, with a new number.";
 }
 
 impl ErrorCode {

@@ -7,7 +7,7 @@ use super::{meeting, plain_leg};
 use crate::cms::client::{Client, ClientSettings, Notice};
 use clap::{Args, Subcommand, ValueEnum};
 use remeet_protocol::message::{
-    AddTerminal, AdoptOrphan, ClientOp, Create, RemoveTerminal, SetDecode, SetExtra, SetRole, TerminalRole,
+    AddLeg, AddTerminal, AdoptOrphan, ClientOp, Create, RemoveTerminal, SetDecode, SetExtra, SetRole, TerminalRole,
     WindowSetting,
 };
 use remeet_protocol::record::{DisplayMode, LeaveReason, MediaCodec};
@@ -67,7 +67,18 @@ enum Action {
         #[arg(long, value_parser = meeting)]
         meeting: Option<MeetingId>,
     },
-    /// Start a meeting on its server.
+    /// Make a further leg of a meeting, on another server; `start` starts it.
+    AddLeg {
+        /// The meeting.
+        #[arg(value_parser = meeting)]
+        meeting: MeetingId,
+        /// The leg's number, 1 to 15: given again it is the same leg.
+        leg: u16,
+        /// The server to carry it; the scheduler chooses if not given.
+        #[arg(long, value_name = "ID", default_value_t = 0)]
+        server: u32,
+    },
+    /// Start a meeting, each leg on its server.
     Start {
         /// The meeting.
         #[arg(value_parser = meeting)]
@@ -300,6 +311,9 @@ fn command(client: &Client, action: Action) -> Result<(MeetingId, ClientOp), Fai
                 create.meeting = left_open(client, &create).unwrap_or_else(|| MeetingId(uuid::Uuid::now_v7()));
             }
             (create.meeting, ClientOp::Create(create))
+        }
+        Action::AddLeg { meeting, leg, server } => {
+            (meeting, ClientOp::AddLeg(AddLeg { leg, server: ServerId(server) }))
         }
         Action::Start { meeting } => (meeting, ClientOp::Start),
         Action::End { meeting } => (meeting, ClientOp::End),

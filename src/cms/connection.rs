@@ -9,8 +9,8 @@ use crate::link::{ListenCounters, Outbox};
 use crate::recovery::{Published, Rights};
 use crate::scheduler::{Handle, Presence};
 use remeet_protocol::message::{
-    ClientAnswer, ClientCommand, ClientEvent, EventKind, Failure, Goodbye, Hello, KeepAlive, KeepAliveAnswer, Reset,
-    Role, Subscribed, Welcome,
+    ClientAnswer, ClientCommand, ClientEvent, EndCause, EventKind, Failure, Goodbye, Hello, KeepAlive, KeepAliveAnswer,
+    Reset, Role, Subscribed, Welcome,
 };
 use remeet_protocol::packet::VERSION;
 use remeet_protocol::wire::{Text, pack};
@@ -93,6 +93,8 @@ enum Done {
         meeting: MeetingId,
         request: u64,
         recovering: bool,
+        /// It is the one that was promised.
+        update: bool,
     },
     /// A get's failure.
     NoMeeting(Vec<Packet>),
@@ -395,8 +397,11 @@ impl Connection {
                 self.rest();
                 self.send(packets).await
             }
-            Done::Meeting { packets, meeting, request, recovering } => {
-                self.send(packets).await?;
+            Done::Meeting { packets, meeting, request, recovering, update } => {
+                // One of several legs stands again: the promise is of all.
+                if !(update && recovering) {
+                    self.send(packets).await?;
+                }
                 if recovering && self.refreshed.contains(&meeting) {
                     // Recovered while it was read: the promised update comes at once.
                     self.owed.push_back((meeting, request));
@@ -507,8 +512,14 @@ impl Connection {
 
     /// The update that an answer marked `recovering` promised (SPEC K-7).
     fn keep_promise(&mut self, published: &Published) {
-        // A start that a restart had cut off ends with `Started`, and needs no back-fill.
-        if !matches!(published.kind, EventKind::Refreshed | EventKind::Ended | EventKind::Started) {
+        // A start that a restart had cut off ends with `Started`, and needs no back-fill; the last of several legs that
+        // was recovering may have ended instead.
+        let stands = match published.kind {
+            EventKind::Refreshed | EventKind::Ended | EventKind::Started => true,
+            EventKind::State => published.cause != EndCause::None,
+            _ => false,
+        };
+        if !stands {
             return;
         }
         if self.gets > 0 {
@@ -595,7 +606,8 @@ impl Visitor {
 async fn meeting(envelope: Envelope, handle: Handle, meeting: MeetingId, update: bool) -> Done {
     match views::meeting(&handle, meeting, update).await {
         Ok(Some((messages, recovering))) => {
-            Done::Meeting { packets: envelope.answer(messages), meeting, request: envelope.request, recovering }
+            let (packets, request) = (envelope.answer(messages), envelope.request);
+            Done::Meeting { packets, meeting, request, recovering, update }
         }
         Ok(None) => {
             let failure = Failure::new(ErrorCode::UNKNOWN_MEETING, "no such meeting");

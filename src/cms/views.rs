@@ -1,14 +1,14 @@
 //! What a client is shown of meetings. Read from the store, which holds what was committed; the core adds
 //! whether it may be behind.
 
-use crate::model::StoredLeg;
+use crate::model::{StoredLeg, StoredState};
 use crate::scheduler::Handle;
 use crate::store::StoreError;
 use remeet_protocol::message::{
-    EndCause, ListEnd, ListEntry, ListPage, MeetingEnd, MeetingInfo, MeetingRecords, MeetingState, Message,
+    EndCause, LegInfo, ListEnd, ListEntry, ListPage, MeetingEnd, MeetingInfo, MeetingRecords, MeetingState, Message,
 };
 use remeet_protocol::wire::{Text, pack};
-use remeet_protocol::{LegId, MeetingId};
+use remeet_protocol::{LegId, MeetingId, ServerId};
 use std::collections::BTreeMap;
 
 /// The most entries of a list's page (SPEC K-9).
@@ -42,8 +42,20 @@ pub(super) async fn meeting(
     let Some(first) = rows.iter().min_by_key(|row| row.leg).cloned() else { return Ok(None) };
     let legs: Vec<LegId> = rows.iter().map(|row| row.leg).collect();
     let contents = handle.store().contents(&legs).await?;
-    let derived = handle.derive(vec![rows]).await?;
-    let (state, recovering) = derived.first().copied().unwrap_or((MeetingState::Ended, false));
+    let revision = |leg: LegId| contents.iter().find(|found| found.leg == leg).map_or(0, |found| found.mark.revision);
+    let servers: Vec<ServerId> = rows.iter().map(|row| row.server).collect();
+    // The meeting, then each of its legs by itself: a leg's state is that of a meeting of one.
+    let asked = std::iter::once(rows.clone()).chain(rows.into_iter().map(|row| vec![row]));
+    let mut derived = handle.derive(asked.collect()).await?.into_iter();
+    let (state, recovering) = derived.next().unwrap_or((MeetingState::Ended, false));
+    let infos = legs.iter().zip(servers).zip(derived).map(|((leg, server), (state, _))| LegInfo {
+        leg: leg.leg,
+        server,
+        state,
+        revision: revision(*leg),
+    });
+    let mut legs: Vec<LegInfo> = infos.collect();
+    legs.sort_by_key(|info| info.leg);
     let info = MeetingInfo {
         meeting,
         state,
@@ -54,7 +66,8 @@ pub(super) async fn meeting(
         server: first.server,
         number: first.number,
         title: first.title,
-        revision: contents.iter().find(|content| content.leg == first.leg).map_or(0, |content| content.mark.revision),
+        revision: revision(first.leg),
+        legs,
     };
     let mut messages = vec![Message::from(info)];
     let mut records = 0;
@@ -126,6 +139,8 @@ async fn entries(handle: &Handle, rows: Vec<StoredLeg>) -> Result<Vec<ListEntry>
                 revision: first.mark.revision,
                 number: first.number.clone(),
                 title: Text::cut(first.title.as_str()),
+                legs: u16::try_from(rows.iter().filter(|row| row.state != StoredState::Ended).count())
+                    .unwrap_or(u16::MAX),
             })
         })
         .collect();

@@ -133,7 +133,7 @@ impl Meeting {
         match op {
             // Who creates a meeting is its first chair.
             ClientOp::Create(op) => self.chair = op.creator.clone(),
-            ClientOp::Start => {}
+            ClientOp::Start | ClientOp::AddLeg(_) => {}
             ClientOp::End => {
                 let mut ends = ends;
                 ends.insert(EndCause::Commanded);

@@ -153,37 +153,6 @@ pub struct LegContent {
     pub changes: Vec<Change>,
 }
 
-/// A meeting's state as clients see it, derived from its legs (design §2): in-meeting when every leg
-/// that is not ended is, partly when some are, ended when all are.
-///
-/// `epoch` is the current term; `reachable` says whether a server answers.
-pub fn meeting_state<'a>(
-    legs: impl IntoIterator<Item = &'a StoredLeg>,
-    epoch: Epoch,
-    reachable: impl Fn(ServerId) -> bool,
-) -> MeetingState {
-    let mut seen: Option<MeetingState> = None;
-    let mut mixed = false;
-    let mut some_in_meeting = false;
-    for leg in legs {
-        let state = match leg.state {
-            StoredState::Ended => continue,
-            StoredState::Created | StoredState::Ending => leg.state.of_meeting(),
-            _ if !reachable(leg.server) => MeetingState::Unreachable,
-            StoredState::InMeeting if leg.epoch != epoch => MeetingState::Recovering,
-            _ => leg.state.of_meeting(),
-        };
-        some_in_meeting |= state == MeetingState::InMeeting;
-        mixed |= seen.is_some_and(|before| before != state);
-        seen = Some(state);
-    }
-    match seen {
-        None => MeetingState::Ended,
-        Some(_) if mixed && some_in_meeting => MeetingState::Partly,
-        Some(state) => state,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

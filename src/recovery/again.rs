@@ -57,6 +57,7 @@ impl Core {
                 leg
             }
             After::Adopting(leg) => leg,
+            After::All(all) => return all.into_iter().for_each(|after| self.lost(id, after, version)),
         };
         self.recall(leg, id);
         let limit = self.settings.lost_retries;
@@ -161,7 +162,6 @@ impl Core {
             }
             self.insert_leg(leg);
         }
-        self.place_waiting(id);
     }
 
     /// A leg that has ended before this term, or whose end was stored by another way than this process

@@ -4,8 +4,9 @@
 use super::core::{After, Core, Reading};
 use super::instances::{Repeat, answer};
 use super::{Command, Output, Read, Rights};
+use crate::cascade::terminal_of;
 use crate::model::{ClientAnswerRow, CommandId, Moment, StoredState};
-use crate::store::{Instance, LookUp, Unit, Write};
+use crate::store::{Instance, Unit, Write};
 use remeet_protocol::message::{ClientAnswer, ClientCommand, ClientOp};
 use remeet_protocol::{ErrorCode, LegId};
 use std::collections::BTreeSet;
@@ -76,90 +77,14 @@ impl Core {
         }
     }
 
-    /// Finds the command's leg: in memory, or in the store.
-    fn place(&mut self, waiting: Waiting) {
-        match &waiting.command.op {
-            ClientOp::Create(create) => {
-                let create = create.clone();
-                return self.create(&waiting, create);
-            }
-            ClientOp::Adopt(adopt) => {
-                let adopt = adopt.clone();
-                return self.adopt(waiting, &adopt);
-            }
-            _ => {}
-        }
-        let leg = first_leg(&waiting.command);
-        if self.legs.contains_key(&leg) {
-            return self.run(leg, waiting);
-        }
-        self.read_for(leg, waiting);
-    }
-
-    /// Reads the leg that a command waits for.
-    pub(super) fn read_for(&mut self, leg: LegId, waiting: Waiting) {
-        if self.waiting >= self.settings.waiting_total {
-            return self.refuse(&waiting, ErrorCode::RETRY, "too many commands wait for recovery");
-        }
-        self.waiting += 1;
-        let queue = self.unplaced.entry(leg).or_default();
-        queue.push_back(waiting);
-        if queue.len() == 1 {
-            let id = self.read_id();
-            self.reads.insert(id, Reading::Legs(vec![leg]));
-            self.put(Output::Read { id, read: Read::Legs(vec![leg]) });
-        }
-    }
-
-    pub(super) fn legs_read(&mut self, legs: Vec<LegId>, found: LookUp) {
-        for found in found.found {
-            self.take_found(found);
-        }
-        for leg in legs {
-            if self.legs.contains_key(&leg) {
-                self.place_waiting(leg);
-                self.settle_if_ended(leg);
-                continue;
-            }
-            for waiting in self.unplaced.remove(&leg).into_iter().flatten() {
-                self.waiting = self.waiting.saturating_sub(1);
-                self.refuse(&waiting, ErrorCode::UNKNOWN_MEETING, "no such meeting");
-            }
-        }
-    }
-
-    pub(super) fn legs_unread(&mut self, legs: Vec<LegId>, reason: &str) {
-        for leg in legs {
-            for waiting in self.unplaced.remove(&leg).into_iter().flatten() {
-                self.waiting = self.waiting.saturating_sub(1);
-                self.refuse(&waiting, ErrorCode::UNAVAILABLE, reason);
-            }
-        }
-    }
-
-    /// A leg came into memory: commands that waited for it run.
-    pub(super) fn place_waiting(&mut self, leg: LegId) {
-        for waiting in self.unplaced.remove(&leg).into_iter().flatten() {
-            self.waiting = self.waiting.saturating_sub(1);
-            self.run(leg, waiting);
-        }
-    }
-
-    fn run(&mut self, leg: LegId, waiting: Waiting) {
+    /// Carries a command out on a leg.
+    pub(super) fn run_on(&mut self, leg: LegId, waiting: Waiting) {
         let Some(known) = self.legs.get(&leg) else { return };
         let attached = self.servers.get(&known.row.server).is_some_and(|server| server.attached.is_some());
         match (&waiting.command.op, known.row.state) {
-            (ClientOp::Create(create), _) => {
-                let create = create.clone();
-                self.create_again(leg, &waiting, &create);
-            }
             // Ending what has ended is done (SPEC K-6).
             (ClientOp::End, StoredState::Ended) => self.refuse(&waiting, ErrorCode::OK, "it had ended"),
             (_, StoredState::Ended) => self.refuse(&waiting, ErrorCode::ENDED, "the meeting has ended"),
-            (ClientOp::Mark(first), _) => {
-                let first = *first;
-                self.mark_first(leg, &waiting, first);
-            }
             (ClientOp::Start, StoredState::Created) if attached => self.start(leg, &waiting),
             (ClientOp::Start, StoredState::Created) => self.wait(leg, waiting),
             // Starting what has started is done (SPEC K-6); one under way is waited for.
@@ -192,7 +117,10 @@ impl Core {
         let waiting = std::mem::take(&mut known.waiting);
         for waiting in waiting {
             self.waiting = self.waiting.saturating_sub(1);
-            self.run(leg, waiting);
+            match terminal_of(&waiting.command.op) {
+                Some(_) => self.run_on(leg, waiting),
+                None => self.run(waiting),
+            }
         }
     }
 
@@ -211,23 +139,32 @@ impl Core {
         }
         let now = self.now;
         let mut late = Vec::new();
-        let queues = self.legs.values_mut().map(|known| &mut known.waiting).chain(self.unplaced.values_mut());
-        for queue in queues {
+        let on_legs = self.legs.iter_mut().map(|(leg, known)| (Some(*leg), &mut known.waiting));
+        for (leg, queue) in on_legs.chain(self.unplaced.values_mut().map(|queue| (None, queue))) {
             while queue.front().is_some_and(|waiting| waiting.deadline <= now) {
-                late.extend(queue.pop_front());
+                late.extend(queue.pop_front().map(|waiting| (leg, waiting)));
             }
         }
         self.unplaced.retain(|_, queue| !queue.is_empty());
-        for waiting in late {
+        for (leg, waiting) in late {
             self.waiting = self.waiting.saturating_sub(1);
-            let leg = first_leg(&waiting.command);
-            let server = self.legs.get(&leg).and_then(|known| self.servers.get(&known.row.server));
-            if server.is_some_and(|server| !server.up) {
-                let detail = "the meeting's server does not answer; the meeting goes on";
-                self.refuse(&waiting, ErrorCode::UNREACHABLE, detail);
-            } else {
-                self.refuse(&waiting, ErrorCode::RETRY, "the meeting is not recovered yet");
+            match leg {
+                // A meeting's other legs need not wait for the one that is away (SPEC K-15).
+                Some(leg) if self.is_joint(&waiting) => self.joint(leg.meeting, waiting, true),
+                Some(leg) => self.refuse_late(leg, &waiting),
+                None => self.refuse(&waiting, ErrorCode::RETRY, "the meeting is not recovered yet"),
             }
+        }
+    }
+
+    /// The leg cannot be commanded in time.
+    pub(super) fn refuse_late(&mut self, leg: LegId, waiting: &Waiting) {
+        let server = self.legs.get(&leg).and_then(|known| self.servers.get(&known.row.server));
+        if server.is_some_and(|server| !server.up) {
+            let detail = "the meeting's server does not answer; the meeting goes on";
+            self.refuse(waiting, ErrorCode::UNREACHABLE, detail);
+        } else {
+            self.refuse(waiting, ErrorCode::RETRY, "the meeting is not recovered yet");
         }
     }
 
@@ -272,9 +209,4 @@ impl Core {
             self.put(Output::Answer(waiter, first.clone()));
         }
     }
-}
-
-/// The leg that a client's command is for: the first one.
-pub(super) fn first_leg(command: &ClientCommand) -> LegId {
-    LegId { meeting: command.meeting, leg: 0 }
 }

@@ -17,7 +17,7 @@ use rand_chacha::rand_core::SeedableRng;
 use remeet_protocol::message::{ClientAnswer, Event, EventKind, MeetingState};
 use remeet_protocol::record::Mark;
 use remeet_protocol::{BootId, Change, DomainId, ErrorCode, Handle, LegId, MeetingId, ServerId, Token};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// The core. Give it inputs with [`handle`](Self::handle), then drain [`poll`](Self::poll), then arm a
 /// timer for [`next_wake`](Self::next_wake).
@@ -31,8 +31,16 @@ pub struct Core {
     pub(super) servers: BTreeMap<ServerId, Server>,
     pub(super) legs: BTreeMap<LegId, Leg>,
     pub(super) instances: Instances,
-    /// Commands whose meeting is not in memory: it is being read, or its server has not answered yet.
-    pub(super) unplaced: BTreeMap<LegId, VecDeque<super::commands::Waiting>>,
+    /// Commands whose meeting is being read.
+    pub(super) unplaced: BTreeMap<MeetingId, VecDeque<super::commands::Waiting>>,
+    /// Commands on a terminal of a meeting of several legs: whose roster has it is being read, one after the other.
+    pub(super) unrouted: BTreeMap<MeetingId, VecDeque<super::commands::Waiting>>,
+    /// Meetings of which memory holds every leg that is not ended; each has one there.
+    pub(super) whole: BTreeSet<MeetingId>,
+    /// Ends of legs that subscribers hear of once the meeting's other legs are known.
+    pub(super) ends: BTreeMap<MeetingId, Vec<Published>>,
+    /// Meetings whose legs must be read and could not be; each has a leg in memory, or an end to tell.
+    pub(super) unread_meetings: Vec<(Moment, MeetingId)>,
     pub(super) waiting: usize,
     pub(super) after: BTreeMap<PersistId, After>,
     pub(super) reads: BTreeMap<ReadId, Reading>,
@@ -96,6 +104,8 @@ pub(super) enum After {
     Answered { leg: Option<LegId>, answer: Option<ClientAnswer> },
     /// A quarantine or the operator's mark.
     Noted,
+    /// Several in one unit.
+    All(Vec<After>),
     /// A leg's content adds up again, and is no longer quarantined.
     Lifted(LegId),
 }
@@ -122,8 +132,14 @@ pub(super) enum Reading {
     Stamps(RoundId, Vec<LegId>),
     /// What pulled legs' rows add up to.
     Digests(Vec<LegId>),
-    /// Legs that commands wait for.
+    /// Legs that a client's open intents stand on.
     Legs(Vec<LegId>),
+    /// Every leg of meetings that commands wait for.
+    Meetings(Vec<MeetingId>),
+    /// Which legs have the terminal that the meeting's first unrouted command is about.
+    Roster(MeetingId),
+    /// A key of the meeting that gets a further leg by this command.
+    AddLeg(Box<super::commands::Waiting>),
     /// A leg whose compare-and-set was lost.
     Again(LegId),
     /// A client's instance.
@@ -144,11 +160,21 @@ impl Reading {
             | Reading::Stamps(round, _) => Some(*round),
             Reading::Digests(_)
             | Reading::Legs(_)
+            | Reading::Meetings(_)
+            | Reading::Roster(_)
+            | Reading::AddLeg(_)
             | Reading::Again(_)
             | Reading::Instance(_)
             | Reading::DryRun(..)
             | Reading::CachedNames(_) => None,
         }
+    }
+}
+
+impl Reading {
+    /// Whether every leg of the meeting is being read.
+    pub(super) fn reads_meeting(&self, meeting: MeetingId) -> bool {
+        matches!(self, Reading::Meetings(meetings) if meetings.contains(&meeting))
     }
 }
 
@@ -167,6 +193,10 @@ impl Core {
             servers: servers.iter().map(|(id, domain)| (*id, Server::new(*id, *domain))).collect(),
             legs: BTreeMap::new(),
             unplaced: BTreeMap::new(),
+            unrouted: BTreeMap::new(),
+            whole: BTreeSet::new(),
+            ends: BTreeMap::new(),
+            unread_meetings: Vec::new(),
             waiting: 0,
             after: BTreeMap::new(),
             reads: BTreeMap::new(),
@@ -254,6 +284,7 @@ impl Core {
             }
             After::Event { server, event, base } => self.event_stored(server, id, *event, base),
             After::Page | After::Noted => {}
+            After::All(all) => all.into_iter().for_each(|after| self.stored(id, after)),
             After::Pulled { server, leg, cache } => {
                 self.mark_stored(server, leg, id);
                 self.pull_stored(leg, cache);
@@ -302,8 +333,15 @@ impl Core {
             (Reading::Stamps(round, legs), _) => self.stamps(round.server, legs, None),
             (Reading::Digests(_), Ok(ReadResult::Digests(digests))) => self.digests(digests),
             (Reading::Digests(legs), Err(reason)) => self.digests_failed(legs, &reason),
-            (Reading::Legs(legs), Ok(ReadResult::LookUp(found))) => self.legs_read(legs, found),
-            (Reading::Legs(legs), Err(reason)) => self.legs_unread(legs, &reason),
+            (Reading::Legs(legs), Ok(ReadResult::LookUp(found))) => self.legs_read(&legs, found),
+            // They are read again with the client's next command, or with their server's round.
+            (Reading::Legs(_), Err(reason)) => tracing::warn!("open commands could not be read: {reason}"),
+            (Reading::Meetings(meetings), Ok(ReadResult::LookUp(found))) => self.meetings_read(meetings, found),
+            (Reading::Meetings(meetings), Err(reason)) => self.meetings_unread(meetings, &reason),
+            (Reading::Roster(meeting), Ok(ReadResult::Roster(legs))) => self.roster_read(meeting, Ok(legs)),
+            (Reading::Roster(meeting), Err(reason)) => self.roster_read(meeting, Err(reason)),
+            (Reading::AddLeg(waiting), Ok(ReadResult::LookUp(found))) => self.template_read(&waiting, Ok(found)),
+            (Reading::AddLeg(waiting), Err(reason)) => self.template_read(&waiting, Err(reason)),
             (Reading::Again(leg), Ok(ReadResult::LookUp(found))) => self.read_again(leg, found),
             (Reading::Again(leg), Err(reason)) => self.unread_again(leg, &reason),
             (Reading::Instance(instance), Ok(ReadResult::Instance(kept))) => self.instance_read(instance, kept),
@@ -324,6 +362,7 @@ impl Core {
     fn wake(&mut self) {
         self.expire_waiting();
         self.read_rows_again();
+        self.read_meetings_again();
         let due: Vec<(ServerId, Trigger)> = self
             .servers
             .values_mut()
@@ -375,7 +414,7 @@ impl Core {
         let retries = self.servers.values().filter_map(|server| server.retry_at.map(|(at, _)| at));
         let deadlines = self.servers.values().filter_map(|server| server.round.as_ref().map(|round| round.deadline));
         let waiting = self.waiting_until();
-        let unread = self.unread_rows.iter().map(|(at, _)| *at);
+        let unread = self.unread_rows.iter().map(|(at, _)| *at).chain(self.meetings_due());
         retries.chain(deadlines).chain(waiting).chain(unread).chain(self.reconcile_at).min()
     }
 
@@ -426,17 +465,14 @@ impl Core {
     }
 
     pub(super) fn publish(&mut self, leg: LegId, kind: EventKind, changes: Vec<Change>) {
-        let Some(known) = self.legs.get(&leg) else { return };
-        let row = known.row.clone();
+        let Some(published) = self.published(leg, kind, changes) else { return };
+        self.put(Output::Publish(published));
+    }
+
+    pub(super) fn published(&self, leg: LegId, kind: EventKind, changes: Vec<Change>) -> Option<Published> {
+        let row = self.legs.get(&leg)?.row.clone();
         let (state, _) = self.derive_meeting(leg.meeting, &row);
-        self.put(Output::Publish(Published {
-            leg,
-            kind,
-            state,
-            cause: row.cause,
-            revision: row.mark.revision,
-            changes,
-        }));
+        Some(Published { leg, kind, state, cause: row.cause, revision: row.mark.revision, changes })
     }
 
     /// The meeting's state from its legs in memory.
@@ -487,6 +523,9 @@ impl Core {
                 round.leave(leg);
             }
         }
+        if self.legs_of(leg.meeting).is_empty() {
+            self.whole.remove(&leg.meeting);
+        }
         for waiter in known.lifting {
             self.answer_lift(
                 waiter,
@@ -512,12 +551,12 @@ pub(super) fn retry_after_ms(code: ErrorCode) -> u32 {
     }
 }
 
-/// The lane of a leg: units of one leg are stored in order.
+/// The lane of a leg, which is its meeting's: units of one leg are stored in order, also those of several legs.
 pub(super) fn lane(leg: LegId) -> u64 {
     let bytes = leg.meeting.bytes();
     let mut low = [0; 8];
     low.copy_from_slice(&bytes[8..]);
-    u64::from_be_bytes(low) ^ u64::from(leg.leg)
+    u64::from_be_bytes(low)
 }
 
 /// The place that a leg's content belongs to.

@@ -6,7 +6,7 @@ use crate::session::{Heard, PersistId, Request, Ticket};
 use crate::store::{CacheOutcome, CacheStamp, CacheWrite, CachedHead, CachedKey, Instance, LookUp, Outcome, Unit};
 use remeet_protocol::message::{ClientAnswer, ClientCommand, EndCause, EventKind, MeetingState};
 use remeet_protocol::record::Number;
-use remeet_protocol::{Change, DomainId, LegId, ServerId, Token};
+use remeet_protocol::{Change, DomainId, LegId, MeetingId, ServerId, Token};
 
 /// Names a read to the core.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -77,6 +77,13 @@ pub enum Read {
     },
     /// [`crate::store::Store::legs`].
     Legs(Vec<LegId>),
+    /// [`crate::store::Store::roster`].
+    Roster {
+        /// The meeting.
+        meeting: MeetingId,
+        /// The terminal's number.
+        terminal: Number,
+    },
     /// [`crate::store::Store::contents`]: only what each leg's mark and rows add up to.
     Digests(Vec<LegId>),
     /// [`crate::store::Store::instance`].
@@ -169,6 +176,8 @@ fn lacks(has: [bool; 3]) -> Option<&'static str> {
 pub enum ReadResult {
     /// To `LookUp` and `Legs`.
     LookUp(LookUp),
+    /// To `Roster`.
+    Roster(Vec<LegId>),
     /// To `Digests`.
     Digests(Vec<StoredDigest>),
     /// To `Instance`.

@@ -36,7 +36,9 @@ impl Core {
             }
             ClientOp::SetDecode(op) => Op::SetDecode(op.clone()),
             ClientOp::SetExtra(op) => Op::SetExtra(op.clone()),
-            ClientOp::Create(_) | ClientOp::Start | ClientOp::Mark(_) | ClientOp::Adopt(_) => return,
+            ClientOp::Create(_) | ClientOp::Start | ClientOp::Mark(_) | ClientOp::Adopt(_) | ClientOp::AddLeg(_) => {
+                return;
+            }
         };
         let full = self.legs.get(&leg).is_some_and(|known| known.open.len() >= self.settings.intents_per_leg);
         if full {
@@ -53,7 +55,24 @@ impl Core {
         command: Option<&ClientCommand>,
         state: Option<StoredState>,
     ) {
-        let Some(known) = self.legs.get_mut(&leg) else { return };
+        let command = command.map(|command| CommandId { instance: command.instance, number: command.number });
+        let Some((intent, writes)) = self.new_intent(leg, op, command, state) else { return };
+        let after = self.persist(lane(leg), Unit { writes }, After::Intent(leg, intent.number));
+        if let Some(known) = self.legs.get_mut(&leg) {
+            known.open.push_back(OpenIntent::storing(intent, after));
+        }
+        self.send_open(leg);
+    }
+
+    /// The leg's next intent, with what commits it.
+    pub(super) fn new_intent(
+        &mut self,
+        leg: LegId,
+        op: Op,
+        command: Option<CommandId>,
+        state: Option<StoredState>,
+    ) -> Option<(Intent, Vec<Write>)> {
+        let known = self.legs.get_mut(&leg)?;
         let mut writes = Vec::new();
         if let Some(state) = state {
             let expect = Expect { version: known.row.version, state: known.row.state };
@@ -62,15 +81,9 @@ impl Core {
             writes.push(Write::State(StateWrite { leg, expect, state, cause: EndCause::None, accepted: None }));
         }
         known.row.intent += 1;
-        let number = known.row.intent;
-        let command = command.map(|command| CommandId { instance: command.instance, number: command.number });
-        let intent = Intent { leg, number, op, command };
+        let intent = Intent { leg, number: known.row.intent, op, command };
         writes.push(Write::Intent(intent.clone()));
-        let after = self.persist(lane(leg), Unit { writes }, After::Intent(leg, number));
-        if let Some(known) = self.legs.get_mut(&leg) {
-            known.open.push_back(OpenIntent::storing(intent, after));
-        }
-        self.send_open(leg);
+        Some((intent, writes))
     }
 
     pub(super) fn intent_stored(&mut self, leg: LegId, number: u64) {
@@ -91,6 +104,12 @@ impl Core {
         let waits = matches!(known.row.state, StoredState::Starting | StoredState::Ending);
         let starts = matches!(open.intent.op, Op::Start(_)) && waits;
         if open.asked.is_some() || !attached || !(starts || known.takes_commands()) {
+            return;
+        }
+        if self.needs_siblings(leg, open) {
+            if !self.reads.values().any(|reading| reading.reads_meeting(leg.meeting)) {
+                self.read_meetings(vec![leg.meeting]);
+            }
             return;
         }
         let request = message::Command {
@@ -213,12 +232,13 @@ impl Core {
         let code = if over && matches!(open.intent.op, Op::End(_)) { ErrorCode::OK } else { code };
         let number = open.intent.number;
         let mut writes = vec![Write::IntentDone(IntentResult { leg, number, code })];
-        let answer = open.intent.command.map(|id| ClientAnswer {
+        let told = open.intent.command.and_then(|id| Some((id, self.result_of(leg, open, code, detail)?)));
+        let answer = told.map(|(id, (code, detail))| ClientAnswer {
             instance: id.instance,
             number: id.number,
             code,
             retry_after_ms: 0,
-            detail: remeet_protocol::wire::Text::cut(detail),
+            detail: remeet_protocol::wire::Text::cut(&detail),
             meeting: leg.meeting,
         });
         writes.extend(answer.as_ref().map(|answer| Write::Answer(self.answer_row(answer))));

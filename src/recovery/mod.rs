@@ -13,7 +13,7 @@
 //!
 //! - [`plan`] – puts every leg into exactly one bucket; no state. [`dry_run`] prints it and does nothing.
 //! - [`core`](self) – one [`Core`] holds every server's round and every leg's state; its methods stand in
-//!   a file a subject: `round`, `takeover`, `backfill`, `lift`, `events`, `commands`, `meetings`, `intents`, `adopt`,
+//!   a file a subject: `round`, `takeover`, `backfill`, `lift`, `events`, `commands`, `place`, `joint`, `meetings`, `intents`, `adopt`,
 //!   `sweep`.
 //! - [`lease`] – who may command, and until when; beside the core, over the lives of its schedulers.
 //! - [`report`] – what a round came to; the numbers add up (rule 6).
@@ -29,10 +29,12 @@ mod events;
 mod exchange;
 mod instances;
 mod intents;
+mod joint;
 pub mod lease;
 mod leg;
 mod lift;
 mod meetings;
+mod place;
 pub mod plan;
 pub mod report;
 mod round;

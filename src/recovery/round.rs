@@ -318,6 +318,9 @@ impl Core {
         }
         round.unreadable.extend(unreadable);
         round.looked_up = true;
+        if let Some(known) = self.servers.get_mut(&server) {
+            known.looked_up = true;
+        }
         self.release_strangers(server);
         self.try_plan(server);
     }

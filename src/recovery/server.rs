@@ -23,6 +23,8 @@ pub(super) struct Server {
     pub up: bool,
     /// Attached with this term's token on the present connection: (boot id, table revision).
     pub attached: Option<(BootId, u64)>,
+    /// Its legs, as stored, have been read in this term: memory holds every one that is not ended.
+    pub looked_up: bool,
     /// A first pass of this term has ended: from now on keys come from the cache (rule 10).
     pub first_pass_done: bool,
     /// The round under way; at most one.
@@ -107,6 +109,7 @@ impl Server {
             domain,
             up: false,
             attached: None,
+            looked_up: false,
             first_pass_done: false,
             round: None,
             again: None,

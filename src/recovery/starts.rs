@@ -4,6 +4,7 @@
 use super::core::{After, Core, lane};
 use super::intents::Done;
 use super::leg::OpenIntent;
+use crate::cascade::terminal_of;
 use crate::model::{Intent, StoredState};
 use crate::store::{Unit, Write};
 use remeet_protocol::message::{End, EndCause, Op};
@@ -60,9 +61,14 @@ impl Core {
         if let Some(known) = self.legs.get_mut(&leg) {
             known.open = left;
         }
+        let others = !self.live_legs_of(leg.meeting).is_empty();
         for waiting in waiting {
             self.waiting = self.waiting.saturating_sub(1);
-            self.refuse(&waiting, ErrorCode::ENDED, "the meeting has ended");
+            match terminal_of(&waiting.command.op) {
+                None if others => self.run(waiting),
+                Some(_) if others => self.refuse(&waiting, ErrorCode::ENDED, "the terminal's leg has ended"),
+                _ => self.refuse(&waiting, ErrorCode::ENDED, "the meeting has ended"),
+            }
         }
     }
 }

@@ -11,7 +11,7 @@ use super::{AlarmKind, CacheTask, Output, Read};
 use crate::model::StoredState;
 use crate::session::{PersistId, Request, RequestError, TakeoverResults};
 use crate::store::{Accepted, CachedKey, Expect, LookUp, StateWrite, Unit, Write};
-use remeet_protocol::message::{Adopt, EndCause, EventKind, TakeoverClaim, TakeoverResult};
+use remeet_protocol::message::{Adopt, EndCause, TakeoverClaim, TakeoverResult};
 use remeet_protocol::proof::{self, Claim};
 use remeet_protocol::record::Mark;
 use remeet_protocol::{BootId, ErrorCode, Handle, LegId, ServerId};
@@ -429,7 +429,7 @@ impl Core {
         let Some(known) = self.legs.get(&leg) else { return };
         let (server, domain) = (known.row.server, known.row.domain);
         self.put(Output::Cache(CacheTask::Forget(domain, leg)));
-        self.publish(leg, EventKind::Ended, Vec::new());
+        self.publish_end(leg);
         self.end_open_intents(leg);
         self.release_held(server, leg);
         self.leg_settled(server, leg);

@@ -3,7 +3,8 @@
 use super::core::Core;
 use super::report::{RoundReport, Trigger};
 use super::server::{Server, ServerView};
-use crate::model::{StoredLeg, StoredState, meeting_state};
+use crate::cascade::meeting_state;
+use crate::model::{StoredLeg, StoredState};
 use remeet_protocol::message::MeetingState;
 use remeet_protocol::{Handle, LegId, ServerId, Token};
 use std::collections::BTreeMap;

@@ -27,7 +27,7 @@ use crate::session::PersistId;
 use crate::store::{Cache, Outcome, Store, StoreError};
 use remeet_protocol::message::ClientAnswer;
 use remeet_protocol::{ErrorCode, Holder, ServerId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -89,8 +89,8 @@ pub(super) struct Driver {
     last_waiter: u64,
     /// Who is told the plans of a dry run; the core bounds their number.
     dry_runs: BTreeMap<Waiter, mpsc::UnboundedSender<ServerPlan>>,
-    /// Which session awaits a persist.
-    awaited: BTreeMap<PersistId, ServerId>,
+    /// Which sessions await a persist: several, if it is of several legs.
+    awaited: BTreeSet<(PersistId, ServerId)>,
     /// Who may command, and until when: it outlives this driver.
     pub(super) lease: Lease,
     keeper: Keeper,
@@ -175,7 +175,7 @@ impl Driver {
             waiters: BTreeMap::new(),
             last_waiter: 0,
             dry_runs: BTreeMap::new(),
-            awaited: BTreeMap::new(),
+            awaited: BTreeSet::new(),
             lease,
             keeper,
             lease_answers,
@@ -325,12 +325,15 @@ impl Driver {
         }
     }
 
-    /// Persist, then send: the session releases what awaited this.
+    /// Persist, then send: the sessions release what awaited this.
     fn release(&mut self, id: PersistId, outcome: Outcome) {
-        let Some(peer) = self.awaited.remove(&id).and_then(|server| self.peers.get_mut(&server)) else { return };
-        match outcome {
-            Outcome::Applied { .. } => peer.session.stored(self.clock.now(), id),
-            Outcome::Lost { .. } => peer.session.dropped(id),
+        let now = self.clock.now();
+        for (_, server) in self.awaited.extract_if((id, ServerId(0))..=(id, ServerId(u32::MAX)), |_| true) {
+            let Some(peer) = self.peers.get_mut(&server) else { continue };
+            match outcome {
+                Outcome::Applied { .. } => peer.session.stored(now, id),
+                Outcome::Lost { .. } => peer.session.dropped(id),
+            }
         }
     }
 
@@ -551,7 +554,7 @@ impl Driver {
             Output::Persist { id, lane, unit } => self.writers.push(lane, id, unit),
             Output::Ask { server, ticket, request, after } => {
                 if let Some(id) = after {
-                    self.awaited.insert(id, server);
+                    self.awaited.insert((id, server));
                 }
                 if let Some(peer) = self.peers.get_mut(&server) {
                     peer.session.ask(self.clock.now(), ticket, request, after);

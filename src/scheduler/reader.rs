@@ -85,6 +85,7 @@ impl Readers {
             Read::LookUp { server, legs } => ReadResult::LookUp(self.store.look_up(*server, legs).await?),
             Read::Legs(legs) => ReadResult::LookUp(self.store.legs(legs).await?),
             Read::Digests(legs) => ReadResult::Digests(self.digests(legs).await?),
+            Read::Roster { meeting, terminal } => ReadResult::Roster(self.store.roster(*meeting, terminal).await?),
             Read::Instance(instance) => ReadResult::Instance(self.store.instance(*instance).await?),
             Read::CachedKeys(legs) => {
                 ReadResult::CachedKeys(self.cache.keys(legs).await.map_err(|error| Failed::Cache(error.to_string()))?)

@@ -3,6 +3,7 @@
 use super::{Begun, Candidate, Instance, LookUp, Outcome, Schema, Standing, Store, StoreError, Unit};
 use crate::model::{LegContent, StoredLeg};
 use futures_util::future::BoxFuture;
+use remeet_protocol::record::Number;
 use remeet_protocol::{LegId, MeetingId, ServerId, Token};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,6 +25,7 @@ pub enum Call {
     Meeting,
     LiveLegs,
     Contents,
+    Roster,
     Instance,
     Write,
     Settle,
@@ -174,6 +176,10 @@ impl Store for FailingStore {
 
     fn contents<'a>(&'a self, legs: &'a [LegId]) -> BoxFuture<'a, Result<Vec<LegContent>, StoreError>> {
         self.through(Call::Contents, Token::default(), self.inner.contents(legs))
+    }
+
+    fn roster<'a>(&'a self, meeting: MeetingId, terminal: &'a Number) -> BoxFuture<'a, Result<Vec<LegId>, StoreError>> {
+        self.through(Call::Roster, Token::default(), self.inner.roster(meeting, terminal))
     }
 
     fn instance(&self, instance: u64) -> BoxFuture<'_, Result<Instance, StoreError>> {

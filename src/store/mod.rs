@@ -45,7 +45,7 @@ pub use write::{Accepted, ContentWrite, Expect, NewLeg, Outcome, StateWrite, Uni
 use crate::model::{ClientAnswerRow, Intent, LegContent, RecoveryKey, StoredLeg};
 use futures_util::future::BoxFuture;
 use remeet_protocol::message::MeetingState;
-use remeet_protocol::record::{Mark, RecordKey};
+use remeet_protocol::record::{Mark, Number, RecordKey};
 use remeet_protocol::{BootId, Change, DomainId, Epoch, Handle, LegId, MeetingId, Secret, ServerId, Token};
 use std::time::Duration;
 
@@ -192,6 +192,9 @@ pub trait Store: Send + Sync + 'static {
     /// Content of legs, each leg's mark and records from one snapshot. An unknown leg is absent. A leg with a record
     /// that cannot be read comes without that record and with a mark of zero, so that everything is pulled anew.
     fn contents<'a>(&'a self, legs: &'a [LegId]) -> BoxFuture<'a, Result<Vec<LegContent>, StoreError>>;
+
+    /// Legs of a meeting on whose stored roster the terminal is, in ascending order, ended ones included.
+    fn roster<'a>(&'a self, meeting: MeetingId, terminal: &'a Number) -> BoxFuture<'a, Result<Vec<LegId>, StoreError>>;
 
     /// What is kept of a client's instance.
     fn instance(&self, instance: u64) -> BoxFuture<'_, Result<Instance, StoreError>>;

@@ -5,9 +5,10 @@ use super::judge::{Fact, Facts};
 use super::records::Table;
 use super::rows::{Bad, Versions};
 use super::settle::{Asked, Evidence, Found as Settled};
+use super::text::stored;
 use super::{BadRow, Found, Instance, LEGS_CHUNK, LookUp};
 use crate::model::{ClientAnswerRow, Intent, LegContent, RecoveryKey, StoredLeg};
-use remeet_protocol::record::Mark;
+use remeet_protocol::record::{Mark, Number};
 use remeet_protocol::{Change, LegId, MeetingId, ServerId};
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -59,6 +60,8 @@ pub(super) trait Tables: Send {
     fn answers(&mut self, instance: u64) -> impl Future<Output = Result<Vec<ClientAnswerRow>, Fault>> + Send;
     /// Up to which number an instance's answers are pruned.
     fn pruned(&mut self, instance: u64) -> impl Future<Output = Result<u64, Fault>> + Send;
+    /// Legs of the meeting on whose roster the terminal is, in ascending order; its number as it is stored.
+    fn roster(&mut self, meeting: MeetingId, terminal: &str) -> impl Future<Output = Result<Vec<LegId>, Fault>> + Send;
     /// An instance's open intents: command number, leg, intent number.
     fn open_of_instance(&mut self, instance: u64)
     -> impl Future<Output = Result<Vec<(u64, LegId, u64)>, Fault>> + Send;
@@ -200,6 +203,15 @@ pub(super) async fn instance(tables: &mut impl Tables, instance: u64) -> Result<
         pruned: tables.pruned(instance).await?,
         open: tables.open_of_instance(instance).await?,
     })
+}
+
+/// Legs of the meeting on whose roster the terminal is.
+pub(super) async fn roster(
+    tables: &mut impl Tables,
+    meeting: MeetingId,
+    terminal: &Number,
+) -> Result<Vec<LegId>, Fault> {
+    tables.roster(meeting, &stored(terminal.as_str())).await
 }
 
 /// What decides about units.

@@ -23,6 +23,7 @@ fn entry(number: u16) -> ListEntry {
         revision: 1,
         number: Text::cut("100"),
         title: Text::cut("title"),
+        legs: 1,
     }
 }
 
@@ -47,6 +48,7 @@ fn info(recovering: bool, update: bool) -> Back {
         number: Text::cut("100"),
         title: Text::cut("title"),
         revision: 3,
+        legs: Vec::new(),
     })
 }
 

@@ -42,6 +42,19 @@ wire_struct! {
     }
 }
 
+wire_struct! {
+    /// Makes a further leg of a meeting, on another server. It does not start it.
+    pub struct AddLeg {
+        /// The leg's number, 1 to 15, chosen by the client, so that a repeat is recognised.
+        leg: u16,
+        /// The server to carry it; 0 lets the scheduler choose one that carries none of the meeting yet.
+        server: ServerId,
+    }
+}
+
+/// The most legs of a meeting.
+pub const LEGS_MAX: u16 = 16;
+
 /// What a client's command does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -66,6 +79,8 @@ pub enum ClientOp {
     Mark(bool),
     /// Adopts an orphan.
     Adopt(AdoptOrphan),
+    /// Makes a further leg.
+    AddLeg(AddLeg),
 }
 
 impl ClientOp {
@@ -83,6 +98,7 @@ impl ClientOp {
             ClientOp::SetExtra(_) => "set extra information",
             ClientOp::Mark(_) => "mark",
             ClientOp::Adopt(_) => "adopt",
+            ClientOp::AddLeg(_) => "add leg",
         }
     }
 }
@@ -100,6 +116,7 @@ impl Wire for ClientOp {
             ClientOp::SetExtra(op) => put_op(8, op, out),
             ClientOp::Mark(first) => put_op(9, first, out),
             ClientOp::Adopt(op) => put_op(10, op, out),
+            ClientOp::AddLeg(op) => put_op(11, op, out),
         }
     }
     fn take(input: &mut Input<'_>) -> Result<Self, Malformed> {
@@ -114,6 +131,7 @@ impl Wire for ClientOp {
             8 => ClientOp::SetExtra(Wire::take(input)?),
             9 => ClientOp::Mark(Wire::take(input)?),
             10 => ClientOp::Adopt(Wire::take(input)?),
+            11 => ClientOp::AddLeg(Wire::take(input)?),
             value => return Err(Malformed::Value { field: CLIENT_OPERATION, value: value.into() }),
         })
     }
@@ -129,6 +147,7 @@ impl Wire for ClientOp {
             ClientOp::SetExtra(op) => op.encoded_len(),
             ClientOp::Mark(first) => first.encoded_len(),
             ClientOp::Adopt(op) => op.encoded_len(),
+            ClientOp::AddLeg(op) => op.encoded_len(),
         }
     }
 }
@@ -205,6 +224,20 @@ wire_enum! {
 }
 
 wire_struct! {
+    /// One leg of a meeting.
+    pub struct LegInfo {
+        /// The leg's number.
+        leg: u16,
+        /// Its server.
+        server: ServerId,
+        /// The leg's own state.
+        state: MeetingState,
+        /// Its content revision.
+        revision: u64,
+    }
+}
+
+wire_struct! {
     /// First packet of a meeting's state; [`MeetingRecords`] and [`MeetingEnd`] follow.
     pub struct MeetingInfo {
         /// The meeting.
@@ -227,6 +260,8 @@ wire_struct! {
         title: Text<256>,
         /// Content revision of its first leg.
         revision: u64,
+        /// Every leg, in ascending order of number.
+        legs: Vec<LegInfo>,
     }
 }
 
@@ -280,6 +315,8 @@ wire_struct! {
         number: Number,
         /// People's title, cut to fit.
         title: Text<64>,
+        /// How many legs it has that are not ended.
+        legs: u16,
     }
 }
 

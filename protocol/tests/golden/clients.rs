@@ -41,6 +41,7 @@ pub(crate) fn commands() -> Vec<Golden> {
         ("67-client-set-extra", ClientOp::SetExtra(extra)),
         ("68-client-mark", ClientOp::Mark(true)),
         ("69-client-adopt", ClientOp::Adopt(adopt)),
+        ("71-client-add-leg", ClientOp::AddLeg(AddLeg { leg: 1, server: ServerId(22) })),
     ];
     let answer = ClientAnswer {
         instance: 0x1122_3344_5566_7788,
@@ -75,8 +76,12 @@ pub(crate) fn reading() -> Vec<Golden> {
         number: text("990001"),
         title: text("Monday round"),
         revision: 9,
+        legs: vec![
+            LegInfo { leg: 0, server: SERVER, state: MeetingState::Recovering, revision: 9 },
+            LegInfo { leg: 1, server: ServerId(22), state: MeetingState::Unreachable, revision: 4 },
+        ],
     };
-    let update = MeetingInfo { state: MeetingState::InMeeting, recovering: false, update: true, ..info.clone() };
+    let update = MeetingInfo { state: MeetingState::Partly, recovering: false, update: true, ..info.clone() };
     let entry = ListEntry {
         meeting: meeting(),
         state: MeetingState::InMeeting,
@@ -84,6 +89,7 @@ pub(crate) fn reading() -> Vec<Golden> {
         revision: 9,
         number: text("990001"),
         title: text("Monday round"),
+        legs: 2,
     };
     let page = ListPage { entries: vec![entry] };
     let end = ListEnd { after: meeting(), entries: 1, complete: true };

@@ -160,14 +160,16 @@ any_struct! {
     EventAck { number };
     Create { meeting, server, number, title, creator, creator_name };
     AdoptOrphan { server, handle, leg, end };
+    AddLeg { leg, server };
+    LegInfo { leg, server, state, revision };
     ClientCommand { instance, number, meeting, op };
     ClientAnswer { instance, number, code, retry_after_ms, detail, meeting };
     Get { meeting };
-    MeetingInfo { meeting, state, cause, recovering, update, epoch, server, number, title, revision };
+    MeetingInfo { meeting, state, cause, recovering, update, epoch, server, number, title, revision, legs };
     MeetingRecords { leg, changes };
     MeetingEnd { meeting, records };
     List { after, entries_max };
-    ListEntry { meeting, state, server, revision, number, title };
+    ListEntry { meeting, state, server, revision, number, title, legs };
     ListPage { entries };
     ListEnd { after, entries, complete };
     Subscribe { meeting };
@@ -196,7 +198,7 @@ any_variant! {
     RecordState { RecordState::Present, RecordState::Removed };
     Op { Op::Start, Op::End, Op::AddTerminal, Op::RemoveTerminal, Op::SetRole, Op::SetDecode, Op::SetExtra };
     ClientOp { ClientOp::Create, ClientOp::AddTerminal, ClientOp::RemoveTerminal, ClientOp::SetRole,
-        ClientOp::SetDecode, ClientOp::SetExtra, ClientOp::Mark, ClientOp::Adopt } ClientOp::Start, ClientOp::End;
+        ClientOp::SetDecode, ClientOp::SetExtra, ClientOp::Mark, ClientOp::Adopt, ClientOp::AddLeg } ClientOp::Start, ClientOp::End;
 }
 
 impl Any for RecordKey {
@@ -242,6 +244,7 @@ fn fitted(mut message: Message) -> Message {
         Message::PullPage(page) => cut(&mut page.changes, PullPage::CHANGES_ROOM),
         Message::Event(event) => cut(&mut event.changes, Event::CHANGES_ROOM),
         Message::MeetingRecords(records) => cut(&mut records.changes, MeetingRecords::CHANGES_ROOM),
+        Message::MeetingInfo(info) => info.legs.truncate(usize::from(LEGS_MAX)),
         Message::ListPage(page) => cut(&mut page.entries, ListPage::ENTRIES_ROOM),
         Message::ClientEvent(event) => cut(&mut event.changes, ClientEvent::CHANGES_ROOM),
         Message::Command(Command { op: Op::SetDecode(decode), .. })

@@ -4,7 +4,7 @@ use crate::cli::output::plain;
 use crate::cms::client::{MeetingView, Notice};
 use comfy_table::{ContentArrangement, Table, presets};
 use remeet_protocol::Change;
-use remeet_protocol::message::{ClientAnswer, ClientEvent, ListEntry};
+use remeet_protocol::message::{ClientAnswer, ClientEvent, LegInfo, ListEntry};
 use remeet_protocol::record::{Record, RecordState};
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -41,7 +41,8 @@ pub(super) fn meeting(view: &MeetingView, as_json: bool) -> String {
             json!({
                 "meeting": info.meeting, "state": name(&info.state), "cause": name(&info.cause),
                 "recovering": info.recovering, "update": info.update, "epoch": info.epoch, "server": info.server,
-                "number": info.number, "title": info.title, "revision": info.revision, "records": records,
+                "number": info.number, "title": info.title, "revision": info.revision,
+                "legs": info.legs.iter().map(leg_json).collect::<Vec<_>>(), "records": records,
             })
         );
     }
@@ -56,6 +57,18 @@ pub(super) fn meeting(view: &MeetingView, as_json: bool) -> String {
         info.revision,
         info.epoch
     );
+    if info.legs.len() > 1 {
+        for leg in &info.legs {
+            let _ = writeln!(
+                out,
+                "  leg {}: {} on server {}, revision {}",
+                leg.leg,
+                name(&leg.state),
+                leg.server,
+                leg.revision
+            );
+        }
+    }
     if !view.records.is_empty() {
         let rows = view.records.iter().map(|(leg, change)| {
             let (kind, key, text) = described(change);
@@ -82,9 +95,10 @@ pub(super) fn list(meetings: &[ListEntry], as_json: bool) -> String {
             entry.revision.to_string(),
             plain(entry.number.as_str()),
             plain(entry.title.as_str()),
+            entry.legs.to_string(),
         ]
     });
-    table(&["meeting", "state", "server", "revision", "number", "title"], rows)
+    table(&["meeting", "state", "server", "revision", "number", "title", "legs"], rows)
 }
 
 /// A snapshot or an event.
@@ -123,8 +137,12 @@ fn event(event: &ClientEvent, as_json: bool) -> String {
 fn entry_json(entry: &ListEntry) -> Value {
     json!({
         "meeting": entry.meeting, "state": name(&entry.state), "server": entry.server, "revision": entry.revision,
-        "number": entry.number, "title": entry.title,
+        "number": entry.number, "title": entry.title, "legs": entry.legs,
     })
+}
+
+fn leg_json(leg: &LegInfo) -> Value {
+    json!({"leg": leg.leg, "server": leg.server, "state": name(&leg.state), "revision": leg.revision})
 }
 
 /// Kind, key and content of a changed record, in words.

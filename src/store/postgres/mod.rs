@@ -31,6 +31,7 @@ use super::{
 use crate::model::{LegContent, StoredLeg};
 use futures_util::future::BoxFuture;
 use lease::Lines;
+use remeet_protocol::record::Number;
 use remeet_protocol::{LegId, MeetingId, ServerId, Token};
 use session::{Kind, Session, Sessions};
 use sqlx::postgres::PgConnectOptions;
@@ -141,6 +142,14 @@ impl Store for PostgresStore {
             }
             Ok(all)
         })
+    }
+
+    fn roster<'a>(&'a self, meeting: MeetingId, terminal: &'a Number) -> BoxFuture<'a, Result<Vec<LegId>, StoreError>> {
+        let terminal = terminal.clone();
+        Box::pin(self.read("reading who has a terminal", move |session| {
+            let terminal = terminal.clone();
+            Box::pin(async move { reads::roster(session.connection(), meeting, &terminal).await })
+        }))
     }
 
     fn instance(&self, instance: u64) -> BoxFuture<'_, Result<Instance, StoreError>> {

@@ -236,6 +236,18 @@ impl Tables for PgConnection {
         Ok(u64::try_from(pruned).unwrap_or(0))
     }
 
+    async fn roster(&mut self, meeting: MeetingId, terminal: &str) -> Result<Vec<LegId>, Fault> {
+        let legs = sqlx::query_scalar::<_, i32>(
+            "SELECT leg FROM terminals WHERE meeting = $1 AND leg BETWEEN 0 AND 65535 AND number = $2 ORDER BY leg",
+        )
+        .bind(meeting.0)
+        .bind(terminal)
+        .fetch_all(&mut *self)
+        .await
+        .map_err(|error| fault(&error))?;
+        Ok(legs.into_iter().filter_map(|leg| Some(LegId { meeting, leg: u16::try_from(leg).ok()? })).collect())
+    }
+
     async fn open_of_instance(&mut self, instance: u64) -> Result<Vec<(u64, LegId, u64)>, Fault> {
         let sql = format!(
             "SELECT {INTENT_COLUMNS} FROM intents i \

@@ -24,6 +24,7 @@ use super::{
 use crate::model::{LegContent, StoredLeg};
 use arguments::{Parameters, execute};
 use futures_util::future::BoxFuture;
+use remeet_protocol::record::Number;
 use remeet_protocol::{LegId, MeetingId, ServerId, Token};
 use session::{Kind, Sessions, fault};
 use sqlx::SqliteConnection;
@@ -210,6 +211,14 @@ impl Store for SqliteStore {
             }
             Ok(all)
         })
+    }
+
+    fn roster<'a>(&'a self, meeting: MeetingId, terminal: &'a Number) -> BoxFuture<'a, Result<Vec<LegId>, StoreError>> {
+        let terminal = terminal.clone();
+        Box::pin(self.read("reading who has a terminal", move |connection| {
+            let terminal = terminal.clone();
+            Box::pin(async move { reads::roster(connection, meeting, &terminal).await })
+        }))
     }
 
     fn instance(&self, instance: u64) -> BoxFuture<'_, Result<Instance, StoreError>> {

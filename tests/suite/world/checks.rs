@@ -1,9 +1,9 @@
 //! What may never be seen, checked at every commit and answer; and what must be true once all is quiet.
 
 use super::World;
-use remeet::model::StoredState;
+use remeet::model::{CommandId, StoredState};
 use remeet::recovery::Trigger;
-use remeet_protocol::message::{LegState, MeetingState, Message};
+use remeet_protocol::message::{ClientOp, LegState, MeetingState, Message};
 use remeet_protocol::record::RecordState;
 use remeet_protocol::{ErrorCode, LegId, Packet, ServerId};
 use std::collections::BTreeSet;
@@ -170,18 +170,42 @@ impl World {
         }
     }
 
-    /// Rule 11: each client command made one intent at most, and its answer is what the server said.
+    /// Rule 11: each client command made one intent a leg at most, on several only if it is about all legs, and its
+    /// answer is what the server said.
     pub(super) fn check_answers(&self) {
         for (command, intents) in &self.store.made {
-            assert_eq!(intents.len(), 1, "rule 11: {command:?} ran as {intents:?}");
-            let (leg, number) = intents[0];
+            let legs: BTreeSet<LegId> = intents.iter().map(|(leg, _)| *leg).collect();
+            assert_eq!(intents.len(), legs.len(), "rule 11: {command:?} ran as {intents:?}");
             let answer = self.clients.get(&command.instance).and_then(|state| state.answered.get(&command.number));
+            let &[(leg, number)] = intents.as_slice() else {
+                self.check_joint(*command, intents);
+                continue;
+            };
+            if answer.is_some_and(|answer| answer.detail.as_str().contains("leg ")) {
+                // The answer is about the other legs, too.
+                continue;
+            }
             let server = self.store.legs[&leg].row.server;
             let said = self.carried_out.get(&(server, leg, number));
             if let (Some(answer), Some(said)) = (answer, said) {
                 let over = [ErrorCode::ENDED, ErrorCode::UNKNOWN_MEETING];
                 let same = answer.code == *said || over.contains(&answer.code);
                 assert!(same, "{command:?} was answered {:?}, its server said {said:?}", answer.code);
+            }
+        }
+    }
+
+    /// A command on all legs: `ok` only if every server said so.
+    fn check_joint(&self, command: CommandId, intents: &[(LegId, u64)]) {
+        let state = self.clients.get(&command.instance);
+        let op = state.and_then(|state| state.sent.get(&command.number)).map(|sent| &sent.op);
+        assert!(matches!(op, Some(ClientOp::Start | ClientOp::End)), "{op:?} ran as {intents:?}");
+        let answer = state.and_then(|state| state.answered.get(&command.number));
+        for (leg, number) in intents {
+            let said = self.carried_out.get(&(self.store.legs[leg].row.server, *leg, *number));
+            if let (Some(answer), Some(said)) = (answer, said) {
+                let fits = !answer.code.is_ok() || said.is_ok() || matches!(op, Some(ClientOp::End));
+                assert!(fits, "{command:?} was answered {:?}, {leg}'s server said {said:?}", answer.code);
             }
         }
     }

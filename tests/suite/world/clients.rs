@@ -3,7 +3,7 @@
 use super::{Happening, World};
 use remeet::model::Moment;
 use remeet::recovery::{Command, Input, Rights, Waiter};
-use remeet_protocol::message::{AddTerminal, ClientAnswer, ClientCommand, ClientOp, Create, SetExtra};
+use remeet_protocol::message::{AddLeg, AddTerminal, ClientAnswer, ClientCommand, ClientOp, Create, SetExtra};
 use remeet_protocol::record::Number;
 use remeet_protocol::wire::{Blob, Text};
 use remeet_protocol::{ErrorCode, LegId, MeetingId, ServerId};
@@ -181,6 +181,10 @@ pub(super) fn create(meeting: MeetingId, server: ServerId) -> ClientOp {
         creator: number(0),
         creator_name: Text::cut("first"),
     })
+}
+
+pub(super) fn add_leg(leg: u16, server: ServerId) -> ClientOp {
+    ClientOp::AddLeg(AddLeg { leg, server })
 }
 
 pub(super) fn add(terminal: usize) -> ClientOp {

@@ -26,6 +26,8 @@ pub(super) struct Options {
     pub(super) unknown_commits: f64,
     /// Actions of a random run after which the scheduler is killed between two of its next outputs, a fraction.
     pub(super) kills: f64,
+    /// New meetings that get further legs, a fraction.
+    pub(super) legs: f64,
     /// The servers' bound of unsent events.
     pub(super) event_queue: usize,
     /// Removals that the servers keep a leg.
@@ -46,6 +48,7 @@ impl Default for Options {
             store_delay: Duration::from_millis(3),
             unknown_commits: 0.0,
             kills: 0.0,
+            legs: 0.0,
             event_queue: 1_000,
             removals: 1_000,
             recovery: recovery::Settings::default(),

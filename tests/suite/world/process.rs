@@ -11,7 +11,7 @@ use remeet::recovery::{Alarm, Core, Input, Output, Published, Read, ReadId, Read
 use remeet::session::{Identity, PersistId, Session};
 use remeet::store::{Begun, Candidate, Outcome};
 use remeet_protocol::{Holder, ServerId, Token};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Every life is of this node.
@@ -26,8 +26,8 @@ pub(super) struct Process {
     pub(super) sessions: BTreeMap<ServerId, Session>,
     pub(super) lanes: [Lane; 2],
     pub(super) cacher: Cacher,
-    /// Which server's session awaits a persist.
-    awaited: BTreeMap<PersistId, ServerId>,
+    /// Which servers' sessions await a persist.
+    awaited: BTreeSet<(PersistId, ServerId)>,
     /// Who waits for an answer: (client, number).
     pub(super) waiters: BTreeMap<Waiter, (u64, u64)>,
     pub(super) last_waiter: u64,
@@ -56,7 +56,7 @@ impl Process {
             sessions: servers.iter().map(session).collect(),
             lanes: [Lane::default(), Lane::default()],
             cacher: Cacher::default(),
-            awaited: BTreeMap::new(),
+            awaited: BTreeSet::new(),
             waiters: BTreeMap::new(),
             last_waiter: 0,
             outputs: 0,
@@ -140,12 +140,14 @@ impl World {
                 return;
             }
             let now = self.calendar.now();
-            if let Some(process) = &mut self.process
-                && let Some(session) = process.awaited.remove(&id).and_then(|server| process.sessions.get_mut(&server))
-            {
-                match outcome {
-                    Outcome::Applied { .. } => session.stored(now, id),
-                    Outcome::Lost { .. } => session.dropped(id),
+            if let Some(process) = &mut self.process {
+                let of_this = (id, ServerId(0))..=(id, ServerId(u32::MAX));
+                for (_, server) in process.awaited.extract_if(of_this, |_| true) {
+                    let Some(session) = process.sessions.get_mut(&server) else { continue };
+                    match outcome {
+                        Outcome::Applied { .. } => session.stored(now, id),
+                        Outcome::Lost { .. } => session.dropped(id),
+                    }
                 }
             }
             self.input(Input::Written(id, outcome));
@@ -238,7 +240,7 @@ impl World {
             Output::Persist { id, lane, unit } => process.lanes[usize::from(lane % 2 == 1)].push(id, unit),
             Output::Ask { server, ticket, request, after } => {
                 if let Some(id) = after {
-                    process.awaited.insert(id, server);
+                    process.awaited.insert((id, server));
                 }
                 if let Some(session) = process.sessions.get_mut(&server) {
                     session.ask(now, ticket, request, after);
@@ -291,6 +293,7 @@ impl World {
             Read::LookUp { server, legs } => ReadResult::LookUp(store.look_up(*server, legs)),
             Read::Legs(legs) => ReadResult::LookUp(store.named(legs)),
             Read::Digests(legs) => ReadResult::Digests(store.contents(legs).iter().map(StoredDigest::count).collect()),
+            Read::Roster { meeting, terminal } => ReadResult::Roster(store.roster(*meeting, terminal)),
             Read::Instance(instance) => ReadResult::Instance(store.instance(*instance)),
             Read::CachedKeys(legs) => ReadResult::CachedKeys(self.cached_keys(legs)?),
             Read::Stamps(legs) => ReadResult::Stamps(self.cache_stamps(legs)?),
@@ -304,6 +307,7 @@ fn kind(read: &Read) -> &'static str {
         Read::LookUp { .. } => "look-up",
         Read::Legs(_) => "legs",
         Read::Digests(_) => "digests",
+        Read::Roster { .. } => "roster",
         Read::Instance(_) => "instance",
         Read::CachedKeys(_) => "cached keys",
         Read::Stamps(_) => "stamps",

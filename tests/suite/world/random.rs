@@ -4,7 +4,7 @@
 //!
 //! `REMEET_WORLD_SEEDS=1000` runs more seeds than CI does; `REMEET_WORLD_SEED=n` runs one.
 
-use super::clients::{add, create, number, tell};
+use super::clients::{add, add_leg, create, number, tell};
 use super::options::{Options, seed};
 use super::*;
 use remeet::simulator::core::script::Kind;
@@ -14,10 +14,19 @@ use remeet_protocol::record::LeaveReason;
 /// What may go wrong in a run.
 struct Disorder {
     dice: Dice,
+    /// Of further legs, so that the runs without them stay what they are.
+    legs: Dice,
     meetings: Vec<remeet_protocol::MeetingId>,
 }
 
 impl Disorder {
+    /// The meeting gets a further leg, perhaps one that it has, perhaps on a server that carries one.
+    fn spread(&mut self, world: &mut World, client: u64, meeting: remeet_protocol::MeetingId) {
+        let leg = u16::try_from(1 + self.legs.below(3)).unwrap_or(1);
+        let server = ServerId(u32::try_from(self.legs.below(4)).unwrap_or(0));
+        world.ask(client, meeting, add_leg(leg, server));
+    }
+
     fn act(&mut self, world: &mut World) {
         let servers: Vec<ServerId> = world.servers.keys().copied().collect();
         let server = *self.dice.pick(&servers).unwrap();
@@ -28,7 +37,15 @@ impl Disorder {
                 let meeting = world.new_meeting();
                 self.meetings.push(meeting);
                 world.ask(client, meeting, create(meeting, server));
+                if self.legs.chance(world.options.legs) {
+                    self.spread(world, client, meeting);
+                }
                 world.ask(client, meeting, ClientOp::Start);
+                if self.legs.chance(world.options.legs / 2.0) {
+                    // While it is being started, and after it.
+                    self.spread(world, client, meeting);
+                    world.ask(client, meeting, ClientOp::Start);
+                }
             }
             (14..30, Some(meeting)) => {
                 let terminal = usize::try_from(self.dice.below(4)).unwrap();
@@ -100,7 +117,7 @@ impl Disorder {
 
 fn disorder(seed: u64, options: Options, actions: u64) {
     let mut world = World::new(seed, Options { servers: 3, clients: 2, event_queue: 40, removals: 10, ..options });
-    let mut disorder = Disorder { dice: Dice::new(seed, 7), meetings: Vec::new() };
+    let mut disorder = Disorder { dice: Dice::new(seed, 7), legs: Dice::new(seed, 9), meetings: Vec::new() };
     for server in 1..=3 {
         disorder.meetings.extend(world.start_meetings(ServerId(server), 2, 2).iter().map(|leg| leg.meeting));
     }
@@ -156,13 +173,15 @@ fn disorder(seed: u64, options: Options, actions: u64) {
     world.repeat_everything();
 }
 
-/// What each family of seeds runs under: 1 to 5 tens of thousands.
+/// What each family of seeds runs under: 1 to 7 tens of thousands.
 fn family(seed: u64) -> Options {
     match seed / 10_000 {
         1 => Options::default(),
         2 => Options { unknown_commits: 0.05, ..Options::default() },
         3 => Options { loss: 0.05, doubles: 0.05, disorder: true, ..Options::default() },
         4 => Options { kills: 0.2, ..Options::default() },
+        6 => Options { legs: 0.7, unknown_commits: 0.03, kills: 0.1, ..Options::default() },
+        7 => Options { legs: 0.7, loss: 0.03, doubles: 0.03, disorder: true, ..Options::default() },
         _ => Options {
             loss: 0.03,
             doubles: 0.03,
@@ -197,6 +216,16 @@ fn rule_12_commits_of_unknown_outcome_lose_and_double_nothing() {
     for seed in seeds(20_000, 50) {
         println!("seed {seed}");
         disorder(seed, family(seed), 200);
+    }
+}
+
+#[test]
+fn meetings_of_several_legs_are_recovered_leg_by_leg_amid_disorder() {
+    for first in [60_000, 70_000] {
+        for seed in seeds(first, 40) {
+            println!("seed {seed}");
+            disorder(seed, family(seed), 200);
+        }
     }
 }
 

@@ -6,8 +6,8 @@ use remeet::model::{ClientAnswerRow, CommandId, Intent, LegContent, Moment, Reco
 use remeet::store::{
     Begun, Candidate, ContentWrite, Found, Instance, LookUp, Outcome, Standing, StateWrite, Unit, Write,
 };
-use remeet_protocol::record::{Mark, RecordState};
-use remeet_protocol::{Change, Epoch, LegId, RecordKey, ServerId, Token};
+use remeet_protocol::record::{Mark, Number, RecordState};
+use remeet_protocol::{Change, Epoch, LegId, MeetingId, RecordKey, ServerId, Token};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -57,6 +57,13 @@ pub(super) struct Store {
 pub(super) struct Fenced;
 
 impl Store {
+    pub(super) fn roster(&self, meeting: MeetingId, terminal: &Number) -> Vec<LegId> {
+        let key = RecordKey::Terminal(terminal.clone());
+        let has =
+            |(leg, kept): (&LegId, &Kept)| (leg.meeting == meeting && kept.records.contains_key(&key)).then_some(*leg);
+        self.legs.iter().filter_map(has).collect()
+    }
+
     pub(super) fn begin_term(&mut self, now: Moment, candidate: Candidate<'_>) -> Begun {
         if let Some(standing) = self.standing(now)
             && standing.keeps_out(candidate.node)

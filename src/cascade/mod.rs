@@ -1,0 +1,13 @@
+//! Pure: meetings of several legs, over several autonomous servers.
+//!
+//! States are the leg's; what a client sees of a meeting is derived from them ([`meeting_state`]). A command goes to
+//! the leg that it is about and needs only that leg ([`owner_of`]); only `start` and `end` are about all of them.
+//!
+//! These are decisions of [`crate::recovery`], which stores an intent before it is sent: so they are pure, and stand
+//! below it.
+
+mod route;
+mod state;
+
+pub use route::{Candidate, owner_of, terminal_of};
+pub use state::meeting_state;
