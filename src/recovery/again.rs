@@ -50,6 +50,9 @@ impl Core {
                     known.reopened = Some(started.number);
                     known.settling.take_if(|settling| *settling == id);
                 }
+                if let Some(known) = self.legs.get_mut(&leg) {
+                    known.content_unsure = true;
+                }
                 leg
             }
             After::Pulled { server, leg, .. } => {
@@ -195,6 +198,7 @@ impl Leg {
             }
         }
         self.row.intent = stored_upto.max(before.row.intent);
+        self.content_unsure = before.content_unsure;
         self.done = before.done;
         self.reopened = before.reopened;
         self.marking = before.marking;

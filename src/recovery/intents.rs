@@ -110,6 +110,9 @@ impl Core {
             if !self.reads.values().any(|reading| reading.reads_meeting(leg.meeting)) {
                 self.read_meetings(vec![leg.meeting]);
             }
+            if let Some(known) = self.legs.get_mut(&leg) {
+                known.unsent = true;
+            }
             return;
         }
         let request = message::Command {

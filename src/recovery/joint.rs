@@ -93,7 +93,11 @@ impl Core {
             let (code, detail) = self.joint_result(meeting, ends, None, ErrorCode::OK, "");
             let answer = super::instances::answer(&waiting.command, code, &detail, meeting);
             unit.writes.push(Write::Answer(self.answer_row(&answer)));
-            after.push(After::Answered { leg: None, answer: Some(answer) });
+            // With a close it may be lost: then nobody is told that it was done.
+            match after.last_mut() {
+                Some(After::Closed { answer: told, .. }) => *told = Some(answer),
+                _ => after.push(After::Answered { leg: None, answer: Some(answer) }),
+            }
         }
         let closes: Vec<LegId> = after
             .iter()
@@ -186,9 +190,7 @@ impl Core {
 
     /// Whether an open start or end of the meeting must know the other legs before it is sent.
     pub(super) fn awaits_siblings(&self, meeting: MeetingId) -> bool {
-        self.legs_of(meeting).iter().any(|leg| {
-            self.legs.get(leg).and_then(|known| known.open.front()).is_some_and(|open| self.needs_siblings(*leg, open))
-        })
+        self.legs_of(meeting).iter().any(|leg| self.legs.get(leg).is_some_and(|known| known.unsent))
     }
 
     /// The client's answer to a start or an end is about all legs: they must be in memory when its result comes.

@@ -123,6 +123,11 @@ pub(super) struct Leg {
     pub unstarted: Option<Box<RecoveryKey>>,
     /// Times that a lost compare-and-set was tried anew.
     pub lost: u8,
+    /// An acceptance was lost, and content of its place may be stored all the same, with a mark that the row did not
+    /// show yet when it was read again.
+    pub content_unsure: bool,
+    /// Its first open intent may be sent as soon as the meeting's other legs are known.
+    pub unsent: bool,
     /// A round has this leg on its list.
     pub in_round: bool,
     /// Its end is on its way to the store.
@@ -160,6 +165,8 @@ impl Leg {
             held: Vec::new(),
             unstarted: None,
             lost: 0,
+            content_unsure: false,
+            unsent: false,
             in_round: false,
             closing: None,
             behind: false,
@@ -193,6 +200,7 @@ impl Leg {
         self.control = Control::None;
         self.content = Content::Idle;
         self.target = None;
+        self.unsent = false;
         self.in_round = false;
         self.behind = false;
         // Steps and removals of events are of what the server was on that link.

@@ -95,8 +95,15 @@ impl Core {
             }
             for leg in legs {
                 self.settle_if_ended(leg);
-                self.send_open(leg);
+                self.send_unsent(leg);
             }
+        }
+    }
+
+    /// Sends what waited for the meeting's other legs.
+    fn send_unsent(&mut self, leg: LegId) {
+        if self.legs.get_mut(&leg).is_some_and(|known| std::mem::take(&mut known.unsent)) {
+            self.send_open(leg);
         }
     }
 
@@ -115,7 +122,7 @@ impl Core {
             if known {
                 self.tell_end(meeting);
                 for leg in self.legs_of(meeting) {
-                    self.send_open(leg);
+                    self.send_unsent(leg);
                 }
             } else if self.ends.contains_key(&meeting) || self.awaits_siblings(meeting) {
                 // What stands open on it needs it all the same.

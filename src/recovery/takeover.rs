@@ -308,7 +308,7 @@ impl Core {
         known.target = Some(mark);
         let moved = !same_place(&known.row, place.boot, place.handle);
         known.behind = !moved && mark.revision < known.row.mark.revision;
-        let content_reset = moved && known.row.mark.revision > 0;
+        let content_reset = moved && (known.row.mark.revision > 0 || known.content_unsure);
         let stored = matches!(before, StoredState::Starting | StoredState::Adopting | StoredState::InMeeting)
             && (moved || before != StoredState::InMeeting || known.row.epoch != token.epoch);
         known.row.table_revision = place.table_revision;
@@ -390,6 +390,7 @@ impl Core {
         // The content follows by back-fill; subscribers hear `Refreshed` when it stands.
         let Some(known) = self.legs.get_mut(&leg) else { return };
         known.lost = 0;
+        known.content_unsure = false;
         let server = known.row.server;
         if let Some(round) = self.round(server) {
             round.storing.remove(&leg);
@@ -473,6 +474,12 @@ impl Core {
         self.try_back_fill(server);
     }
 
+    /// Servers that do not answer and whose legs, as stored, are not in memory: none of them is among [`Core::pending`].
+    #[must_use]
+    pub fn unread_servers(&self) -> Vec<ServerId> {
+        self.servers.values().filter(|server| !server.up && !server.looked_up).map(|server| server.id).collect()
+    }
+
     /// Legs in trouble: not in control, their server does not answer, or their back-fill is quarantined; with
     /// the reason.
     #[must_use]
@@ -483,7 +490,7 @@ impl Core {
             for leg in &server.legs {
                 let Some(known) = self.legs.get(leg) else { continue };
                 let live = !matches!(known.row.state, StoredState::Ended | StoredState::Created);
-                if live && !server.up && !server.pending.contains_key(leg) {
+                if live && !server.up && server.looked_up && !server.pending.contains_key(leg) {
                     pending.push((server.id, *leg, "unreachable".to_owned()));
                 }
                 let reason = known.row.quarantine.as_ref();

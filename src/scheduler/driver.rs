@@ -473,7 +473,7 @@ impl Driver {
         Ok(reconciled)
     }
 
-    fn troubled(&self) -> Vec<Troubled> {
+    fn troubled(&self) -> (Vec<Troubled>, Vec<ServerId>) {
         let mut troubled: Vec<Troubled> = self
             .core
             .orphans()
@@ -485,7 +485,7 @@ impl Driver {
             reason,
             handle: None,
         }));
-        troubled
+        (troubled, self.core.unread_servers())
     }
 
     fn wake(&mut self) {

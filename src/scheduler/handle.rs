@@ -47,7 +47,8 @@ pub(super) enum Request {
         answer: oneshot::Sender<Vec<(MeetingState, bool)>>,
     },
     Status(oneshot::Sender<Box<Status>>),
-    Troubled(oneshot::Sender<Vec<Troubled>>),
+    /// Also which servers' legs are only in the store.
+    Troubled(oneshot::Sender<(Vec<Troubled>, Vec<ServerId>)>),
     Reconcile {
         server: Option<ServerId>,
         answer: oneshot::Sender<Result<Reconciled, ReconcileError>>,
@@ -237,7 +238,8 @@ impl Handle {
         Presence::new(Arc::clone(&self.shared), |shared| &shared.subscribers)
     }
 
-    pub(super) async fn troubled(&self) -> Result<Vec<Troubled>, Gone> {
+    /// Legs in trouble; and the servers that have not answered in this term, whose legs are only in the store.
+    pub(super) async fn troubled(&self) -> Result<(Vec<Troubled>, Vec<ServerId>), Gone> {
         let (answer, result) = oneshot::channel();
         self.requests.send(Request::Troubled(answer)).await.map_err(|_| Gone)?;
         result.await.map_err(|_| Gone)

@@ -1,7 +1,7 @@
 //! What the operator's local socket may ask of the scheduler.
 
-use super::handle::{Gone, Handle, ReconcileError};
-use crate::model::CommandId;
+use super::handle::{Gone, Handle, ReconcileError, Troubled};
+use crate::model::{CommandId, StoredState};
 use crate::ops::operator::{Operator, OperatorAnswer, OperatorError, OperatorErrorKind, OperatorRequest};
 use crate::recovery::Rights;
 use futures_util::future::BoxFuture;
@@ -48,7 +48,10 @@ impl Operator for Handle {
                 OperatorRequest::DumpCache => self.dump_cache().await,
                 OperatorRequest::ForgetKeys { legs } => self.forget_keys(&legs).await,
                 OperatorRequest::Troubled => {
-                    let troubled = self.troubled().await?;
+                    let (mut troubled, unread) = self.troubled().await?;
+                    for server in unread {
+                        troubled.extend(self.unreachable(server).await?);
+                    }
                     let items: Result<Vec<Value>, OperatorError> = troubled.iter().map(json_of).collect();
                     Ok(OperatorAnswer::Many(Box::pin(stream::iter(items?))))
                 }
@@ -68,6 +71,20 @@ impl Operator for Handle {
 }
 
 impl Handle {
+    /// Legs of a server that has not answered in this term, as they are stored.
+    async fn unreachable(&self, server: ServerId) -> Result<Vec<Troubled>, OperatorError> {
+        let stored = self.store().look_up(server, &[]).await;
+        let stored = stored.map_err(|error| OperatorError::new(OperatorErrorKind::Unavailable, error.to_string()))?;
+        let live = |state| !matches!(state, StoredState::Ended | StoredState::Created);
+        let found = stored.found.into_iter().filter(|found| live(found.row.state)).map(|found| Troubled {
+            leg: found.row.leg,
+            server,
+            reason: "unreachable".to_owned(),
+            handle: None,
+        });
+        Ok(found.collect())
+    }
+
     async fn dump_cache(&self) -> Result<OperatorAnswer, OperatorError> {
         let dump = self.cache().dump(DUMP_MAX).await.map_err(unavailable)?;
         let mut items = Vec::with_capacity(dump.legs.len() + dump.keys.len());

@@ -12,9 +12,12 @@ pub struct Options {
     /// The server's id, unique in the whole network.
     #[arg(long, default_value_t = 1, value_name = "ID")]
     pub server_id: u32,
-    /// The autonomous domain; only this domain's scheduler is welcome.
+    /// The autonomous domain; only its scheduler is welcome, if --scheduler-domain names no other.
     #[arg(long, default_value_t = 1, value_name = "ID")]
     pub domain_id: u32,
+    /// The domain whose scheduler is welcome; the server's own if not given.
+    #[arg(long, value_name = "ID")]
+    pub scheduler_domain: Option<u32>,
     /// The server's name, at most 64 bytes.
     #[arg(long, default_value = "simulated server")]
     pub name: String,
@@ -63,6 +66,7 @@ impl Default for Options {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             server_id: 1,
             domain_id: 1,
+            scheduler_domain: None,
             name: "simulated server".to_owned(),
             state: None,
             new_boot: false,

@@ -96,6 +96,7 @@ impl Simulator {
         let settings = Settings {
             server: ServerId(options.server_id),
             domain: DomainId(options.domain_id),
+            scheduler_domain: DomainId(options.scheduler_domain.unwrap_or(options.domain_id)),
             name: Text::new(options.name.clone())?,
             permit_adopt: options.permit_adopt,
             event_queue: options.event_queue,

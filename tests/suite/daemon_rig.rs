@@ -74,12 +74,18 @@ pub(crate) struct Rig {
 impl Rig {
     /// Servers with ids from 1; the daemon is not started yet.
     pub(crate) async fn new(servers: u32, backing: &Backing) -> Self {
+        Self::over_domains(&vec![1; servers as usize], backing).await
+    }
+
+    /// Servers with ids from 1, each of a domain; the scheduler's is 1.
+    pub(crate) async fn over_domains(domains: &[u32], backing: &Backing) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut running = Vec::new();
-        for id in 1..=servers {
+        for (id, domain) in (1..).zip(domains) {
             let options = Options {
                 server_id: id,
-                domain_id: 1,
+                domain_id: *domain,
+                scheduler_domain: Some(1),
                 name: format!("server {id}"),
                 seed: Some(u64::from(id)),
                 permit_adopt: true,
@@ -112,8 +118,10 @@ impl Rig {
             backing.store, backing.cache, clients_at
         );
         for (place, server) in self.servers.iter().enumerate() {
-            let id = place + 1;
-            write!(text, "[[server]]\nid = {id}\nname = \"server {id}\"\naddress = \"{}\"\n", server.address).unwrap();
+            let (id, domain) = (place + 1, server.dump().domain);
+            let address = server.address;
+            write!(text, "[[server]]\nid = {id}\nname = \"server {id}\"\ndomain = {domain}\naddress = \"{address}\"\n")
+                .unwrap();
         }
         for (id, right) in [(OPERATOR, "operator"), (CONTROL, "control"), (VIEW, "view")] {
             write!(text, "[[client]]\nid = {id}\nname = \"client {id}\"\nrights = [\"{right}\"]\n").unwrap();

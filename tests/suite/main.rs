@@ -20,6 +20,7 @@ mod daemon_bad_client;
 mod daemon_bad_input;
 mod daemon_dry_run;
 mod daemon_events;
+mod daemon_legs;
 mod daemon_notify;
 mod daemon_operator;
 mod daemon_outage;

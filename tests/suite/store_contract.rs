@@ -5,13 +5,15 @@
 
 use crate::store_fixture::{
     Fixture, accepted, begin, boot, candidate, content, granted, info, leg_id, new_leg, present, state, takeover,
+    terminal,
 };
 use remeet::model::StoredState::{Adopting, Created, Ended, Ending, InMeeting, Starting};
 use remeet::model::{RecoveryKey, StoredState};
 use remeet::store::{Candidate, Expect, Outcome, StateWrite, StoreError, Unit, Write, open};
 use remeet_protocol::message::EndCause;
 use remeet_protocol::wire::Text;
-use remeet_protocol::{Epoch, Handle, Holder, Secret, Token};
+use remeet_protocol::{Epoch, Handle, Holder, LegId, Secret, Token};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 macro_rules! contract {
@@ -50,7 +52,9 @@ contract! {
         rule_9_ended_is_absorbing,
         an_acceptance_is_stored_with_boot_handle_and_table_revision,
         a_unit_stands_or_falls_as_a_whole,
+        a_unit_of_several_legs_stands_or_falls_as_a_whole,
         one_loser_in_a_big_batch_harms_nobody_else,
+        a_roster_names_the_legs_that_have_the_terminal,
         units_of_one_leg_are_written_in_order,
         a_key_of_a_higher_generation_replaces_and_a_lower_one_loses,
         quarantine_and_mark_first_leave_the_version,
@@ -288,6 +292,61 @@ pub(crate) async fn a_unit_stands_or_falls_as_a_whole(f: &Fixture) {
     assert!(f.content(leg).await.1.is_empty());
     assert!(f.store.instance(5).await.unwrap().answers.is_empty());
     assert_eq!(f.row(leg_id(2)).await.intent, 1);
+}
+
+/// A start or an end of all legs of a meeting is one unit (SPEC K-15).
+pub(crate) async fn a_unit_of_several_legs_stands_or_falls_as_a_whole(f: &Fixture) {
+    let first = leg_id(1);
+    let second = LegId { leg: 1, ..first };
+    let further = |leg: LegId| {
+        let mut new = new_leg(1, InMeeting);
+        (new.row.leg, new.key.leg) = (leg, leg);
+        Unit::one(Write::NewLeg(Box::new(new)))
+    };
+    assert_eq!(f.write(vec![further(first), further(second)]).await, [Outcome::Applied { version: 1 }; 2]);
+    let ends = |version: u64| Unit {
+        writes: vec![
+            state(first, 1, InMeeting, Ending),
+            Write::Intent(crate::store_intents::intent(first, 1, Some((5, 1)))),
+            state(second, version, InMeeting, Ending),
+            Write::Intent(crate::store_intents::intent(second, 1, Some((5, 1)))),
+        ],
+    };
+    assert!(matches!(f.write(vec![ends(7)]).await[0], Outcome::Lost { .. }));
+    assert_eq!((f.row(first).await.state, f.row(second).await.state), (InMeeting, InMeeting));
+    assert_eq!((f.row(first).await.intent, f.store.instance(5).await.unwrap().open.len()), (0, 0));
+    assert!(matches!(f.write(vec![ends(1)]).await[0], Outcome::Applied { .. }));
+    assert_eq!((f.row(first).await.state, f.row(second).await.state), (Ending, Ending));
+    let open = f.store.instance(5).await.unwrap().open;
+    assert_eq!(
+        open.iter().map(|(number, leg, intent)| (*number, *leg, *intent)).collect::<BTreeSet<_>>(),
+        [(1, first, 1), (1, second, 1)].into()
+    );
+    // Rule 12: what stands of such a unit is found again, all of it or nothing.
+    let settled = f.store.settle(f.token, &[ends(1)]).await.unwrap();
+    assert!(matches!(settled[0], Outcome::Applied { .. }));
+    let settled = f.store.settle(f.token, &[ends(7)]).await.unwrap();
+    assert!(matches!(settled[0], Outcome::Lost { .. }));
+}
+
+/// Which leg of a meeting has a terminal (SPEC K-16).
+pub(crate) async fn a_roster_names_the_legs_that_have_the_terminal(f: &Fixture) {
+    let first = leg_id(1);
+    let legs: Vec<LegId> = (0..3).map(|leg| LegId { leg, ..first }).collect();
+    for leg in &legs {
+        let mut new = new_leg(1, InMeeting);
+        (new.row.leg, new.key.leg) = (*leg, *leg);
+        f.one(Write::NewLeg(Box::new(new))).await;
+    }
+    f.leg(2).await;
+    let odd = "6\u{E000}1";
+    for (leg, number) in [(legs[1], "601"), (legs[2], "601"), (legs[2], odd), (leg_id(2), "602")] {
+        f.one(content(leg, vec![present(1, terminal(number, "room"))], None, false)).await;
+    }
+    let roster = async |number: &str| f.store.roster(first.meeting, &Text::cut(number)).await.unwrap();
+    assert_eq!(roster("601").await, [legs[1], legs[2]]);
+    assert_eq!(roster(odd).await, [legs[2]]);
+    assert_eq!(roster("602").await, [], "another meeting's");
 }
 
 pub(crate) async fn one_loser_in_a_big_batch_harms_nobody_else(f: &Fixture) {

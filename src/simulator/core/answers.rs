@@ -11,8 +11,8 @@ impl Core {
             let detail = format!("this server speaks {}.{}", VERSION >> 4, VERSION & 15);
             return self.refuse(asked, ErrorCode::WRONG_VERSION, &detail);
         }
-        if hello.role != Role::Scheduler || hello.id != self.settings.domain.0 {
-            let detail = format!("only the scheduler of domain {} is welcome", self.settings.domain);
+        if hello.role != Role::Scheduler || hello.id != self.settings.scheduler_domain.0 {
+            let detail = format!("only the scheduler of domain {} is welcome", self.settings.scheduler_domain);
             return self.refuse(asked, ErrorCode::UNKNOWN_IDENTITY, &detail);
         }
         if let Some(connection) = self.connections.get_mut(&asked.connection) {

@@ -70,8 +70,10 @@ pub struct ConnectionId(pub u64);
 pub struct Settings {
     /// Its id.
     pub server: ServerId,
-    /// Its domain: only this domain's scheduler is welcome.
+    /// Its domain.
     pub domain: DomainId,
+    /// The domain whose scheduler is welcome, and no other: one scheduler may command servers of several domains.
+    pub scheduler_domain: DomainId,
     /// Its name.
     pub name: Text<64>,
     /// Whether it takes a new key for a leg (SPEC T-8).

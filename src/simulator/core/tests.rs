@@ -21,6 +21,7 @@ fn settings() -> Settings {
     Settings {
         server: ServerId(7),
         domain: DomainId(1),
+        scheduler_domain: DomainId(1),
         name: Text::cut("under test"),
         permit_adopt: true,
         event_queue: 40,

@@ -192,7 +192,7 @@ impl Tables for SqliteConnection {
         let legs = sqlx::query_scalar::<_, i64>(
             "SELECT leg FROM terminals WHERE meeting = ?1 AND leg BETWEEN 0 AND 65535 AND number = ?2 ORDER BY leg",
         )
-        .bind(meeting.0)
+        .bind(meeting.to_string())
         .bind(terminal)
         .fetch_all(self)
         .await

@@ -255,7 +255,10 @@ fn all_faults_together_lose_and_double_nothing() {
 
 #[test]
 fn seeds_that_failed_once_stay_mended() {
-    for seed in [10_324, 15_220, 20_074, 20_082, 20_153, 20_182, 20_212, 20_495, 30_114, 30_238, 30_343, 50_634] {
+    for seed in [
+        21_282, 60_125, 60_903, 10_324, 15_220, 20_074, 20_082, 20_153, 20_182, 20_212, 20_495, 30_114, 30_238, 30_343,
+        50_634,
+    ] {
         println!("seed {seed}");
         disorder(seed, family(seed), 200);
     }

@@ -29,6 +29,7 @@ impl Simulated {
         let settings = Settings {
             server,
             domain: DOMAIN,
+            scheduler_domain: DOMAIN,
             name: Text::cut(&format!("server {server}")),
             permit_adopt: true,
             event_queue,
