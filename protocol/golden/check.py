@@ -23,7 +23,7 @@ SIZES = {"u8": 1, "u16": 2, "u32": 4, "u64": 8, "bool": 1, "id": 16, "digest": 1
 KINDS = {1: "LegRow", 2: "TerminalRow", 3: "WindowRow", 4: "EntryRow"}
 KEYS = {1: [], 2: ["text(32)"], 3: ["text(32)", "u8"], 4: ["text(32)", "text(64)"]}
 FRAME = [("destination", 8), ("source", 8), ("reserved", 2), ("version", 1), ("flags", 1), ("message type", 2),
-         ("body length", 2), ("reserved", 2), ("session", 8), ("request", 8), ("index", 4), ("reserved", 4)]
+         ("body length", 2), ("hops", 1), ("reserved", 1), ("session", 8), ("request", 8), ("index", 4), ("reserved", 4)]
 
 
 class Wrong(Exception):
@@ -217,7 +217,7 @@ def annotated(spec, path, good):
     fields, lines = frame(packet)
     reader = None
     if good:
-        if packet[24:26] + packet[16:18] + packet[46:50] != bytes(8) or fields["version"] != 0x20:
+        if packet[25:26] + packet[16:18] + packet[46:50] != bytes(7) or fields["version"] != 0x20:
             raise Wrong("reserved bytes or version")
         if len(packet) != 54 + fields["body length"] or len(packet) > 1078:
             raise Wrong("the body length does not fit the packet")

@@ -8,7 +8,8 @@
 //!
 //!  data header:
 //!  0  version (u8)      1 flags (u8)     2 message type (u16)
-//!  4  body length (u16) 6 reserved (u16) 8 session (u64)
+//!  4  body length (u16) 6 hops (u8)      7 reserved (u8)
+//!  8  session (u64)
 //!  16 request (u64)     24 index (u32)   28 reserved (u32)
 //! ```
 //!
@@ -29,6 +30,8 @@ pub const CRC_BYTES: usize = 4;
 pub const PACKET_BYTES_MAX: usize = HEAD_BYTES + BODY_BYTES_MAX + CRC_BYTES;
 /// Protocol version 2.0: major in the high four bits, minor in the low four (SPEC P-2).
 pub const VERSION: u8 = 0x20;
+/// The most relays that a packet may pass (SPEC L-3).
+pub const HOPS_MAX: u8 = 8;
 
 /// Flags of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -63,6 +66,8 @@ pub struct Header {
     pub request: u64,
     /// Place of this packet in its answer, from 0.
     pub index: u32,
+    /// Relays that it has passed (SPEC L-3).
+    pub hops: u8,
 }
 
 /// A decoded packet.
@@ -119,11 +124,19 @@ impl Head {
         let flags = Flags(u8::take(&mut input)?);
         let kind = u16::take(&mut input)?;
         let body_bytes = usize::from(u16::take(&mut input)?);
-        let _reserved = u16::take(&mut input)?;
+        let hops = u8::take(&mut input)?;
+        let _reserved = u8::take(&mut input)?;
         let session = u64::take(&mut input)?;
         let request = u64::take(&mut input)?;
         let index = u32::take(&mut input)?;
-        Ok(Self { destination, source, version, kind, body_bytes, header: Header { flags, session, request, index } })
+        Ok(Self {
+            destination,
+            source,
+            version,
+            kind,
+            body_bytes,
+            header: Header { flags, session, request, index, hops },
+        })
     }
 }
 
@@ -140,7 +153,8 @@ impl Packet {
         out.put_u16(self.message.kind());
         let length_at = out.len();
         out.put_u16(0);
-        out.put_u16(0);
+        out.put_u8(self.header.hops);
+        out.put_u8(0);
         out.put_u64(self.header.session);
         out.put_u64(self.header.request);
         out.put_u32(self.header.index);

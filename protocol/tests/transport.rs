@@ -8,7 +8,7 @@
 use bytes::BytesMut;
 use futures_util::{SinkExt, Stream, StreamExt};
 use remeet_protocol::message::{EventAck, KeepAlive};
-use remeet_protocol::{CodecError, Flags, Header, Message, Packet, PacketCodec};
+use remeet_protocol::{CodecError, Header, Message, Packet, PacketCodec};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -106,7 +106,7 @@ async fn a_bad_datagram_is_dropped_and_the_next_good_one_arrives() {
 
 fn packet(request: u64) -> Packet {
     let message = if request.is_multiple_of(2) { EventAck { number: request }.into() } else { KeepAlive {}.into() };
-    let header = Header { flags: Flags::NONE, session: 1, request, index: 0 };
+    let header = Header { session: 1, request, ..Header::default() };
     Packet { destination: Default::default(), source: Default::default(), header, message }
 }
 

@@ -52,7 +52,7 @@ impl Envelope {
             .map(|(place, message)| {
                 let flags = if Some(place) == last { Flags(flags.0 | Flags::LAST.0) } else { flags };
                 let index = first.saturating_add(u32::try_from(place).unwrap_or(u32::MAX));
-                self.packet(Header { flags, session: 0, request: self.request, index }, message)
+                self.packet(Header { flags, request: self.request, index, ..Header::default() }, message)
             })
             .collect()
     }

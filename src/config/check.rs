@@ -2,6 +2,7 @@
 
 use super::error::{ConfigError, Problem};
 use super::{Config, StoreAddress};
+use crate::cascade::Misplaced;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -141,6 +142,7 @@ fn link(config: &Config, found: &mut Problems) {
     found.span_ms("link.keep_alive_ms", link.keep_alive, 50, 60_000);
     found.span_ms("link.reconnect_first_ms", link.reconnect_first, 10, 60_000);
     found.span_ms("link.reconnect_max_ms", link.reconnect_max, 10, 60_000);
+    found.range("link.relays_max", link.relays_max, 1, u32::from(remeet_protocol::packet::HOPS_MAX));
     found.not_after("link.reconnect_first_ms", link.reconnect_first, "link.reconnect_max_ms", link.reconnect_max);
 }
 
@@ -153,6 +155,8 @@ fn servers(config: &Config, found: &mut Problems) {
     }
     let mut ids = BTreeMap::new();
     let mut addresses = BTreeMap::new();
+    let tree = config.tree();
+    let relays_max = usize::try_from(config.link.relays_max).unwrap_or(usize::MAX);
     for (place, server) in config.servers.iter().enumerate() {
         let place = place + 1;
         let key = |field: &str| format!("[[server]] number {place} (id {}), {field}", server.id);
@@ -162,14 +166,46 @@ fn servers(config: &Config, found: &mut Problems) {
         if let Some(first) = ids.insert(server.id, place) {
             found.add(key("id"), format!("is the id of number {first} too: every server has an id of its own"));
         }
-        if let Some(first) = addresses.insert(server.address, place) {
-            found.add(key("address"), format!("{} is the address of number {first} too", server.address));
-        }
-        if server.address.port() == 0 {
-            found.add(key("address"), format!("{} has port 0, which cannot be dialled", server.address));
-        }
         found.name(&key("name"), &server.name);
-        found.loopback(&key("address"), server.address);
+        match (server.address, server.under) {
+            (None, None) => {
+                found.add(
+                    key("address"),
+                    "is missing: give IP:port, or under = the id of the server that relays for it",
+                );
+            }
+            (Some(_), Some(parent)) => {
+                let text = format!("is given, and under = {parent} as well: it is dialled or relayed for, not both");
+                found.add(key("address"), text);
+            }
+            (Some(address), None) => {
+                if let Some(first) = addresses.insert(address, place) {
+                    found.add(key("address"), format!("{address} is the address of number {first} too"));
+                }
+                if address.port() == 0 {
+                    found.add(key("address"), format!("{address} has port 0, which cannot be dialled"));
+                }
+                found.loopback(&key("address"), address);
+            }
+            (None, Some(_)) => match tree.misplaced(server.id, relays_max) {
+                Some(Misplaced::UnknownParent(parent)) => {
+                    found.add(
+                        key("under"),
+                        format!("leads to server {parent}, which is not listed: list it, or name another"),
+                    );
+                }
+                Some(Misplaced::Circle) => {
+                    found.add(key("under"), "leads back to where it began: the topmost server needs an address");
+                }
+                Some(Misplaced::TooDeep(relays)) => found.add(
+                    key("under"),
+                    format!(
+                        "means {relays} relays, link.relays_max allows {relays_max}: raise it, or nest less deeply"
+                    ),
+                ),
+                None => {}
+            },
+        }
     }
 }
 

@@ -25,6 +25,7 @@ pub use error::{ConfigError, Problem};
 pub use load::{Credentials, load, operator_socket, parse};
 pub use secret::{CacheAddress, SecretUrl, StoreAddress};
 
+use crate::cascade::Tree;
 use remeet_protocol::{DomainId, ServerId};
 use serde::Deserialize;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -164,6 +165,9 @@ pub struct Link {
     /// Longest pause before dialling again. Default 5 s: rule 18 leaves 30 s after a fault.
     #[serde(rename = "reconnect_max_ms", with = "units::milliseconds")]
     pub reconnect_max: Duration,
+    /// The most relays on the way to a server that is under another. Default 4: each adds its delay to every answer, and
+    /// networks are rarely nested deeper. 8 is what a packet can count.
+    pub relays_max: u32,
 }
 
 impl Default for Link {
@@ -174,6 +178,7 @@ impl Default for Link {
             keep_alive: Duration::from_secs(2),
             reconnect_first: Duration::from_millis(100),
             reconnect_max: Duration::from_secs(5),
+            relays_max: 4,
         }
     }
 }
@@ -189,9 +194,12 @@ pub struct Server {
     pub domain: DomainId,
     /// Its name, at most 64 bytes: compared with what it declares (rule 16).
     pub name: String,
-    /// Its address, `IP:port`. Loopback only, until links have TLS.
-    #[serde(deserialize_with = "units::address")]
-    pub address: SocketAddr,
+    /// Its address, `IP:port`. Loopback only, until links have TLS. None, if it is reached through another server.
+    #[serde(default, deserialize_with = "units::address_if_any")]
+    pub address: Option<SocketAddr>,
+    /// The server that relays for it. None, if it has an address.
+    #[serde(default)]
+    pub under: Option<ServerId>,
 }
 
 /// `[clients]`: the door for meeting clients.
@@ -347,6 +355,12 @@ pub enum LogFormat {
 }
 
 impl Config {
+    /// Which server is under which.
+    #[must_use]
+    pub fn tree(&self) -> Tree {
+        Tree::new(self.servers.iter().map(|server| (server.id, server.under)))
+    }
+
     /// Where the store is. Checked by [`parse`], so it is there for every configuration that came from it.
     #[must_use]
     pub fn store_address(&self) -> Option<StoreAddress> {

@@ -23,6 +23,11 @@ pub(super) mod seconds {
     }
 }
 
+/// `IP:port`, if it is given.
+pub(super) fn address_if_any<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
+    address(deserializer).map(Some)
+}
+
 /// `IP:port`; names are not looked up, so that a start does not depend on a name server.
 pub(super) fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
     let text = String::deserialize(deserializer)?;

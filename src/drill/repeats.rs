@@ -8,7 +8,7 @@ use futures_util::{SinkExt, StreamExt};
 use remeet_protocol::message::{ClientAnswer, Hello, Role};
 use remeet_protocol::packet::{Header, VERSION};
 use remeet_protocol::wire::Text;
-use remeet_protocol::{Address, DomainId, ErrorCode, Flags, Holder, Message, Packet, PacketCodec};
+use remeet_protocol::{Address, DomainId, ErrorCode, Holder, Message, Packet, PacketCodec};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -100,7 +100,7 @@ impl Repeater {
         Packet {
             destination: Address::scheduler(self.domain),
             source: Address::client(self.id),
-            header: Header { flags: Flags::NONE, session: 0, request, index: 0 },
+            header: Header { request, ..Header::default() },
             message,
         }
     }

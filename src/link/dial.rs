@@ -11,7 +11,7 @@ use super::backoff::Backoff;
 use super::framing::{Batches, End, Sink, finish, framed, read, write_all};
 use super::outbox::{Outbox, Outgoing, SendError, outbox};
 use super::{LinkError, check_loopback};
-use remeet_protocol::{Incoming, Message, Packet, ServerId};
+use remeet_protocol::{Address, Incoming, Message, Packet, ServerId};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -247,8 +247,11 @@ impl Link {
             }
         };
         let mut begun = false;
+        let own = Address::server(self.options.server);
+        // One for a server behind this one begins nothing: it may be an earlier connection's.
         let begins = |batch: &[Packet]| {
-            begun |= batch.first().is_some_and(|packet| matches!(packet.message, Message::Hello(_)));
+            let hello = |packet: &Packet| matches!(packet.message, Message::Hello(_)) && packet.destination == own;
+            begun |= batch.first().is_some_and(hello);
             begun
         };
         let end = tokio::select! {

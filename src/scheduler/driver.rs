@@ -23,11 +23,11 @@ use crate::ops::{Heartbeat, ServiceManager};
 use crate::recovery::dry_run::ServerPlan;
 use crate::recovery::lease::{Lease, LeaseAnswer, LifeEnd};
 use crate::recovery::{Alarm, Command, Core, Input, Output, ServerView, Waiter};
-use crate::session::PersistId;
+use crate::session::{Heard, PersistId};
 use crate::store::{Cache, Outcome, Store, StoreError};
 use remeet_protocol::message::ClientAnswer;
-use remeet_protocol::{ErrorCode, Holder, ServerId};
-use std::collections::{BTreeMap, BTreeSet};
+use remeet_protocol::{Address, ErrorCode, Holder, Incoming, ServerId};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,6 +69,8 @@ pub(super) struct Driver {
     pub(super) clock: Clock,
     pub(super) core: Core,
     pub(super) peers: BTreeMap<ServerId, Peer>,
+    /// The servers that are reached through a dialled one, by their addresses (rule 16).
+    behind: BTreeMap<ServerId, HashMap<Address, ServerId>>,
     pub(super) writers: Writers,
     pub(super) cacher: Cacher,
     pub(super) shared: Arc<Shared>,
@@ -146,7 +148,13 @@ impl Driver {
         };
         let wall_ms = clock.wall_ms();
         let peer = |server: &crate::config::Server| (server.id, Peer::new(&config, server, holder, wall_ms));
-        let peers = config.servers.iter().map(peer).collect();
+        let peers: BTreeMap<ServerId, Peer> = config.servers.iter().map(peer).collect();
+        let mut behind: BTreeMap<ServerId, HashMap<Address, ServerId>> = BTreeMap::new();
+        for (id, peer) in &peers {
+            if let Some((dialled, _)) = peer.relayed {
+                behind.entry(dialled).or_default().insert(Address::server(*id), *id);
+            }
+        }
         let telling = Telling::new(wall_ms, clients);
         let node = config.scheduler.node.clone();
         let lease_span = config.scheduler.lease;
@@ -157,6 +165,7 @@ impl Driver {
             clock,
             core,
             peers,
+            behind,
             writers,
             cacher,
             shared,
@@ -225,12 +234,12 @@ impl Driver {
 
     fn dial(&mut self) {
         for server in &self.config.servers {
-            let Some(peer) = self.peers.get_mut(&server.id) else { continue };
+            let (Some(peer), Some(address)) = (self.peers.get_mut(&server.id), server.address) else { continue };
             let options = LinkOptions {
                 connect_timeout: self.config.link.connect_deadline,
                 redial_max: self.config.link.reconnect_max,
                 redial_min: self.config.link.reconnect_first,
-                ..LinkOptions::new(server.id, server.address)
+                ..LinkOptions::new(server.id, address)
             };
             match link::spawn(options, self.links.clone()) {
                 Ok(link) => peer.link = Some(link),
@@ -284,22 +293,61 @@ impl Driver {
 
     fn take_link_event(&mut self, server: ServerId, event: LinkEvent) {
         let now = self.clock.now();
+        if let LinkEvent::Packets(packets) = event {
+            return self.take_packets(server, packets);
+        }
         let Some(peer) = self.peers.get_mut(&server) else { return };
         match event {
+            LinkEvent::Packets(_) => {}
             LinkEvent::Connected => {
                 peer.backlog.clear();
                 peer.session.connected(now);
-            }
-            LinkEvent::Packets(packets) => {
-                for packet in packets {
-                    peer.session.packet(now, packet);
-                }
             }
             LinkEvent::Broken(reason) => peer.session.broken(now, &reason),
             LinkEvent::Disconnected(reason) => {
                 peer.backlog.clear();
                 peer.session.disconnected(now, &reason);
+                let reason = format!("the link of server {server}, which relays for it: {reason}");
+                for id in self.behind.get(&server).into_iter().flat_map(HashMap::values) {
+                    let Some(peer) = self.peers.get_mut(id) else { continue };
+                    peer.session.disconnected(now, &reason);
+                    if let Some((_, relay)) = &mut peer.relayed {
+                        relay.parent_down();
+                    }
+                }
             }
+        }
+    }
+
+    /// Packets of a link: of the server that is dialled, and of those that it relays for. What comes from any other
+    /// address is for the dialled one's session, which counts it as a breach (rule 16).
+    fn take_packets(&mut self, server: ServerId, packets: Vec<Incoming>) {
+        let now = self.clock.now();
+        let behind = self.behind.get(&server);
+        for packet in packets {
+            let source = match &packet {
+                Ok(packet) => packet.source,
+                Err(rejected) => rejected.head.source,
+            };
+            let from = behind.and_then(|behind| behind.get(&source)).copied().unwrap_or(server);
+            if let Some(peer) = self.peers.get_mut(&from) {
+                peer.session.packet(now, packet);
+            }
+        }
+    }
+
+    /// A server has answered: the conversations with those behind it may begin.
+    fn reached(&mut self, server: ServerId) {
+        let now = self.clock.now();
+        if let Some((_, relay)) = self.peers.get_mut(&server).and_then(|peer| peer.relayed.as_mut()) {
+            relay.answered();
+        }
+        for id in self.behind.get(&server).into_iter().flat_map(HashMap::values) {
+            let Some(peer) = self.peers.get_mut(id) else { continue };
+            if let Some((_, relay)) = &mut peer.relayed {
+                relay.parent_up(now);
+            }
+            peer.begin_if_due(now);
         }
     }
 
@@ -498,6 +546,7 @@ impl Driver {
             if peer.session.next_wake().is_some_and(|(at, _)| at <= now) {
                 peer.session.wake(now);
             }
+            peer.begin_if_due(now);
         }
         if self.core.next_wake().is_some_and(|at| at <= now) {
             self.feed(Input::Wake);
@@ -505,7 +554,10 @@ impl Driver {
     }
 
     fn next_wake(&self) -> tokio::time::Instant {
-        let sessions = self.peers.values().filter_map(|peer| peer.session.next_wake().map(|(at, _)| at));
+        let sessions = self.peers.values().flat_map(|peer| {
+            let relay = peer.relayed.as_ref().and_then(|(_, relay)| relay.next_wake());
+            peer.session.next_wake().map(|(at, _)| at).into_iter().chain(relay)
+        });
         let idle = self.clock.now() + IDLE;
         let due = sessions.chain(self.core.next_wake()).chain(self.lease.next_wake());
         self.clock.instant(due.min().map_or(idle, |at| at.min(idle)))
@@ -531,6 +583,9 @@ impl Driver {
             }
             for (server, said) in heard {
                 quiet = false;
+                if let Heard::Up { .. } = said {
+                    self.reached(server);
+                }
                 self.feed(Input::Heard(server, said));
             }
             if quiet {
@@ -539,14 +594,28 @@ impl Driver {
         }
         // Rule 5: asked as late as can be, just before packets are handed over.
         let may_command = self.lease.may_command(self.clock.now());
-        for peer in self.peers.values_mut() {
-            peer.send(may_command);
-        }
+        self.hand_over(may_command);
         if let Some(token) = self.core.token() {
             self.writers.begin(token);
             self.cacher.begin(token.epoch);
         }
         self.waiters_left();
+    }
+
+    /// Hands packets to the links; those for servers behind others go by the link of the one that is dialled.
+    pub(super) fn hand_over(&mut self, may_command: bool) {
+        let now = self.clock.now();
+        for (dialled, behind) in &self.behind {
+            for id in behind.values() {
+                let packets = self.peers.get_mut(id).map(|peer| peer.relay(now)).unwrap_or_default();
+                if let Some(peer) = self.peers.get_mut(dialled) {
+                    peer.backlog.extend(packets);
+                }
+            }
+        }
+        for peer in self.peers.values_mut().filter(|peer| peer.relayed.is_none()) {
+            peer.send(may_command);
+        }
     }
 
     fn carry_out(&mut self, output: Output) {

@@ -1,9 +1,11 @@
-//! One server: its session and its link.
+//! One server: its session, and its link or the one that it shares with the server that relays for it.
 
+use crate::cascade::Relay;
 use crate::config::Config;
 use crate::link::{LinkHandle, SendError};
+use crate::model::Moment;
 use crate::session::{self, Heard, Session};
-use remeet_protocol::{Holder, Message, Packet};
+use remeet_protocol::{Holder, Message, Packet, ServerId};
 
 /// Whether a message changes who commands, or what a server does: what rule 5 is about.
 fn commands(message: &Message) -> bool {
@@ -13,7 +15,10 @@ fn commands(message: &Message) -> bool {
 /// One server: its session and its link.
 pub(super) struct Peer {
     pub session: Session,
+    /// Of a server that is dialled.
     pub link: Option<LinkHandle>,
+    /// Of a server that is under another: which one is dialled for it, and its place behind that.
+    pub relayed: Option<(ServerId, Relay)>,
     /// Packets that the link's queue had no room for.
     pub backlog: Vec<Packet>,
     /// What [`Heard`] said last: nothing yet, up or down; and since when.
@@ -40,6 +45,10 @@ impl Peer {
         Self {
             session: Session::new(identity, settings),
             link: None,
+            relayed: server.under.map(|_| {
+                let relay = Relay::new(config.link.reconnect_first, config.link.reconnect_max);
+                (config.tree().dialled(server.id), relay)
+            }),
             backlog: Vec::new(),
             was_up: None,
             link_since_ms: wall_ms,
@@ -48,7 +57,30 @@ impl Peer {
 
     /// It is being dialled for the first time: neither reached nor known to be away.
     pub(super) fn is_first_dialled(&self) -> bool {
-        self.link.is_some() && self.was_up.is_none()
+        (self.link.is_some() || self.relayed.is_some()) && self.was_up.is_none()
+    }
+
+    /// Says Hello to a server behind another, if that is due.
+    pub(super) fn begin_if_due(&mut self, now: Moment) {
+        if self.relayed.as_mut().is_some_and(|(_, relay)| relay.is_due(now)) {
+            self.session.connected(now);
+        }
+    }
+
+    /// Of a server behind another: its packets, for the link that they leave by. A conversation that is over begins
+    /// again after a pause.
+    pub(super) fn relay(&mut self, now: Moment) -> Vec<Packet> {
+        let Some((_, relay)) = &mut self.relayed else { return Vec::new() };
+        let mut packets = Vec::new();
+        while let Some(packet) = self.session.poll_packet() {
+            packets.push(packet);
+        }
+        if let Some(reason) = self.session.wants_close().map(str::to_owned) {
+            let at_least = self.session.redial_after().unwrap_or_default();
+            self.session.disconnected(now, &reason);
+            relay.closed(now, at_least, rand::random());
+        }
+        packets
     }
 
     /// Notes since when the link is as it is.

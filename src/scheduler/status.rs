@@ -316,10 +316,11 @@ fn server_status(server: &crate::config::Server, peer: &Peer, view: &ServerView)
         id: server.id,
         name: server.name.clone(),
         address: server.address,
+        under: server.under,
         link: match (view.up, view.attached) {
             (true, true) => LinkState::Attached,
             (true, false) => LinkState::Up,
-            (false, _) if peer.link.is_some() && peer.was_up.is_none() => LinkState::Dialling,
+            (false, _) if peer.is_first_dialled() => LinkState::Dialling,
             (false, _) => LinkState::Down,
         },
         link_since_ms: peer.link_since_ms,

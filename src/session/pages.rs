@@ -84,7 +84,7 @@ mod tests {
 
     fn add(pages: &mut Pages, index: u32, last: bool, content: u64) -> Added {
         let flags = if last { Flags::FINAL_ANSWER } else { Flags::ANSWER };
-        let header = Header { flags, session: 0, request: 1, index };
+        let header = Header { flags, session: 0, request: 1, index, ..Header::default() };
         pages.add(&header, KeepAliveAnswer { table_revision: content }.into(), 4)
     }
 

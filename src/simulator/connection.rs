@@ -6,6 +6,7 @@
 
 use super::core::ConnectionId;
 use super::faults::{self, Faults};
+use super::relay::Relays;
 use super::shared::Shared;
 use bytes::BytesMut;
 use futures_util::StreamExt;
@@ -30,10 +31,10 @@ const BATCH_ROOM: usize = BATCH * 257 + 2048;
 /// Packets that may wait for a connection: at most 30 MB, only while the peer does not read.
 pub(super) const QUEUE: usize = 2 * BATCH_ROOM;
 /// Measured: 64 KiB move twice the packets of the default 8 KiB.
-const BUFFER_BYTES: usize = 64 * 1024;
+pub(super) const BUFFER_BYTES: usize = 64 * 1024;
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// A write that does not go on for so long cuts the peer (SPEC B-3); sooner where a peer counts as dead sooner.
-const WRITE_MAX: Duration = Duration::from_secs(10);
+pub(super) const WRITE_MAX: Duration = Duration::from_secs(10);
 
 /// What waits to be written.
 // Nearly all are packets: a box each would be an allocation each.
@@ -71,7 +72,7 @@ pub(super) async fn serve(shared: Arc<Shared>, stream: TcpStream, id: Connection
 }
 
 async fn receive(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     id: ConnectionId,
     read: OwnedReadHalf,
     queue: &mpsc::Sender<Outgoing>,
@@ -81,6 +82,8 @@ async fn receive(
     let handshake_ends = Instant::now() + HANDSHAKE;
     let silence = shared.keep_alive() * 3;
     let mut welcome = false;
+    let own = Address::server(shared.server());
+    let mut relays = Relays::new(Arc::clone(shared), queue.clone());
     loop {
         if faults.wait_for(|faults| !faults.hang).await.is_err() {
             return;
@@ -96,11 +99,22 @@ async fn receive(
         if queue.capacity() < BATCH_ROOM && queue.reserve_many(BATCH_ROOM).await.is_err() {
             return;
         }
+        let (for_others, batch): (Vec<_>, Vec<_>) =
+            batch.into_iter().partition(|incoming| matches!(incoming, Ok(Ok(packet)) if is_for_another(packet, own)));
+        for packet in for_others.into_iter().flatten().flatten() {
+            relays.pass(packet);
+        }
         match shared.received(id, batch) {
-            Ok(now_welcome) => welcome = now_welcome,
+            // Another relay's connection is for a server below this one, and says nothing to this one.
+            Ok(now_welcome) => welcome = now_welcome || relays.has_begun(),
             Err(error) => return shared.bad_frame(id, &error),
         }
     }
+}
+
+/// Nobody's address, and one of another kind, is taken for this server's own (SPEC A-3).
+fn is_for_another(packet: &Packet, own: Address) -> bool {
+    packet.destination != own && packet.destination.kind() == own.kind()
 }
 
 async fn send(

@@ -75,6 +75,11 @@ pub enum Request {
         /// On or off.
         on: bool,
     },
+    /// It does not reach the servers below it, and ends the conversations that it relays.
+    CutRelay {
+        /// On or off.
+        on: bool,
+    },
     /// It answers takeovers and commands with `busy`.
     Busy {
         /// On or off.
@@ -215,6 +220,10 @@ pub(super) async fn carry_out(shared: &Arc<Shared>, request: Request) -> Result<
         }
         Request::Hang { on } => {
             shared.set_faults(|faults| faults.hang = on);
+            Ok(Value::Null)
+        }
+        Request::CutRelay { on } => {
+            shared.set_faults(|faults| faults.relay_cut = on);
             Ok(Value::Null)
         }
         Request::CutLink { on } => {

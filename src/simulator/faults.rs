@@ -14,6 +14,8 @@ pub(super) struct Faults {
     pub(super) hang: bool,
     /// Connections are refused.
     pub(super) link_cut: bool,
+    /// What is below this server is not reached.
+    pub(super) relay_cut: bool,
     /// The server is restarting.
     pub(super) down: bool,
     /// How bytes are broken.
@@ -23,6 +25,8 @@ pub(super) struct Faults {
 /// Offsets in a packet: version byte and body length (SPEC P-1).
 const VERSION_AT: usize = 18;
 const LENGTH_AT: usize = 22;
+/// Offset of the last byte of the source's id (SPEC A-2).
+const SOURCE_ID_AT: usize = 13;
 
 /// Appends a packet, broken as told. Answers false if the connection must be closed behind it.
 pub(super) fn write(packet: &Packet, misbehaviour: Misbehaviour, out: &mut BytesMut) -> Result<bool, BodyTooLong> {
@@ -39,6 +43,14 @@ pub(super) fn write(packet: &Packet, misbehaviour: Misbehaviour, out: &mut Bytes
             if let Some(last) = bytes.last_mut() {
                 *last ^= 1;
             }
+        }
+        Misbehaviour::ForeignSource => {
+            // The lowest byte of the server's id.
+            bytes[SOURCE_ID_AT] = bytes[SOURCE_ID_AT].wrapping_add(1);
+            let end = out.len() - CRC_BYTES;
+            let crc = crc32fast::hash(&out[start..end]);
+            out.truncate(end);
+            out.put_u32(crc);
         }
         Misbehaviour::WrongVersion => bytes[VERSION_AT] = 0x70,
         Misbehaviour::LyingLength => {

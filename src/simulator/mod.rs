@@ -15,6 +15,7 @@
 //!   tasks share; steps of the core, restarts.
 //! - `connection` – one task for each socket.
 //! - [`control`] – the control socket: truth as JSON, faults, changes; [`client`] – its Rust client.
+//! - `relay` – passes packets on to the servers below this one, and back.
 //! - [`persistence`] – the state file.
 
 pub mod client;
@@ -24,6 +25,7 @@ pub mod core;
 mod faults;
 pub mod options;
 pub mod persistence;
+mod relay;
 pub mod server;
 mod shared;
 
@@ -34,4 +36,5 @@ pub use self::core::dump::{Dump, LegDump, RecordDump};
 pub use self::core::script::{Kind, LegChanged, Script};
 pub use self::core::stats::Stats;
 pub use self::options::Options;
+pub use self::relay::Child;
 pub use self::server::{Error, Running, Simulator, run};

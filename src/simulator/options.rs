@@ -18,6 +18,9 @@ pub struct Options {
     /// The domain whose scheduler is welcome; the server's own if not given.
     #[arg(long, value_name = "ID")]
     pub scheduler_domain: Option<u32>,
+    /// Relay for a server below this one: ID@ADDRESS, or ID@ADDRESS/ID,ID with the servers below that. May be given often.
+    #[arg(long = "child", value_name = "CHILD")]
+    pub children: Vec<super::Child>,
     /// The server's name, at most 64 bytes.
     #[arg(long, default_value = "simulated server")]
     pub name: String,
@@ -67,6 +70,7 @@ impl Default for Options {
             server_id: 1,
             domain_id: 1,
             scheduler_domain: None,
+            children: Vec::new(),
             name: "simulated server".to_owned(),
             state: None,
             new_boot: false,

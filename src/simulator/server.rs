@@ -6,6 +6,7 @@ use super::control::{self, Request};
 use super::core::{Core, RestoreError, Settings};
 use super::faults::Faults;
 use super::persistence::{StateError, StateFile};
+use super::relay;
 use super::shared::{Shared, new_boot, now_ms};
 use super::{Dump, Options, Stats};
 use remeet_protocol::wire::{Text, TextRefused};
@@ -115,7 +116,7 @@ impl Simulator {
             ..Faults::default()
         };
         let keep_alive = Duration::from_millis(u64::from(options.keep_alive_ms).max(1));
-        let shared = Arc::new(Shared::new(core, file, faults, keep_alive, seed));
+        let shared = Arc::new(Shared::new(core, file, faults, keep_alive, seed, relay::routes(&options.children)));
         if let Some(path) = options.control {
             let socket = control::listen(&path).map_err(listen(path.display().to_string()))?;
             shared.tasks.spawn(control::serve(shared.clone(), socket, path));

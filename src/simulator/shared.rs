@@ -13,8 +13,9 @@ use super::core::{ConnectionId, Core, Output};
 use super::faults::Faults;
 use super::persistence::{StateError, StateFile};
 use super::server::Error;
-use remeet_protocol::{BootId, CodecError, Incoming, ServerId};
+use remeet_protocol::{Address, BootId, CodecError, Incoming, ServerId};
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -32,6 +33,7 @@ pub(super) struct Shared {
     next_connection: AtomicU64,
     seed: u64,
     keep_alive: Duration,
+    routes: HashMap<Address, SocketAddr>,
     pub(super) stop: CancellationToken,
     pub(super) tasks: TaskTracker,
 }
@@ -45,13 +47,21 @@ pub(super) struct State {
 }
 
 impl Shared {
-    pub(super) fn new(core: Core, file: Option<StateFile>, faults: Faults, keep_alive: Duration, seed: u64) -> Self {
+    pub(super) fn new(
+        core: Core,
+        file: Option<StateFile>,
+        faults: Faults,
+        keep_alive: Duration,
+        seed: u64,
+        routes: HashMap<Address, SocketAddr>,
+    ) -> Self {
         Self {
             state: Mutex::new(State { core, links: HashMap::new(), file, failed: None }),
             faults: watch::Sender::new(faults),
             next_connection: AtomicU64::new(1),
             seed,
             keep_alive,
+            routes,
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         }
@@ -152,6 +162,11 @@ impl Shared {
     /// long without one from it, it is gone (SPEC H-6).
     pub(super) fn keep_alive(&self) -> Duration {
         self.keep_alive
+    }
+
+    /// Where to connect for a server below this one.
+    pub(super) fn route(&self, to: Address) -> Option<SocketAddr> {
+        self.routes.get(&to).copied()
     }
 
     pub(super) fn server(&self) -> ServerId {

@@ -306,3 +306,32 @@ fn an_operator_finds_the_socket_without_the_secrets() {
     let variables = environment(&[("REMEET_OPERATOR__SOCKET", "/run/y.sock")]);
     assert_eq!(operator_socket(&file, &variables).unwrap(), PathBuf::from("/run/y.sock"));
 }
+
+/// SMALL with more servers: (id, what stands in place of the address).
+fn with_servers(servers: &[(u32, &str)]) -> Result<Config, ConfigError> {
+    let more: String =
+        servers.iter().map(|(id, place)| format!("[[server]]\nid = {id}\nname = \"s{id}\"\n{place}\n")).collect();
+    read(&format!("{SMALL}{more}"))
+}
+
+#[test]
+fn a_server_is_dialled_or_under_another_that_is_listed() {
+    let config = with_servers(&[(8, "under = 7"), (9, "under = 8")]).unwrap();
+    assert_eq!(config.servers[1].under, Some(ServerId(7)));
+    assert_eq!(config.tree().dialled(ServerId(9)), ServerId(7));
+    assert_eq!(config.tree().reached_through(ServerId(7)), [ServerId(8), ServerId(9)]);
+    for (servers, text) in [
+        (&[(8, "")][..], "[[server]] number 2 (id 8), address: is missing: give IP:port, or under ="),
+        (&[(8, "address = \"127.0.0.1:7502\"\nunder = 7")], "it is dialled or relayed for, not both"),
+        (&[(8, "under = 66")], "leads to server 66, which is not listed"),
+        (&[(8, "under = 9"), (9, "under = 8")], "leads back to where it began"),
+        (&[(8, "under = 8")], "leads back to where it began"),
+        (
+            &[(8, "under = 7"), (9, "under = 8"), (10, "under = 9"), (11, "under = 10"), (12, "under = 11")],
+            "[[server]] number 6 (id 12), under: means 5 relays, link.relays_max allows 4",
+        ),
+    ] {
+        let refused = message(with_servers(servers));
+        assert!(refused.contains(text), "{text}: {refused}");
+    }
+}

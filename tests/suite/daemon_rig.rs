@@ -65,6 +65,8 @@ pub(crate) use over_both;
 pub(crate) struct Rig {
     pub(crate) servers: Vec<Running>,
     pub(crate) clients_at: SocketAddr,
+    /// Servers that are under others.
+    pub(crate) under: BTreeMap<u32, u32>,
     directory: tempfile::TempDir,
     child: Option<Child>,
     notify: Option<PathBuf>,
@@ -95,7 +97,15 @@ impl Rig {
             running.push(Simulator::spawn(options).await.unwrap());
         }
         let clients_at = SocketAddr::from(([127, 0, 0, 1], crate::servers::free_port()));
-        let rig = Self { servers: running, clients_at, directory, child: None, notify: None, environment: Vec::new() };
+        let rig = Self {
+            servers: running,
+            clients_at,
+            under: BTreeMap::new(),
+            directory,
+            child: None,
+            notify: None,
+            environment: Vec::new(),
+        };
         rig.write_config("remeet.toml", "state", backing, clients_at, LEASE_MS);
         rig
     }
@@ -119,9 +129,11 @@ impl Rig {
         );
         for (place, server) in self.servers.iter().enumerate() {
             let (id, domain) = (place + 1, server.dump().domain);
-            let address = server.address;
-            write!(text, "[[server]]\nid = {id}\nname = \"server {id}\"\ndomain = {domain}\naddress = \"{address}\"\n")
-                .unwrap();
+            let place = match self.under.get(&u32::try_from(id).unwrap()) {
+                Some(parent) => format!("under = {parent}"),
+                None => format!("address = \"{}\"", server.address),
+            };
+            write!(text, "[[server]]\nid = {id}\nname = \"server {id}\"\ndomain = {domain}\n{place}\n").unwrap();
         }
         for (id, right) in [(OPERATOR, "operator"), (CONTROL, "control"), (VIEW, "view")] {
             write!(text, "[[client]]\nid = {id}\nname = \"client {id}\"\nrights = [\"{right}\"]\n").unwrap();

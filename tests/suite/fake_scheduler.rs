@@ -108,7 +108,7 @@ where
                         Back::Answer(message) => (message, item.packet.header.request),
                         Back::Notice(message) => (message, 0),
                     };
-                    let header = Header { flags: Flags::ANSWER, session: 0, request, index: 0 };
+                    let header = Header { flags: Flags::ANSWER, session: 0, request, index: 0, ..Header::default() };
                     let (destination, source) = (item.packet.source, Address::scheduler(DomainId(1)));
                     if framed.send(Packet { destination, source, header, message }).await.is_err() {
                         return;

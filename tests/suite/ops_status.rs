@@ -18,7 +18,8 @@ fn server(id: u32, link: LinkState, live: u64, pending: u64) -> ServerStatus {
     ServerStatus {
         id: ServerId(id),
         name: format!("server-{id}"),
-        address: format!("127.0.0.1:75{id:02}").parse().unwrap(),
+        address: Some(format!("127.0.0.1:75{id:02}").parse().unwrap()),
+        under: None,
         link,
         link_since_ms: NOW - 90_000,
         boot: None,

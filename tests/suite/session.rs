@@ -34,7 +34,7 @@ fn rule_16_a_server_that_claims_to_be_another_is_refused() {
     let other_address = Packet {
         destination: Address::scheduler(DomainId(1)),
         source: Address::server(ServerId(4)),
-        header: Header { flags: Flags::FINAL_ANSWER, session: 0, request: 1, index: 0 },
+        header: Header { flags: Flags::FINAL_ANSWER, session: 0, request: 1, index: 0, ..Header::default() },
         message: welcome().into(),
     };
     let claims: [(&str, Packet); 4] = [

@@ -109,7 +109,7 @@ proptest! {
                     let request = requests.get(usize::from(b) % requests.len().max(1)).copied().unwrap_or(0);
                     let flags = Flags(if kind % 4 == 0 { 0 } else { kind & 3 });
                     let session = if b % 8 == 0 { 1 } else { SESSION };
-                    let header = Header { flags, session, request, index: u32::from(b % 3) };
+                    let header = Header { flags, session, request, index: u32::from(b % 3), ..Header::default() };
                     talk.packet(header, message(a, b));
                 }
             }

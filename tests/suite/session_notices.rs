@@ -111,7 +111,7 @@ fn malformed_packets_are_counted_and_answered_if_they_were_requests() {
         version: VERSION,
         kind: 0x0141,
         body_bytes: 3,
-        header: Header { flags, session: SESSION, request, index: 0 },
+        header: Header { flags, session: SESSION, request, index: 0, ..Header::default() },
     };
     let rejected = |head| Err(Rejected { head, reason: Malformed::NotUtf8 });
     talk.session.packet(talk.now, rejected(head(Flags::NONE, 8)));

@@ -123,7 +123,10 @@ impl Server {
             .map(|(index, message)| {
                 let flags = if index == last { Flags::FINAL_ANSWER } else { Flags::ANSWER };
                 let index = u32::try_from(index).unwrap();
-                self.packet(Header { flags, session, request: packet.header.request, index }, message)
+                self.packet(
+                    Header { flags, session, request: packet.header.request, index, ..Header::default() },
+                    message,
+                )
             })
             .collect()
     }

@@ -111,7 +111,10 @@ impl Talk {
 
     pub(crate) fn part(&mut self, request: &Packet, index: u32, last: bool, message: impl Into<Message>) {
         let flags = if last { Flags::FINAL_ANSWER } else { Flags::ANSWER };
-        self.packet(Header { flags, session: 0, request: request.header.request, index }, message.into());
+        self.packet(
+            Header { flags, session: 0, request: request.header.request, index, ..Header::default() },
+            message.into(),
+        );
     }
 
     pub(crate) fn refuse(&mut self, request: &Packet, code: ErrorCode, retry_after_ms: u32) {

@@ -5,7 +5,7 @@ use remeet_protocol::ids::*;
 use remeet_protocol::message::*;
 use remeet_protocol::record::*;
 use remeet_protocol::wire::Blob;
-use remeet_protocol::{ErrorCode, Packet};
+use remeet_protocol::{Address, ErrorCode, Packet};
 
 /// Name of the file without its ending, and what it holds.
 pub(crate) type Golden = (&'static str, Packet);
@@ -44,6 +44,8 @@ pub(crate) fn handshake() -> Vec<Golden> {
         token: Token { epoch: Epoch(6), holder: Holder::from_bytes(sixteen(0x60)) },
         detail: text("epoch 6 has attached"),
     };
+    let relayed_hello = hello.clone();
+    let away = Failure::new(ErrorCode::UNREACHABLE, "it cannot be connected to");
     vec![
         ("01-hello-scheduler", packet(SchedulerAsks(1), false, hello)),
         ("02-hello-client", packet(ClientAsks(1), false, client_hello)),
@@ -52,7 +54,21 @@ pub(crate) fn handshake() -> Vec<Golden> {
         ("05-keep-alive-answer", packet(ServerAnswers(2, 0, true), false, KeepAliveAnswer { table_revision: 42 })),
         ("06-goodbye", packet(ServerTells, false, goodbye)),
         ("07-failure-stale-token", packet(ServerAnswers(9, 0, true), true, stale)),
+        ("08-relayed-hello", relayed(packet(SchedulerAsks(1), false, relayed_hello), 1)),
+        ("09-relayed-failure", relayed(packet(ServerAnswers(1, 0, true), false, away), 0)),
     ]
+}
+
+/// The same with server 22, which is below [`SERVER`], after so many relays.
+fn relayed(mut packet: Packet, hops: u8) -> Packet {
+    let below = Address::server(ServerId(22));
+    for address in [&mut packet.destination, &mut packet.source] {
+        if *address == Address::server(SERVER) {
+            *address = below;
+        }
+    }
+    packet.header.hops = hops;
+    packet
 }
 
 pub(crate) fn inventory() -> Vec<Golden> {

@@ -186,5 +186,10 @@ pub(crate) fn packet(from: From, in_session: bool, message: impl Into<Message>) 
         From::ClientTold => (scheduler, client, Flags::NONE, 0, 0),
     };
     let session = if in_session { SESSION } else { 0 };
-    Packet { destination, source, header: Header { flags, session, request, index }, message: message.into() }
+    Packet {
+        destination,
+        source,
+        header: Header { flags, session, request, index, ..Header::default() },
+        message: message.into(),
+    }
 }

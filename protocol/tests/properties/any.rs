@@ -263,8 +263,9 @@ fn cut<T: Wire>(list: &mut Vec<T>, room: usize) {
 /// Any packet that fits.
 pub(crate) fn packet() -> BoxedStrategy<Packet> {
     let address = any::<[u8; 8]>().prop_map(Address);
-    let header = (any::<u8>(), any::<u64>(), any::<u64>(), any::<u32>())
-        .prop_map(|(flags, session, request, index)| Header { flags: Flags(flags), session, request, index });
+    let header = (any::<u8>(), any::<u64>(), any::<u64>(), any::<u32>(), any::<u8>()).prop_map(
+        |(flags, session, request, index, hops)| Header { flags: Flags(flags), session, request, index, hops },
+    );
     (address.clone(), address, header, proptest::strategy::Union::new(messages()))
         .prop_map(|(destination, source, header, message)| Packet { destination, source, header, message })
         .boxed()

@@ -232,7 +232,7 @@ impl Desk {
     /// Asks whether the scheduler is there.
     pub(super) fn keep_alive(&mut self) {
         self.next_request += 1;
-        let header = Header { flags: Flags::NONE, session: 0, request: self.next_request, index: 0 };
+        let header = Header { request: self.next_request, ..Header::default() };
         // A keep-alive has no body: it fits.
         let _ = self.write(header, KeepAlive {}.into());
     }
@@ -300,7 +300,7 @@ impl Desk {
             self.requests.remove(&before);
         }
         self.requests.insert(request, key);
-        if let Err(error) = self.write(Header { flags: Flags::NONE, session: 0, request, index: 0 }, message) {
+        if let Err(error) = self.write(Header { request, ..Header::default() }, message) {
             // The caller gave it more than a packet holds.
             self.close(key, End::Failed(ClientError::Broken(error.to_string())));
         }

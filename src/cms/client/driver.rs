@@ -8,7 +8,7 @@ use futures_util::StreamExt;
 use remeet_protocol::address::Address;
 use remeet_protocol::message::{Goodbye, Hello, Role, Welcome};
 use remeet_protocol::packet::VERSION;
-use remeet_protocol::{DomainId, Epoch, ErrorCode, Flags, Header, Holder, Message, Packet, PacketCodec};
+use remeet_protocol::{DomainId, Epoch, ErrorCode, Header, Holder, Message, Packet, PacketCodec};
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
@@ -307,7 +307,7 @@ async fn shake_hands(
     let mut reader = FramedRead::with_capacity(reader, PacketCodec::stream(), 64 * 1024);
     let packet = |message: Message| {
         let mut out = BytesMut::new();
-        let header = Header { flags: Flags::NONE, session: 0, request: 1, index: 0 };
+        let header = Header { request: 1, ..Header::default() };
         Packet { destination: Address::scheduler(DomainId(0)), source, header, message }
             .write(&mut out)
             .map_err(|error| Lost::Link(error.to_string()))?;

@@ -108,7 +108,10 @@ pub struct ServerStatus {
     /// Its name.
     pub name: String,
     /// Where it is dialled.
-    pub address: SocketAddr,
+    pub address: Option<SocketAddr>,
+    /// The server that relays for it, if it is not dialled.
+    #[serde(default)]
+    pub under: Option<ServerId>,
     /// Its link.
     pub link: LinkState,
     /// Since when.

@@ -169,7 +169,11 @@ fn server_row(server: &ServerStatus) -> Vec<String> {
     let mut row = vec![
         server.id.to_string(),
         cut(&server.name, TEXT_CHARS_MAX),
-        server.address.to_string(),
+        match (server.address, server.under) {
+            (Some(address), _) => address.to_string(),
+            (None, Some(parent)) => format!("under {parent}"),
+            (None, None) => String::new(),
+        },
         server.link.name().to_owned(),
     ];
     let faults = server.misbehaviour.values().fold(0_u64, |sum, count| sum.saturating_add(*count));

@@ -163,7 +163,9 @@ impl Driver {
         let mut links = Vec::new();
         for peer in self.peers.values_mut() {
             peer.session.farewell(now, text);
-            peer.send(false);
+        }
+        self.hand_over(false);
+        for peer in self.peers.values_mut() {
             links.extend(peer.link.take());
         }
         for link in links {

@@ -62,6 +62,7 @@ impl Core {
             request: asked.header.request,
             // At most 257 packets answer a request.
             index: u32::try_from(index).unwrap_or(u32::MAX),
+            hops: 0,
         };
         // The request's addresses, swapped; nobody's address stands for ours (SPEC A-3).
         let ours = Address::server(self.settings.server);

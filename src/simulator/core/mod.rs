@@ -105,6 +105,8 @@ pub enum Misbehaviour {
     LyingLength,
     /// Each packet is cut in its middle, and the connection closed behind it.
     CutPacket,
+    /// Each packet claims to come from the server with the next id.
+    ForeignSource,
     /// Ends of inventories and pulls count one more than was sent.
     LyingCount,
     /// Inventories and pulls never complete.

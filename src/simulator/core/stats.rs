@@ -44,6 +44,12 @@ pub struct Stats {
     /// Commands, takeovers and adoptions executed for a token lower than the highest attached, or on a leg
     /// on which a newer token had acted. Counted where they are executed; must stay 0 (rules 2 and 3).
     pub stale_executed: u64,
+    /// Packets passed on, either way, for servers below this one.
+    #[serde(default)]
+    pub relayed: u64,
+    /// Packets for or from servers below that were not passed on.
+    #[serde(default)]
+    pub relays_refused: u64,
     /// Orphans adopted.
     pub adoptions: u64,
     /// Requests whose id had come before.
