@@ -131,8 +131,10 @@ impl Relays {
 
     fn refuse(&self, packet: &Packet, detail: &str) {
         self.shared.lock().core.stats_mut().relays_refused += 1;
-        // A queue that is full cuts the connection elsewhere.
-        let _ = refusal(packet, detail).map(|refusal| self.queue.try_send(Outgoing::Packet(None, refusal)));
+        if let Some(refusal) = refusal(packet, detail) {
+            // With a queue that is full the peer reads too slowly, and is cut for that elsewhere.
+            drop(self.queue.try_send(Outgoing::Packet(None, refusal)));
+        }
     }
 }
 
