@@ -82,7 +82,8 @@ async fn receive(
     let handshake_ends = Instant::now() + HANDSHAKE;
     let silence = shared.keep_alive() * 3;
     let mut welcome = false;
-    let own = Address::server(shared.server());
+    // Who relays for nobody takes every packet for its own: an address is a hint (SPEC A-3).
+    let own = shared.relays().then(|| Address::server(shared.server()));
     let mut relays = Relays::new(Arc::clone(shared), queue.clone());
     loop {
         if faults.wait_for(|faults| !faults.hang).await.is_err() {
@@ -112,9 +113,9 @@ async fn receive(
     }
 }
 
-/// Nobody's address, and one of another kind, is taken for this server's own (SPEC A-3).
-fn is_for_another(packet: &Packet, own: Address) -> bool {
-    packet.destination != own && packet.destination.kind() == own.kind()
+/// Nobody's address, and one of another kind, is taken for this server's own.
+fn is_for_another(packet: &Packet, own: Option<Address>) -> bool {
+    own.is_some_and(|own| packet.destination != own && packet.destination.kind() == own.kind())
 }
 
 async fn send(

@@ -164,6 +164,11 @@ impl Shared {
         self.keep_alive
     }
 
+    /// Whether there are servers below this one.
+    pub(super) fn relays(&self) -> bool {
+        !self.routes.is_empty()
+    }
+
     /// Where to connect for a server below this one.
     pub(super) fn route(&self, to: Address) -> Option<SocketAddr> {
         self.routes.get(&to).copied()

@@ -37,6 +37,7 @@ mod lease;
 mod link;
 mod link_clients;
 mod link_packets;
+mod measure;
 mod ops_lock;
 mod ops_notify;
 mod ops_operator;
