@@ -67,6 +67,8 @@ pub(crate) struct Rig {
     pub(crate) clients_at: SocketAddr,
     /// Servers that are under others.
     pub(crate) under: BTreeMap<u32, u32>,
+    /// Servers that are dialled at another address than their own: a proxy's.
+    pub(crate) through: BTreeMap<u32, SocketAddr>,
     directory: tempfile::TempDir,
     child: Option<Child>,
     notify: Option<PathBuf>,
@@ -101,6 +103,7 @@ impl Rig {
             servers: running,
             clients_at,
             under: BTreeMap::new(),
+            through: BTreeMap::new(),
             directory,
             child: None,
             notify: None,
@@ -129,9 +132,10 @@ impl Rig {
         );
         for (place, server) in self.servers.iter().enumerate() {
             let (id, domain) = (place + 1, server.dump().domain);
-            let place = match self.under.get(&u32::try_from(id).unwrap()) {
+            let of = u32::try_from(id).unwrap();
+            let place = match self.under.get(&of) {
                 Some(parent) => format!("under = {parent}"),
-                None => format!("address = \"{}\"", server.address),
+                None => format!("address = \"{}\"", self.through.get(&of).unwrap_or(&server.address)),
             };
             write!(text, "[[server]]\nid = {id}\nname = \"server {id}\"\ndomain = {domain}\n{place}\n").unwrap();
         }

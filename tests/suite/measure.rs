@@ -11,7 +11,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 #![allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 
-use crate::daemon_rig::{Backing, CONTROL, Rig, add_terminal, create, ok};
+use crate::daemon_rig::{Backing, CONTROL, PATIENCE, Rig, add_terminal, create, ok};
 use crate::pair_rig::{Node, nothing_stale, on_postgres};
 use crate::servers::{PrivatePostgres, PrivateRedis, redis_url};
 use crate::store_fixture::{Fixture, Kind, content, info, leg_id, new_leg, present, terminal};
@@ -26,17 +26,13 @@ use remeet_protocol::{LegId, MeetingId};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 const SERVERS: u32 = 8;
 const MEETINGS: u64 = 1_000;
 const TERMINALS: u32 = 10;
 /// Commands that clients have under way while a population is made.
 const AT_ONCE: usize = 100;
-
-fn wall_ms() -> u64 {
-    u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap()
-}
 
 /// Meetings on all servers in turn, started, with terminals.
 async fn populate(client: &Client, meetings: u64, terminals: u32) -> Vec<MeetingId> {
@@ -258,19 +254,24 @@ async fn one_hung_server_of_8_and_the_others_time_to_control() {
         for hang in [false, true] {
             rig.kill();
             rig.servers[7].control(Request::Hang { on: hang }).await.unwrap();
-            let began = wall_ms();
+            // Counted at the servers: what is asked of the daemon meanwhile would cost it time.
+            let accepted =
+                |rig: &Rig| rig.servers[..7].iter().map(|server| server.stats().takeovers_accepted).sum::<u64>();
+            let before = accepted(&rig);
+            let began = Instant::now();
             rig.start();
-            let wanted = if hang { others } else { MEETINGS };
-            let status = rig.until("the others in control", |status| status.totals.in_meeting == wanted).await;
-            let round = status.rounds.iter().find(|round| round.trigger == Trigger::Restart).unwrap();
-            pair.push(round.in_control_at_ms.unwrap().saturating_sub(began) as f64);
+            while accepted(&rig) < before + others {
+                assert!(began.elapsed() < PATIENCE, "{}", rig.log());
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            pair.push(began.elapsed().as_secs_f64() * 1_000.0);
             rig.servers[7].control(Request::Hang { on: false }).await.unwrap();
             rig.whole().await;
         }
         free.push(pair[0]);
         ratios.push(pair[1] / pair[0]);
     }
-    tell("all of 8 in control, from the spawn", "ms", &free);
+    tell("7 of 8 servers in control, from the spawn, none hung", "ms", &free);
     tell("with one of 8 hung, the others' time against that (asked: 1.15 at most)", "", &ratios);
 }
 
