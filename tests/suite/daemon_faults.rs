@@ -11,7 +11,7 @@
 //! | a future dropped at any await | `store_postgres::a_dropped_call_…`, `store_sqlite::a_dropped_call_…` |
 //! | packets lost, doubled, reordered, delayed | `world::random::a_link_that_loses_…`, `session_network`; delayed: here |
 //! | garbage, lying counts, endless pages, wrong CRC | `daemon_bad_input` (a test each); corrupted on the way: here |
-//! | one server hangs | `daemon_legs::a_leg_whose_server_hangs_…`, `daemon_relay::a_server_that_hangs_…`; 10 s latency: here; `measure::one_hung_server_of_8_…` |
+//! | one server hangs | `daemon_legs::a_leg_whose_server_hangs_…`, `daemon_relay::a_server_that_hangs_…`; 10 s latency: here; `measure::one_server_of_8_in_trouble_…` |
 //! | partition scheduler–server | here: stalled, cut |
 //! | partition leader–database | `daemon_pair::rule_5_…` |
 //! | two leaders, a pause in mid-send | `daemon_pair::rule_3_…`, `daemon_pair::a_writer_that_is_frozen_…`, `scripts/crash-loop --kind pause` |

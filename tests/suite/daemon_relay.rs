@@ -225,6 +225,30 @@ async fn rule_16_a_server_that_speaks_in_the_name_of_one_that_is_not_below_it_is
     rig.whole().await;
 }
 
+/// Its inventory has no end: nothing is concluded from what is absent, and nobody else waits.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_below_another_without_its_complete_mark_concludes_nothing() {
+    let mut rig = tree(&Backing::embedded()).await;
+    rig.start();
+    rig.whole().await;
+    let client = rig.client(CONTROL).await;
+    let meetings = meetings(&rig, &client).await;
+    rig.kill();
+    rig.servers[3].control(Request::Misbehave { kind: Misbehaviour::EndlessPages }).await.unwrap();
+    rig.start();
+    let answers = |status: &Status| status.servers[3].misbehaviour.get("answer").copied().unwrap_or(0);
+    let status = rig.until("counted", |status| answers(status) > 0).await;
+    assert!(status.servers[2].misbehaviour.is_empty(), "its parent only relays: {status:#?}");
+    for meeting in &meetings[..3] {
+        until_state(&rig, &client, *meeting, MeetingState::InMeeting).await;
+    }
+    let stored = client.get(meetings[3]).await.unwrap().view.info;
+    assert!(!matches!(stored.state, MeetingState::Ended | MeetingState::InMeeting), "{stored:?}");
+    rig.servers[3].control(Request::Misbehave { kind: Misbehaviour::None }).await.unwrap();
+    rig.whole().await;
+    until_state(&rig, &client, meetings[3], MeetingState::InMeeting).await;
+}
+
 /// A leader that was stopped is fenced at the server below another as at any.
 #[tokio::test(flavor = "multi_thread")]
 async fn rule_2_an_older_token_is_refused_by_a_server_below_another() {

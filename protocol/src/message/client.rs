@@ -372,11 +372,11 @@ wire_enum! {
         Started = 2,
         /// Its content changed: `changes` say how.
         Changed = 3,
-        /// It was recovered: state and content stand again.
+        /// A leg was recovered: its content stands again.
         Refreshed = 4,
         /// It ended: `cause` says why.
         Ended = 5,
-        /// Its state changed: unreachable, recovering.
+        /// Its state changed: unreachable, recovering; or one of its legs ended.
         State = 6,
     }
 }
