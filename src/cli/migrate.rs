@@ -1,13 +1,14 @@
 //! `remeet migrate`: the database's schema, brought up to date or only looked at.
 
 use super::output::{self, Failure};
-use crate::config;
+use crate::config::{self, StoreAddress};
 use crate::scheduler;
 use crate::store::{MigrationStanding, Schema, Store, StoreError};
 use clap::Args;
 use comfy_table::{ContentArrangement, Table, presets};
 use serde_json::json;
 use std::fmt::Write;
+use std::path::Path;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -31,12 +32,22 @@ pub(super) struct Options {
 pub(super) async fn run(options: &Options) -> Result<(), Failure> {
     let path = &options.file.config;
     let config = config::load(path, &config::process_environment()).map_err(|error| super::run::wrong(path, &error))?;
+    if let (Some(StoreAddress::Sqlite(file)), false) = (config.store_address(), options.dry_run) {
+        make_directory_of(&file)?;
+    }
     let store = scheduler::open_store(&config).map_err(Failure::failed)?;
     let schema = if options.dry_run { store.schema().await } else { patiently(store.as_ref()).await };
     store.close().await;
     let schema = schema.map_err(|error| Failure::failed(format!("{error} (store {})", config.store.url)))?;
     let text = if options.json { format!("{}\n", json(&schema)) } else { print(&schema) };
     output::print(&text).map(|_| ())
+}
+
+/// An embedded database lives in the state directory, which may not be there before the first start.
+fn make_directory_of(file: &Path) -> Result<(), Failure> {
+    let Some(directory) = file.parent() else { return Ok(()) };
+    std::fs::create_dir_all(directory)
+        .map_err(|error| Failure::failed(format!("{}: cannot make the directory: {error}", directory.display())))
 }
 
 async fn patiently(store: &dyn Store) -> Result<Schema, StoreError> {

@@ -55,6 +55,21 @@ fn wrong_usage_ends_with_code_2_and_help_with_0() {
 }
 
 #[test]
+fn migrate_makes_an_embedded_database_before_the_first_start_and_a_dry_run_makes_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = crate::daemon_config(directory.path());
+    let state = directory.path().join("state");
+    let looked = remeet(&["migrate", "--config", shown(&config), "--dry-run"]);
+    assert_eq!(looked.status.code(), Some(0), "{}", said(&looked));
+    assert!(said(&looked).contains("pending: remeet migrate applies them") && !state.exists(), "{}", said(&looked));
+    let made = remeet(&["migrate", "--config", shown(&config)]);
+    assert_eq!(made.status.code(), Some(0), "{}", said(&made));
+    assert!(said(&made).contains("the schema is up to date") && state.join("remeet.db").exists());
+    let again = remeet(&["migrate", "--config", shown(&config)]);
+    assert!(said(&again).ends_with("the schema is up to date\n") && !said(&again).contains("new"), "{}", said(&again));
+}
+
+#[test]
 fn a_second_daemon_of_a_node_names_the_process_that_holds_the_lock() {
     let directory = tempfile::tempdir().unwrap();
     let config = crate::daemon_config(directory.path());
