@@ -45,9 +45,14 @@ impl Core {
     /// Keeps an event until its leg is ours. Bounded by the server's window of unacknowledged events.
     pub(super) fn hold(&mut self, server: ServerId, event: Event) {
         self.set_taken(server, event.number, Taken::Held);
-        match self.legs.get_mut(&event.leg) {
-            Some(leg) => leg.held.push(event),
-            // The look-up that will bring the leg is under way.
+        match self.legs.get_mut(&event.leg).filter(|leg| leg.row.server == server) {
+            // In their order: one that came before the look-up brought the leg is told after those that came since, and
+            // would bring back what a later one has removed.
+            Some(leg) => {
+                let place = leg.held.partition_point(|held| held.number < event.number);
+                leg.held.insert(place, event);
+            }
+            // The look-up that will bring the leg is under way; or another server's leg is claimed here.
             None => {
                 if let Some(known) = self.servers.get_mut(&server) {
                     known.strangers.push(event);

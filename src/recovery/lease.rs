@@ -17,7 +17,7 @@
 
 use super::takeover::millis;
 use crate::model::Moment;
-use remeet_protocol::{Epoch, ServerId, Token};
+use remeet_protocol::{Epoch, Message, ServerId, Token};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -394,6 +394,12 @@ impl Lease {
         self.state = State::Over;
         LeaseChange::Over(end)
     }
+}
+
+/// Whether a message changes who commands, or what a server does: what rule 5 is about.
+#[must_use]
+pub fn commands(message: &Message) -> bool {
+    matches!(message, Message::Attach(_) | Message::Takeover(_) | Message::Adopt(_) | Message::Command(_))
 }
 
 impl LeaseTiming {

@@ -16,12 +16,14 @@
 //!   a file a subject: `round`, `takeover`, `backfill`, `lift`, `events`, `commands`, `place`, `joint`, `meetings`, `intents`, `adopt`,
 //!   `sweep`.
 //! - [`lease`] – who may command, and until when; beside the core, over the lives of its schedulers.
+//! - [`lanes`], [`cache_queue`] – what goes to the store and to the cache together, and what is tried again.
 //! - [`report`] – what a round came to; the numbers add up (rule 6).
 
 mod adopt;
 mod again;
 mod alarm;
 mod backfill;
+pub mod cache_queue;
 mod commands;
 mod core;
 pub mod dry_run;
@@ -30,6 +32,7 @@ mod exchange;
 mod instances;
 mod intents;
 mod joint;
+pub mod lanes;
 pub mod lease;
 mod leg;
 mod lift;

@@ -161,9 +161,13 @@ impl Core {
 
     fn tell_end(&mut self, meeting: MeetingId) {
         let Some(ends) = self.ends.remove(&meeting) else { return };
-        let rows: Vec<StoredLeg> =
-            self.legs_of(meeting).iter().filter_map(|leg| Some(self.legs.get(leg)?.row.clone())).collect();
-        let (state, _) = self.derive(&rows);
+        let legs: Vec<_> = self.legs_of(meeting).iter().filter_map(|leg| self.legs.get(leg)).collect();
+        let rows: Vec<StoredLeg> = legs.iter().map(|known| known.row.clone()).collect();
+        let (mut state, _) = self.derive(&rows);
+        // What is on its way to the store is not told (rule 15): with the last leg's the meeting's end is.
+        if state == MeetingState::Ended && legs.iter().any(|known| known.closing.is_some()) {
+            state = MeetingState::Ending;
+        }
         let kind = if state == MeetingState::Ended { EventKind::Ended } else { EventKind::State };
         for end in ends {
             self.put(Output::Publish(Published { kind, state, ..end }));

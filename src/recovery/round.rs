@@ -413,8 +413,10 @@ impl Core {
                     self.pend(server, leg, "unclear");
                 }
             }
-            // A round ends only when the ends that it found are stored: what it compared may be acknowledged then.
-            let closing = self.legs.get(&leg).is_some_and(|known| known.closing.is_some());
+            // A round ends only when the ends that it found are stored: what it compared may be acknowledged then. That
+            // of another server's leg, which is claimed here too, is no affair of this round.
+            let closing =
+                self.legs.get(&leg).is_some_and(|known| known.row.server == server && known.closing.is_some());
             if let Some(round) = self.round(server).filter(|_| closing) {
                 round.finishing.insert(leg);
             }

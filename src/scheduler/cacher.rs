@@ -1,26 +1,16 @@
-//! Cache tasks, in order and in pipelines. The cache never stops anything: a failure is told to the core,
-//! which leaves the leg's cached status behind until the next comparison.
+//! Carries out the runs of the queue to the cache. What is in them, and what follows, is
+//! [`crate::recovery::cache_queue`]'s.
 
 use super::helper::Helpers;
-use crate::model::StoredState;
+use crate::model::{Moment, StoredState};
+use crate::recovery::cache_queue::CacheQueue;
 use crate::recovery::{CacheTask, Input};
 use crate::store::{Cache, CacheError, CacheOutcome, CacheWrite, CachedHead, Store};
 use remeet_protocol::{DomainId, Epoch, LegId, MeetingId};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 
-/// Tasks of a pipeline (parts.md trap 15 measured 1,000).
-const PIPELINE: usize = 1_000;
-/// Tasks that wait, of every kind: every leg of a large network once; some 50 MB of small writes.
-pub(super) const QUEUE_MAX: usize = 100_000;
-/// Ended legs that the cache has not forgotten: some 5 MB. As many would have to end while the cache is away.
-const UNFORGOTTEN_MAX: usize = 100_000;
-/// Pauses after the cache did not forget: it is asked until it does, but what it refuses for long costs nothing.
-const PAUSE_FIRST: Duration = Duration::from_secs(1);
-const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// Legs that a refill holds in memory at a time: some 10 MB.
 const REFILL: usize = 500;
 
@@ -35,20 +25,13 @@ pub(super) struct Done {
     pub unforgotten: Vec<(DomainId, LegId)>,
 }
 
-/// The queue to the cache: one run of tasks at a time.
+/// The queue to the cache, and who carries its runs out.
 pub(super) struct Cacher {
     store: Arc<dyn Store>,
     cache: Arc<dyn Cache>,
     done: mpsc::UnboundedSender<Done>,
     helpers: Helpers,
-    queue: VecDeque<CacheTask>,
-    busy: bool,
-    /// Ended legs whose keys and status the cache has kept: it was away, or the queue was full. Secrets must not linger,
-    /// so this is repeated until it holds. Out of the queue's order: an ended leg is never cached again, and the cache
-    /// refuses for minutes what it has forgotten.
-    unforgotten: BTreeSet<(DomainId, LegId)>,
-    /// When they are forgotten again, and the pause after that if it fails.
-    again: Option<(Instant, Duration)>,
+    queue: CacheQueue,
 }
 
 impl Cacher {
@@ -59,70 +42,39 @@ impl Cacher {
         helpers: Helpers,
     ) -> (Self, mpsc::UnboundedReceiver<Done>) {
         let (done, results) = mpsc::unbounded_channel();
-        let (queue, unforgotten) = (VecDeque::new(), BTreeSet::new());
-        (Self { store, cache, done, helpers, queue, busy: false, unforgotten, again: None }, results)
+        (Self { store, cache, done, helpers, queue: CacheQueue::default() }, results)
     }
 
-    /// Queues a task. Beyond the bound none is: the input says that what is cached of the leg is behind, and the next
-    /// comparison mends it; an ended leg is forgotten later.
-    pub(super) fn push(&mut self, task: CacheTask) -> Option<Input> {
-        if self.queue.len() < QUEUE_MAX {
-            self.queue.push_back(task);
-            return None;
-        }
-        let full = |leg| Some(Input::Cached(vec![leg], Err("too many cache tasks wait".to_owned())));
-        match task {
-            CacheTask::Write(write) => full(write.head.leg),
-            CacheTask::Refill(head) => full(head.leg),
-            CacheTask::MirrorKey(leg) => Some(Input::Uncached(leg)),
-            CacheTask::PutKey(key) => Some(Input::Uncached(key.leg)),
-            CacheTask::Forget(domain, leg) => {
-                self.keep((domain, leg));
-                None
-            }
-            // The next sweep asks again.
-            CacheTask::ForgetEnded(..) => None,
-        }
+    /// See [`CacheQueue::push`].
+    pub(super) fn push(&mut self, now: Moment, task: CacheTask) -> Option<Input> {
+        self.queue.push(now, task)
     }
 
-    /// Remembers an ended leg that is cached still.
-    fn keep(&mut self, name: (DomainId, LegId)) {
-        if self.unforgotten.len() < UNFORGOTTEN_MAX {
-            self.unforgotten.insert(name);
-        } else {
-            tracing::warn!(leg = %name.1, "more ended meetings than can be remembered are cached still: this one stays");
-        }
-        self.again.get_or_insert_with(|| (Instant::now(), PAUSE_FIRST));
-    }
-
-    /// Tasks that are queued or being done, and ended legs to be forgotten.
+    /// See [`CacheQueue::waiting`].
     pub(super) fn waiting(&self) -> usize {
-        self.queue.len() + self.unforgotten.len() + usize::from(self.busy)
+        self.queue.waiting()
     }
 
     /// The run is over; these legs are cached still.
-    pub(super) fn ended(&mut self, unforgotten: Vec<(DomainId, LegId)>) {
-        self.busy = false;
-        if unforgotten.is_empty() {
-            return;
-        }
-        let pause = self.again.map_or(PAUSE_FIRST, |(_, pause)| pause);
-        self.again = Some((Instant::now() + pause, (pause * 2).min(PAUSE_MAX)));
-        for name in unforgotten {
-            self.keep(name);
+    pub(super) fn ended(&mut self, now: Moment, unforgotten: Vec<(DomainId, LegId)>) {
+        self.queue.end(now, unforgotten);
+    }
+
+    /// See [`CacheQueue::answers_again`].
+    pub(super) fn answers_again(&mut self, now: Moment) {
+        self.queue.answers_again(now);
+    }
+
+    /// Asks the cache for what it owes or for something small, to see whether it answers again.
+    pub(super) fn probe(&mut self, epoch: Epoch) {
+        match self.queue.probe() {
+            Some(tasks) if tasks.is_empty() => self.ask_for_nothing(),
+            Some(tasks) => self.run(epoch, tasks),
+            None => {}
         }
     }
 
-    /// Asks the cache for something small, to see whether it answers again. If it owes something it is asked for that:
-    /// one that may only be read answers nothing else.
-    pub(super) fn probe(&mut self, epoch: Epoch) {
-        if self.busy {
-            return;
-        }
-        if !self.unforgotten.is_empty() {
-            return self.forget_again(epoch);
-        }
-        self.busy = true;
+    fn ask_for_nothing(&self) {
         let (cache, done) = (Arc::clone(&self.cache), self.done.clone());
         self.helpers.spawn("looking whether the cache answers", async move {
             let nothing = LegId { meeting: MeetingId::default(), leg: 0 };
@@ -131,34 +83,14 @@ impl Cacher {
         });
     }
 
-    /// Forgets ended legs that are cached still, as many as a pipeline takes.
-    fn forget_again(&mut self, epoch: Epoch) {
-        let legs: Vec<_> = std::iter::from_fn(|| self.unforgotten.pop_first()).take(PIPELINE).collect();
-        self.run(epoch, legs.into_iter().map(|(domain, leg)| CacheTask::Forget(domain, leg)).collect());
+    /// Begins the next run, if the last one is over.
+    pub(super) fn begin(&mut self, now: Moment, epoch: Epoch) {
+        if let Some(tasks) = self.queue.begin(now) {
+            self.run(epoch, tasks);
+        }
     }
 
-    /// Begins the next run: tasks of one kind from the queue's head, so that order is kept.
-    pub(super) fn begin(&mut self, epoch: Epoch) {
-        if self.busy {
-            return;
-        }
-        if self.unforgotten.is_empty() {
-            self.again = None;
-        } else if self.again.is_none_or(|(at, _)| at <= Instant::now()) {
-            return self.forget_again(epoch);
-        }
-        if self.queue.is_empty() {
-            return;
-        }
-        let kind = self.queue.front().map(std::mem::discriminant);
-        let same = self.queue.iter().take(PIPELINE).take_while(|task| Some(std::mem::discriminant(*task)) == kind);
-        let count = same.count();
-        let tasks: Vec<CacheTask> = self.queue.drain(..count).collect();
-        self.run(epoch, tasks);
-    }
-
-    fn run(&mut self, epoch: Epoch, tasks: Vec<CacheTask>) {
-        self.busy = true;
+    fn run(&self, epoch: Epoch, tasks: Vec<CacheTask>) {
         let worker = Worker { store: Arc::clone(&self.store), cache: Arc::clone(&self.cache), epoch };
         let done = self.done.clone();
         self.helpers.spawn("working for the cache", async move {

@@ -21,13 +21,14 @@ use crate::config::Config;
 use crate::link::{self, LinkEvent, LinkOptions, ListenCounters};
 use crate::ops::{Heartbeat, ServiceManager};
 use crate::recovery::dry_run::ServerPlan;
+use crate::recovery::lanes::Awaited;
 use crate::recovery::lease::{Lease, LeaseAnswer, LifeEnd};
 use crate::recovery::{Alarm, Command, Core, Input, Output, ServerView, Waiter};
 use crate::session::{Heard, PersistId};
 use crate::store::{Cache, Outcome, Store, StoreError};
 use remeet_protocol::message::ClientAnswer;
 use remeet_protocol::{Address, ErrorCode, Holder, Incoming, ServerId};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -91,8 +92,8 @@ pub(super) struct Driver {
     last_waiter: u64,
     /// Who is told the plans of a dry run; the core bounds their number.
     dry_runs: BTreeMap<Waiter, mpsc::UnboundedSender<ServerPlan>>,
-    /// Which sessions await a persist: several, if it is of several legs.
-    awaited: BTreeSet<(PersistId, ServerId)>,
+    /// Which sessions await a persist.
+    awaited: Awaited,
     /// Who may command, and until when: it outlives this driver.
     pub(super) lease: Lease,
     keeper: Keeper,
@@ -184,7 +185,7 @@ impl Driver {
             waiters: BTreeMap::new(),
             last_waiter: 0,
             dry_runs: BTreeMap::new(),
-            awaited: BTreeSet::new(),
+            awaited: Awaited::default(),
             lease,
             keeper,
             lease_answers,
@@ -376,7 +377,7 @@ impl Driver {
     /// Persist, then send: the sessions release what awaited this.
     fn release(&mut self, id: PersistId, outcome: Outcome) {
         let now = self.clock.now();
-        for (_, server) in self.awaited.extract_if((id, ServerId(0))..=(id, ServerId(u32::MAX)), |_| true) {
+        for server in self.awaited.take(id) {
             let Some(peer) = self.peers.get_mut(&server) else { continue };
             match outcome {
                 Outcome::Applied { .. } => peer.session.stored(now, id),
@@ -402,7 +403,7 @@ impl Driver {
     }
 
     fn take_cached(&mut self, done: cacher::Done) {
-        self.cacher.ended(done.unforgotten);
+        self.cacher.ended(self.clock.now(), done.unforgotten);
         let wall = self.clock.wall_ms();
         match done.health {
             Some(Ok(())) => self.cache_answered(wall),
@@ -420,6 +421,7 @@ impl Driver {
     fn cache_answered(&mut self, wall: u64) {
         if self.telling.cache_answered(wall) {
             // It was away: everything cached is compared again.
+            self.cacher.answers_again(self.clock.now());
             self.feed(Input::Reconcile(None));
         }
     }
@@ -597,7 +599,7 @@ impl Driver {
         self.hand_over(may_command);
         if let Some(token) = self.core.token() {
             self.writers.begin(token);
-            self.cacher.begin(token.epoch);
+            self.cacher.begin(self.clock.now(), token.epoch);
         }
         self.waiters_left();
     }
@@ -623,7 +625,7 @@ impl Driver {
             Output::Persist { id, lane, unit } => self.writers.push(lane, id, unit),
             Output::Ask { server, ticket, request, after } => {
                 if let Some(id) = after {
-                    self.awaited.insert((id, server));
+                    self.awaited.add(id, server);
                 }
                 if let Some(peer) = self.peers.get_mut(&server) {
                     peer.session.ask(self.clock.now(), ticket, request, after);
@@ -636,7 +638,7 @@ impl Driver {
             }
             Output::Read { id, read } => self.readers.begin(id, read),
             Output::Cache(task) => {
-                if let Some(behind) = self.cacher.push(task) {
+                if let Some(behind) = self.cacher.push(self.clock.now(), task) {
                     self.feed(behind);
                 }
             }

@@ -4,13 +4,9 @@ use crate::cascade::Relay;
 use crate::config::Config;
 use crate::link::{LinkHandle, SendError};
 use crate::model::Moment;
+use crate::recovery::lease::commands;
 use crate::session::{self, Heard, Session};
-use remeet_protocol::{Holder, Message, Packet, ServerId};
-
-/// Whether a message changes who commands, or what a server does: what rule 5 is about.
-fn commands(message: &Message) -> bool {
-    matches!(message, Message::Attach(_) | Message::Takeover(_) | Message::Adopt(_) | Message::Command(_))
-}
+use remeet_protocol::{Holder, Packet, ServerId};
 
 /// One server: its session and its link.
 pub(super) struct Peer {

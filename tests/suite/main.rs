@@ -81,7 +81,6 @@ mod store_settle;
 mod store_speed;
 mod store_sqlite;
 mod upgrade;
-mod world;
 
 /// A valid configuration of a daemon that lives in `directory` and finds no server.
 fn daemon_config(directory: &std::path::Path) -> std::path::PathBuf {

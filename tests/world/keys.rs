@@ -22,7 +22,7 @@ fn recovered(seed: u64) -> (World, Vec<LegId>) {
 
 impl World {
     fn reads_of(&self, kind: &str) -> u64 {
-        self.process.as_ref().and_then(|process| process.reads.get(kind).copied()).unwrap_or(0)
+        self.process().and_then(|process| process.reads.get(kind).copied()).unwrap_or(0)
     }
 
     /// The link breaks and comes back: a later pass of the same term.
@@ -47,7 +47,7 @@ impl World {
     }
 
     fn alarms_of(&self, kind: AlarmKind) -> usize {
-        self.process.as_ref().unwrap().alarms.iter().filter(|alarm| alarm.kind == kind).count()
+        self.process().unwrap().alarms.iter().filter(|alarm| alarm.kind == kind).count()
     }
 }
 
@@ -68,7 +68,7 @@ fn rule_10_a_first_pass_that_fails_half_way_does_not_turn_to_the_cache() {
         world.run_for(Duration::from_millis(5 + pause));
         world.break_link(SERVER, "in its first pass");
         let first = |world: &World| {
-            let process = world.process.as_ref()?;
+            let process = world.process()?;
             process.core.server_views()[0].reports.get(&Trigger::Restart).cloned()
         };
         world.run_until("a term's first pass", |world| first(world).is_some());
@@ -155,13 +155,13 @@ fn a_bad_key_from_the_database_is_told_once_and_nothing_is_closed() {
     world.run_for(Duration::from_secs(12));
     world.at_server(SERVER, |core, _| core.set_busy(None));
     world.run_for(Duration::from_secs(8));
-    let over = world.process.as_ref().unwrap().alarms_over.len();
+    let over = world.process().unwrap().alarms_over.len();
     assert_eq!((world.alarms_of(AlarmKind::BadKey), over), (1, 0), "told once, however many rounds");
     assert!(world.live_legs(SERVER).iter().any(|leg| leg.leg == legs[2]), "it goes on");
     // Somebody restores the row.
     world.store.legs.get_mut(&legs[2]).unwrap().key.secret = right;
     world.input(Input::Reconcile(None));
     world.quiet();
-    let over = &world.process.as_ref().unwrap().alarms_over;
+    let over = &world.process().unwrap().alarms_over;
     assert_eq!(over.iter().filter(|alarm| alarm.kind == AlarmKind::BadKey).count(), 1);
 }

@@ -378,9 +378,8 @@ fn order(write: &Write) -> u8 {
 fn the_model_s_lease_is_held_granted_renewed_and_released_as_the_stores_are() {
     let (mut store, second) = (Store::default(), Duration::from_secs(1));
     let at = |seconds: u32| Moment::default() + second * seconds;
-    let candidate = |node| crate::store_fixture::candidate(node);
     assert!(store.standing(at(0)).is_none());
-    let short = |node| Candidate { lease: second * 6, ..candidate(node) };
+    let short = |node| Candidate { lease: second * 6, holder: remeet_protocol::Holder::from_bytes([1; 16]), node, epoch_above: Epoch(0) };
     let Begun::Granted(first) = store.begin_term(at(0), short("a")) else { panic!("held") };
     let Begun::Held(standing) = store.begin_term(at(2), short("b")) else { panic!("granted") };
     assert_eq!((standing.token, standing.node.as_str(), standing.remaining), (first, "a", second * 4));

@@ -1,46 +1,56 @@
 //! A world in virtual time: the real pure cores joined, everything else a model.
 //!
 //! ```text
-//!  model clients        the process (dropped by a crash)              model network     real pure cores
+//!  model clients      one of two processes (dropped by a crash)         model network     real pure cores
 //!   ClientCommand --->  recovery::Core <---> session::Session  <--- delay, cuts --->  simulator::core::Core
-//!   ClientAnswer  <---    |    ^               one a server           loss, doubles       one a server
-//!                         v    |
-//!            lanes -> model store      tasks -> in-process cache (both outlive the process)
+//!   ClientAnswer  <---    |    ^   |           one a server           loss, doubles       one a server
+//!                         v    |   +-- recovery::lease, lanes, cache_queue
+//!                model store, in-process cache (both outlive the processes)
 //! ```
 //!
 //! One event queue ([`calendar`]) drives it; time is an argument everywhere. The same seed gives the same
-//! run: it is printed, and taken back by `REMEET_WORLD_SEED`. Dice are one for each part, so that a change
+//! run: it is printed, and taken back by `REMEET_SIM_SEED`. Dice are one for each part, so that a change
 //! in one part does not move the others.
 //!
 //! - [`options`] – what a world is made of. [`network`], [`servers`], [`clients`] – the parts outside.
-//! - [`process`], [`writer`], [`cacher`] – one life of the scheduler, driven as `src/scheduler` drives it.
+//! - [`node`] – a machine that a scheduler runs on: crashes, pauses, its cut from the database.
+//! - [`process`], [`term`], [`writer`], [`cacher`] – one life of a scheduler, driven as `src/scheduler` drives it.
 //! - [`store`] – what `src/store` promises, as a model.
 //! - [`checks`] – what may never be seen at any moment, and what must be true once all is quiet.
+//! - [`trace`] – what happened last, for people; and a hash of everything that happened.
+//! - [`faults`], [`seeds`] – disorder drawn from a seed, and how many seeds are run.
 
 mod cacher;
 mod calendar;
 mod checks;
 mod clients;
 mod network;
+mod node;
 mod options;
 mod process;
 mod servers;
 mod store;
+mod term;
+mod trace;
 mod writer;
 
 mod adoption;
 mod crash;
+mod faults;
 mod keys;
 mod ordinary;
-mod random;
 mod rounds;
+mod seeds;
 
 use calendar::Calendar;
 use clients::Client;
-use network::{Way, Wire};
+use network::Way;
+use node::Node;
 use options::{Dice, Options};
 use process::Process;
 use remeet::model::{LegContent, Moment};
+use remeet::recovery::lanes::{Batch, Units};
+use remeet::recovery::lease::{LeaseAnswer, LeaseAsk};
 use remeet::recovery::{CacheTask, Input, Read, ReadId, ReadResult};
 use remeet::session::PersistId;
 use remeet::simulator::core::ConnectionId;
@@ -52,7 +62,6 @@ use servers::Simulated;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use store::Store;
-use writer::Batch;
 
 /// Milliseconds since 1970 UTC when the world begins.
 const EPOCH_MS: u64 = 1_700_000_000_000;
@@ -66,20 +75,44 @@ enum Happening {
     LinkEnded { life: u64, server: ServerId },
     ServerHangsUp { server: ServerId, connection: ConnectionId },
     Wakes { server: ServerId },
-    Boot,
-    Term { life: u64 },
+    Boot { node: usize },
+    LeaseAsked { life: u64, ask: LeaseAsk },
+    LeaseAnswered { life: u64, answer: LeaseAnswer },
+    Released { token: Token },
     Wake { life: u64 },
-    Commit { life: u64, lane: usize, token: Token, batch: Batch },
-    Settle { life: u64, lane: usize, token: Token, batch: Batch, stood: Option<Vec<Outcome>> },
-    Written { life: u64, lane: usize, outcomes: Vec<(PersistId, Outcome)>, again: Batch },
+    Commit { life: u64, token: Token, batch: Batch },
+    /// A commit that was told to be of unknown outcome comes through after all.
+    LateCommit { token: Token, units: Units },
+    Settle { life: u64, token: Token, batch: Batch, stood: Option<Vec<Outcome>> },
+    Written { life: u64, lane: usize, outcomes: Vec<(PersistId, Outcome)>, again: Units },
+    Unwritten { life: u64, batch: Batch, fenced: bool },
     ReadBegins { life: u64, id: ReadId, read: Read },
     ReadEnds { life: u64, id: ReadId, result: Result<ReadResult, String> },
-    CacheTask { life: u64, task: CacheTask },
-    CacheWritten { life: u64, task: CacheTask, content: Option<LegContent> },
+    CacheRun { life: u64, tasks: Vec<CacheTask> },
+    CacheWritten { life: u64, tasks: Vec<CacheTask>, contents: BTreeMap<LegId, LegContent> },
     ClientAsks { command: ClientCommand },
     ClientHears { client: u64, answer: ClientAnswer },
     ClientWaited { client: u64, number: u64 },
     Act(Box<dyn FnOnce(&mut World)>),
+}
+
+impl Happening {
+    /// The life that must run for it: while its process is paused, it waits.
+    fn runs_in(&self) -> Option<u64> {
+        match self {
+            Happening::Dial { life, .. }
+            | Happening::LinkEnded { life, .. }
+            | Happening::LeaseAnswered { life, .. }
+            | Happening::Wake { life }
+            | Happening::Settle { life, .. }
+            | Happening::Written { life, .. }
+            | Happening::Unwritten { life, .. }
+            | Happening::ReadEnds { life, .. }
+            | Happening::CacheRun { life, .. }
+            | Happening::CacheWritten { life, .. } => Some(*life),
+            _ => None,
+        }
+    }
 }
 
 /// The world.
@@ -88,7 +121,8 @@ pub(super) struct World {
     calendar: Calendar<Happening>,
     dice: Dice,
     servers: BTreeMap<ServerId, Simulated>,
-    wires: BTreeMap<ServerId, Wire>,
+    /// Where schedulers run: one or two.
+    nodes: Vec<Node>,
     last_connection: u64,
     clients: BTreeMap<u64, Client>,
     store: Store,
@@ -97,34 +131,36 @@ pub(super) struct World {
     cache_down: bool,
     /// It was down or wiped: what it lacks is found by the next comparison only.
     cache_disturbed: bool,
-    process: Option<Process>,
-    /// Lives of the scheduler so far.
+    /// Lives of schedulers so far.
     life: u64,
-    kill_after: Option<u64>,
     /// Codes that servers answered to intents.
     carried_out: BTreeMap<(ServerId, LegId, u64), ErrorCode>,
     /// Compare every acknowledgement with what is stored: for worlds whose every leg is ours all the time.
     check_acknowledged: bool,
     /// What events told that are not acknowledged: (leg, revision), by server and number.
     told: BTreeMap<(ServerId, u64), (LegId, u64)>,
+    seen: checks::Seen,
+    /// Faults that befell, of each kind.
+    faults: BTreeMap<&'static str, u64>,
 }
 
 impl World {
     /// Servers without meetings, an empty store, and a scheduler that starts.
     fn new(seed: u64, options: Options) -> Self {
-        // REMEET_WORLD_LOG=1: what the cores say, for whoever looks for a fault.
-        if std::env::var_os("REMEET_WORLD_LOG").is_some() {
+        // REMEET_SIM_LOG=1: what the cores say, for whoever looks for a fault.
+        if std::env::var_os("REMEET_SIM_LOG").is_some() {
             let _ = tracing_subscriber::fmt()
                 .with_test_writer()
                 .without_time()
                 .with_max_level(tracing::Level::TRACE)
                 .try_init();
         }
+        trace::begin();
         let ids: Vec<ServerId> = (1..=options.servers).map(ServerId).collect();
         let simulated = |id: &ServerId| (*id, Simulated::new(seed, *id, options.event_queue, options.removals));
         let mut world = Self {
             servers: ids.iter().map(simulated).collect(),
-            wires: ids.iter().map(|id| (*id, Wire::new(seed, *id))).collect(),
+            nodes: (0..options.nodes).map(|place| Node::new(seed, place, &ids)).collect(),
             clients: (1..=options.clients).map(|id| (id, Client::default())).collect(),
             options,
             calendar: Calendar::new(),
@@ -135,14 +171,14 @@ impl World {
             cache: MemoryCache::default(),
             cache_down: false,
             cache_disturbed: false,
-            process: None,
             life: 0,
-            kill_after: None,
             carried_out: BTreeMap::new(),
             check_acknowledged: false,
             told: BTreeMap::new(),
+            seen: checks::Seen::default(),
+            faults: BTreeMap::new(),
         };
-        world.boot();
+        (0..world.nodes.len()).for_each(|node| world.boot(node));
         world
     }
 
@@ -150,15 +186,27 @@ impl World {
         EPOCH_MS + self.calendar.now().0 / 1_000
     }
 
-    /// The living scheduler.
+    /// The scheduler that holds the term; or the only one.
+    fn process(&self) -> Option<&Process> {
+        self.commander().and_then(|node| self.nodes[node].process.as_ref())
+    }
+
+    /// The core of the scheduler that holds the term.
     fn core(&self) -> &remeet::recovery::Core {
-        &self.process.as_ref().expect("the scheduler lives").core
+        &self.process().expect("a scheduler lives").core
     }
 
     /// Crashes the scheduler and starts another after `pause`.
     fn restart(&mut self, pause: Duration) {
-        self.crash();
-        self.calendar.after(pause, Happening::Boot);
+        let node = self.commander().unwrap_or(0);
+        self.crash(node);
+        self.calendar.after(pause, Happening::Boot { node });
+    }
+
+    /// A fault befell.
+    fn fault(&mut self, kind: &'static str) {
+        *self.faults.entry(kind).or_default() += 1;
+        trace::fault(self.calendar.now(), kind);
     }
 
     /// Does something at a later moment.
@@ -182,19 +230,30 @@ impl World {
         }
     }
 
-    /// One happening.
+    /// One happening; then everything that may never be seen is looked for.
     fn step(&mut self, limit: Moment) {
         let Some(happening) = self.calendar.next(limit) else { return };
+        if let Some(node) = happening.runs_in().and_then(|life| self.node_of(life))
+            && self.nodes[node].is_paused(self.calendar.now())
+        {
+            return self.calendar.at(self.nodes[node].paused_until, happening);
+        }
+        trace::happening(self.calendar.now(), &happening);
+        self.happen(happening);
+        self.check_step();
+    }
+
+    fn happen(&mut self, happening: Happening) {
         match happening {
             Happening::Packet { server, connection, way, packet } => self.arrive(server, connection, way, packet),
             Happening::Dial { life, server } => {
-                if life == self.life && self.process.is_some() {
-                    self.dial(server);
+                if let Some(node) = self.node_of(life) {
+                    self.dial(node, server);
                 }
             }
             Happening::LinkEnded { life, server } => {
-                if life == self.life {
-                    self.session(server, |session, now| session.disconnected(now, "closed"));
+                if let Some(node) = self.node_of(life) {
+                    self.session(node, server, |session, now| session.disconnected(now, "closed"));
                 }
             }
             Happening::ServerHangsUp { server, connection } => {
@@ -204,26 +263,28 @@ impl World {
                 self.flush_server(server);
             }
             Happening::Wakes { server } => self.wake_server(server),
-            Happening::Boot => {
-                if self.process.is_none() {
-                    self.boot();
+            Happening::Boot { node } => {
+                if self.nodes[node].process.is_none() {
+                    self.boot(node);
                 }
             }
-            Happening::Term { life } => self.begin_term(life),
+            Happening::LeaseAsked { life, ask } => self.lease_asked(life, ask),
+            Happening::LeaseAnswered { life, answer } => self.lease_answered(life, answer),
+            Happening::Released { token } => self.released(token),
             Happening::Wake { life } => self.wake(life),
-            Happening::Commit { life, lane, token, batch } => self.commit(life, lane, token, batch),
-            Happening::Settle { life, lane, token, batch, stood } => {
-                self.settle(life, lane, token, batch, stood.as_deref());
-            }
+            Happening::Commit { life, token, batch } => self.commit(life, token, batch),
+            Happening::LateCommit { token, units } => self.late_commit(token, units),
+            Happening::Settle { life, token, batch, stood } => self.settle(life, token, batch, stood.as_deref()),
             Happening::Written { life, lane, outcomes, again } => self.batch_ended(life, lane, outcomes, again),
+            Happening::Unwritten { life, batch, fenced } => self.batch_failed(life, batch, fenced),
             Happening::ReadBegins { life, id, read } => self.read(life, id, &read),
             Happening::ReadEnds { life, id, result } => {
-                if life == self.life {
-                    self.input(Input::Read(id, result));
+                if let Some(node) = self.node_of(life) {
+                    self.input_at(node, Input::Read(id, result));
                 }
             }
-            Happening::CacheTask { life, task } => self.cache_task(life, task),
-            Happening::CacheWritten { life, task, content } => self.cache_written(life, task, content),
+            Happening::CacheRun { life, tasks } => self.cache_run(life, tasks),
+            Happening::CacheWritten { life, tasks, contents } => self.cache_written(life, tasks, contents),
             Happening::ClientAsks { command } => self.client_asks(command),
             Happening::ClientHears { client, answer } => self.client_hears(client, answer),
             Happening::ClientWaited { client, number } => self.client_waited(client, number),

@@ -47,27 +47,28 @@ fn one_effect(world: &mut World, number: u64, end: bool, when: &str) {
 }
 
 /// How many outputs an undisturbed adoption has.
-fn outputs(end: bool) -> u64 {
-    let (mut world, leg, handle) = with_orphan(seed(40));
-    let before = world.process.as_ref().unwrap().outputs;
+fn outputs(seed: u64, end: bool) -> u64 {
+    let (mut world, leg, handle) = with_orphan(seed);
+    let before = world.process().unwrap().outputs;
     let number = world.ask(1, MeetingId::default(), adopt(leg, handle, end));
     world.await_answer(1, number);
     world.quiet();
-    let outputs = world.process.as_ref().unwrap().outputs - before;
+    let outputs = world.process().unwrap().outputs - before;
     one_effect(&mut world, number, end, "undisturbed");
     outputs
 }
 
 #[test]
 fn rule_11_an_adoption_killed_after_any_output_has_one_effect_and_one_answer() {
+    let seed = seed(40);
     for end in [false, true] {
-        for output in 1..=outputs(end) {
-            let (mut world, leg, handle) = with_orphan(seed(40));
+        for output in 1..=outputs(seed, end) {
+            let (mut world, leg, handle) = with_orphan(seed);
             let number = world.ask(1, MeetingId::default(), adopt(leg, handle, end));
-            let lived = world.process.as_ref().unwrap().outputs;
+            let lived = world.process().unwrap().outputs;
             world.kill_after(lived + output);
-            world.run_until("the kill", |world| world.kill_after.is_none());
-            world.later(Duration::from_millis(30), World::boot);
+            world.run_until("the kill", |world| !world.kill_is_due());
+            world.later(Duration::from_millis(30), |world| world.boot(0));
             one_effect(&mut world, number, end, &format!("end {end}, killed after output {output}"));
         }
     }
@@ -75,21 +76,22 @@ fn rule_11_an_adoption_killed_after_any_output_has_one_effect_and_one_answer() {
 
 #[test]
 fn rule_11_an_adoption_killed_again_in_the_recovery_from_a_kill_has_one_effect_and_one_answer() {
+    let seed = seed(41);
     for end in [false, true] {
-        for output in (1..=outputs(end)).step_by(2) {
+        for output in (1..=outputs(seed, end)).step_by(2) {
             for again in (1..40).step_by(3) {
-                let (mut world, leg, handle) = with_orphan(seed(41));
+                let (mut world, leg, handle) = with_orphan(seed);
                 let number = world.ask(1, MeetingId::default(), adopt(leg, handle, end));
-                let lived = world.process.as_ref().unwrap().outputs;
+                let lived = world.process().unwrap().outputs;
                 world.kill_after(lived + output);
-                world.run_until("the kill", |world| world.kill_after.is_none());
+                world.run_until("the kill", |world| !world.kill_is_due());
                 world.kill_after(again);
-                world.later(Duration::from_millis(30), World::boot);
+                world.later(Duration::from_millis(30), |world| world.boot(0));
                 world.run_for(Duration::from_secs(2));
                 // A recovery may have fewer steps than that.
-                world.kill_after = None;
-                if world.process.is_none() {
-                    world.boot();
+                world.nodes[0].interrupt = None;
+                if world.process().is_none() {
+                    world.boot(0);
                 }
                 one_effect(&mut world, number, end, &format!("end {end}, killed after {output}, then after {again}"));
             }
@@ -101,6 +103,7 @@ fn rule_11_an_adoption_killed_again_in_the_recovery_from_a_kill_has_one_effect_a
 fn rule_12_an_adoption_whose_commits_are_of_unknown_outcome_has_one_effect_and_one_answer() {
     for seed in 42..82 {
         for end in [false, true] {
+            println!("seed {seed}, end {end}");
             let (mut world, leg, handle) = with_orphan(seed);
             world.options.unknown_commits = 0.3;
             let number = world.ask(1, MeetingId::default(), adopt(leg, handle, end));
@@ -117,11 +120,11 @@ fn an_adopted_meeting_takes_commands_whatever_numbers_its_former_scheduler_used(
     let legs = world.start_meetings(SERVER, 1, 5);
     world.quiet();
     // The database has lost it: ours becomes an orphan that has executed six intents.
-    world.crash();
+    world.crash(0);
     world.run_for(Duration::from_millis(20));
     world.store.legs.remove(&legs[0]);
     world.store.made.clear();
-    world.boot();
+    world.boot(0);
     world.quiet();
     let (_, handle, leg) = world.core().orphans().next().expect("it is an orphan now");
     let number = world.ask(1, MeetingId::default(), adopt(leg, handle, false));

@@ -1,6 +1,5 @@
 //! The simulated servers: the simulator's pure core, hangs and restarts.
 
-use super::network::Way;
 use super::options::Dice;
 use super::{Happening, World};
 use remeet::simulator::core::dump::{Dump, LegDump};
@@ -73,13 +72,9 @@ impl World {
             match output {
                 Output::Send(connection, packet) => {
                     self.tap(server, &packet);
-                    self.carry(server, connection, Way::ToScheduler, packet);
+                    self.carry_back(server, connection, packet);
                 }
-                Output::Close(connection) => {
-                    if self.wires.get(&server).is_some_and(|wire| wire.connection == Some(connection)) {
-                        self.close_link(server, None);
-                    }
-                }
+                Output::Close(connection) => self.server_closes(server, connection),
             }
         }
     }

@@ -58,13 +58,18 @@ impl World {
         }
     }
 
+    /// It asks the scheduler that commands, now and then the other one; one that stands still is asked again later.
     pub(super) fn client_asks(&mut self, command: ClientCommand) {
-        let Some(process) = &mut self.process else { return };
+        let now = self.calendar.now();
+        let strays = self.nodes.len() > 1 && self.dice.chance(0.1);
+        let node = if strays { self.nodes.iter().rposition(|node| node.process.is_some()) } else { self.commander() };
+        let Some(node) = node.filter(|node| !self.nodes[*node].is_paused(now)) else { return };
+        let Some(process) = &mut self.nodes[node].process else { return };
         process.last_waiter += 1;
         let waiter = Waiter(process.last_waiter);
         process.waiters.insert(waiter, (command.instance, command.number));
         let rights = Rights { control: true, operator: true };
-        self.input(Input::Command(Command { waiter, rights, command }));
+        self.input_at(node, Input::Command(Command { waiter, rights, command }));
     }
 
     /// Rule 11: whatever happens, the final answers to one command are the same.

@@ -1,19 +1,90 @@
 //! What may never be seen, checked at every commit and answer; and what must be true once all is quiet.
 
 use super::World;
-use remeet::model::{CommandId, StoredState};
-use remeet::recovery::Trigger;
-use remeet_protocol::message::{ClientOp, LegState, MeetingState, Message};
+use super::process::Process;
+use remeet::model::{CommandId, Moment, StoredState};
+use remeet::recovery::{Published, Read, ReadResult, Trigger};
+use remeet_protocol::message::{ClientOp, EventKind, LegState, MeetingState, Message};
 use remeet_protocol::record::RecordState;
-use remeet_protocol::{ErrorCode, LegId, Packet, ServerId};
-use std::collections::BTreeSet;
+use remeet_protocol::{ErrorCode, LegId, Packet, ServerId, Token};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::time::Duration;
 
 /// Rule 18: once faults stop, everything is recovered within this time.
 const RECOVERED_WITHIN: Duration = Duration::from_secs(30);
 
+/// What the checks remember.
+#[derive(Default)]
+pub(super) struct Seen {
+    /// The last term that was granted.
+    granted: Option<Token>,
+    /// The highest token that each server has said to be attached.
+    attached: BTreeMap<ServerId, Token>,
+    /// Epochs under which events of a leg were told, and the revision told last.
+    published: BTreeMap<(u64, LegId), u64>,
+}
+
 impl World {
+    /// After every step.
+    pub(super) fn check_step(&self) {
+        for (server, simulated) in &self.servers {
+            let stale = simulated.core.stats().stale_executed;
+            assert_eq!(stale, 0, "rules 2 and 3: server {server} has executed a command of a stale token");
+        }
+    }
+
+    /// Rule 1: no two grants share an epoch, and epochs only grow.
+    pub(super) fn check_granted(&mut self, token: Token) {
+        if let Some(before) = self.seen.granted {
+            assert!(token.epoch > before.epoch, "rule 1: {token} was granted after {before}");
+        }
+        self.seen.granted = Some(token);
+    }
+
+    /// Rule 5: no command leaves once the lease could have run out.
+    pub(super) fn check_self_stop(&self, lease_ends: Moment, server: ServerId, packet: &Packet) {
+        let (now, name) = (self.calendar.now(), packet.message.name());
+        assert!(now < lease_ends, "rule 5: {name} left for server {server} at {now:?}, the lease ended {lease_ends:?}");
+    }
+
+    /// Rule 10: the cache is asked for keys only of legs that this term has read from the database, or made.
+    pub(super) fn check_key_source(&self, process: &Process, read: &Read) {
+        let Read::CachedKeys(legs) = read else { return };
+        for (_, leg) in legs {
+            assert!(process.read.contains(leg), "rule 10: the cache is asked for the key of {leg}, which was never read");
+        }
+    }
+
+    /// Rule 15: what is told to clients has committed.
+    pub(super) fn check_published(&mut self, process: &Process, published: &Published) {
+        let leg = published.leg;
+        let Some(kept) = self.store.legs.get(&leg) else { panic!("rule 15: {leg} is told of, and not stored") };
+        let row = &kept.row;
+        // Unless a later term has written since.
+        if row.epoch <= process.core.token().unwrap_or_default().epoch {
+            for change in &published.changes {
+                let stored = kept.records.get(&change.key());
+                let committed = stored.is_none_or(|stored| stored.revision >= change.revision);
+                assert!(committed, "rule 15: {change:?} of {leg} is told, stored is {stored:?}");
+            }
+        }
+        if published.state == MeetingState::Ended && published.kind == EventKind::Ended {
+            let ended = self.store.legs.values().filter(|kept| kept.row.leg.meeting == leg.meeting);
+            let live: Vec<_> = ended.filter(|kept| kept.row.state != StoredState::Ended).map(|kept| &kept.row).collect();
+            assert!(live.is_empty(), "rule 15: {leg}'s meeting is told to have ended, stored is {live:?}");
+        }
+    }
+
+    /// What a life has read of its legs.
+    pub(super) fn note_read(&mut self, life: u64, result: &Result<ReadResult, String>) {
+        let Some(node) = self.node_of(life) else { return };
+        let Some(process) = &mut self.nodes[node].process else { return };
+        if let Ok(ReadResult::LookUp(found)) = result {
+            process.read.extend(found.found.iter().map(|found| found.row.leg));
+        }
+    }
+
     /// At every commit: states change as the one list of transitions allows (rules 4 and 9), no live leg is closed (rule 8), and none stands as in-meeting that its server did
     /// not give to this term (rule 7).
     pub(super) fn check_transitions(&mut self) {
@@ -66,13 +137,15 @@ impl World {
 
     /// Nothing is left to do; and what is stored and cached equals the servers' truth (rule 18).
     pub(super) fn differences(&self) -> Vec<String> {
-        let Some(process) = &self.process else { return vec!["there is no scheduler".to_owned()] };
+        let Some(process) = self.process().filter(|process| process.core.token() == self.store.term) else {
+            return vec!["no scheduler holds the term".to_owned()];
+        };
         let mut found = Vec::new();
         if !process.core.is_steady() || process.core.persists_open() > 0 {
             found.push("the core is not steady".to_owned());
         }
-        if !process.lanes.iter().all(super::writer::Lane::is_idle) || !process.cacher.is_idle() {
-            found.push("something is being written".to_owned());
+        if process.lanes.waiting() + process.cache_queue.waiting() > 0 {
+            found.push(format!("something is being written: {:?} {:?}", process.lanes, process.cache_queue));
         }
         for (client, state) in &self.clients {
             found.extend(state.open.values().map(|open| format!("client {client} waits for {open:?}")));
@@ -164,10 +237,6 @@ impl World {
         }
         self.check_reports();
         self.check_answers();
-        for simulated in self.servers.values() {
-            let stats = simulated.core.stats();
-            assert_eq!(stats.stale_executed, 0, "rules 2 and 3");
-        }
     }
 
     /// Rule 11: each client command made one intent a leg at most, on several only if it is about all legs, and its
@@ -218,14 +287,16 @@ impl World {
     /// For people: where the world stands.
     pub(super) fn describe(&self) -> String {
         let mut text = format!("at {:?}, life {}\n", self.calendar.now(), self.life);
-        if let Some(process) = &self.process {
+        for node in &self.nodes {
+            let Some(process) = &node.process else { continue };
+            let _ = writeln!(text, "{}: life {}, {:?}", node.name, process.life, process.lease);
             for view in process.core.server_views() {
                 let _ = writeln!(text, "{view:?}");
             }
             let _ = writeln!(text, "pending {:?}", process.core.pending());
         }
-        if std::env::var_os("REMEET_WORLD_LOG").is_some() {
-            let _ = writeln!(text, "{:#?}", self.process.as_ref().map(|process| &process.core));
+        if std::env::var_os("REMEET_SIM_LOG").is_some() {
+            let _ = writeln!(text, "{:#?}", self.process().map(|process| &process.core));
         }
         for difference in self.differences().iter().take(12) {
             let _ = writeln!(text, "- {difference}");

@@ -24,7 +24,7 @@ fn quarantine_after_two_disagreeing_digests_keeps_control_and_deletes_nothing() 
     let stored = world.store.contents(&legs);
     world.at_server(SERVER, |core, _| core.misbehave(Misbehaviour::WrongDigest));
     world.restart(Duration::from_millis(5));
-    world.run_until("a round", |world| world.process.is_some() && !world.core().pending().is_empty());
+    world.run_until("a round", |world| world.process().is_some() && !world.core().pending().is_empty());
     world.run_for(Duration::from_secs(1));
     let report = world.report(Trigger::Restart);
     assert_eq!((report.recovered, report.quarantined, report.missing_total), (2, 2, 2), "{report:?}");
@@ -41,7 +41,7 @@ fn quarantine_after_two_disagreeing_digests_keeps_control_and_deletes_nothing() 
         world.input(Input::Reconcile(None));
         world.run_for(Duration::from_secs(1));
     }
-    let alarms = &world.process.as_ref().unwrap().alarms;
+    let alarms = &world.process().unwrap().alarms;
     let texts: Vec<_> = alarms.iter().filter(|alarm| alarm.kind == AlarmKind::Quarantine).collect();
     let of_first = texts.iter().filter(|alarm| alarm.leg == Some(legs[1])).count();
     assert_eq!(of_first, 1, "one alarm, however many rounds: {texts:?}");
@@ -49,7 +49,7 @@ fn quarantine_after_two_disagreeing_digests_keeps_control_and_deletes_nothing() 
     world.at_server(SERVER, |core, _| core.misbehave(Misbehaviour::None));
     world.input(Input::Reconcile(None));
     world.quiet();
-    let over = world.process.as_ref().unwrap().alarms_over.iter();
+    let over = world.process().unwrap().alarms_over.iter();
     assert_eq!(over.filter(|alarm| alarm.kind == AlarmKind::Quarantine).count(), 2);
 }
 
@@ -60,7 +60,7 @@ fn an_inventory_asked_for_while_the_first_round_runs_follows_it_once() {
         world.restart(Duration::from_millis(5));
         world.run_for(Duration::from_millis(5 + pause));
         let queries = world.servers[&SERVER].core.stats().queries;
-        let running = world.process.is_some() && world.core().server_views()[0].round.is_some();
+        let running = world.process().is_some() && world.core().server_views()[0].round.is_some();
         for _ in 0..5 {
             world.input(Input::Reconcile(None));
         }
@@ -103,20 +103,20 @@ fn killed_after_any_output_of_a_later_round_the_end_is_that_of_a_run_without_a_c
         world.ask(1, legs[1].meeting, add(5));
         world.run_for(Duration::from_millis(40));
         world.heal(SERVER);
-        let outputs = world.process.as_ref().unwrap().outputs;
+        let outputs = world.process().unwrap().outputs;
         (world, outputs)
     };
     let seed = seed(73);
     let (mut undisturbed, begun) = before(seed);
     undisturbed.quiet();
     let expected = undisturbed.end();
-    let outputs = undisturbed.process.as_ref().unwrap().outputs - begun;
+    let outputs = undisturbed.process().unwrap().outputs - begun;
     assert!(outputs > 20, "a later round has many steps: {outputs}");
     for output in 1..=outputs {
         let (mut world, begun) = before(seed);
         world.kill_after(begun + output);
-        world.run_until("the kill", |world| world.kill_after.is_none());
-        world.later(Duration::from_millis(30), World::boot);
+        world.run_until("the kill", |world| !world.kill_is_due());
+        world.later(Duration::from_millis(30), |world| world.boot(0));
         world.quiet();
         assert_eq!(world.end(), expected, "killed after output {output} of {outputs}");
     }
@@ -131,23 +131,23 @@ fn an_event_is_acknowledged_only_after_what_it_told_is_stored_wherever_the_sched
             world.check_acknowledged = true;
             // A slow store: what a pull told is on its way to it when the events come that tell the same.
             world.options.store_delay = Duration::from_millis(60);
-            world.crash();
+            world.crash(0);
             world.run_for(Duration::from_millis(20));
             // More than the session lets through at once: some events come after the pull that told the same.
             for _ in 0..60 {
                 world.live_on(SERVER, Some(&legs), &Kind::ALL);
             }
             world.kill_after(output);
-            world.boot();
+            world.boot(0);
             for _ in 0..40 {
                 world.live_on(SERVER, Some(&legs), &Kind::ALL);
                 world.run_for(Duration::from_millis(15));
             }
-            if world.process.is_none() {
+            if world.process().is_none() {
                 kills += 1;
-                world.boot();
+                world.boot(0);
             }
-            world.kill_after = None;
+            world.nodes[0].interrupt = None;
             world.quiet();
         }
     }
@@ -180,12 +180,12 @@ impl World {
 #[test]
 fn rule_14_a_round_counts_what_it_read_back_and_what_it_compared() {
     let (mut world, legs) = at_rest(seed(95), 3);
-    world.crash();
+    world.crash(0);
     world.run_for(Duration::from_millis(20));
     world.live_on(SERVER, Some(&legs[..2]), &Kind::ALL);
     // Their events are lost, so that their content is pulled.
     world.at_server(SERVER, |core, _| core.overflow_events());
-    world.later(Duration::from_millis(1), World::boot);
+    world.later(Duration::from_millis(1), |world| world.boot(0));
     world.quiet();
     let truth = world.truth(SERVER);
     let pulled = truth.legs.iter().filter(|leg| leg.leg != legs[2]);

@@ -10,6 +10,10 @@ use std::time::Duration;
 pub(super) struct Options {
     /// Servers, numbered from 1.
     pub(super) servers: u32,
+    /// Schedulers, each on a node of its own: one, or an active and a standby.
+    pub(super) nodes: usize,
+    /// How long a lease lasts.
+    pub(super) lease: Duration,
     /// Model clients.
     pub(super) clients: u64,
     /// Packets that are lost, a fraction; a link with losses, doubles or disorder is of datagram style.
@@ -24,8 +28,6 @@ pub(super) struct Options {
     pub(super) store_delay: Duration,
     /// Commits whose outcome is unknown, a fraction (rule 12).
     pub(super) unknown_commits: f64,
-    /// Actions of a random run after which the scheduler is killed between two of its next outputs, a fraction.
-    pub(super) kills: f64,
     /// New meetings that get further legs, a fraction.
     pub(super) legs: f64,
     /// The servers' bound of unsent events.
@@ -40,6 +42,8 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             servers: 2,
+            nodes: 1,
+            lease: Duration::from_secs(6),
             clients: 1,
             loss: 0.0,
             doubles: 0.0,
@@ -47,7 +51,6 @@ impl Default for Options {
             delay: Duration::from_millis(4),
             store_delay: Duration::from_millis(3),
             unknown_commits: 0.0,
-            kills: 0.0,
             legs: 0.0,
             event_queue: 1_000,
             removals: 1_000,
@@ -57,10 +60,10 @@ impl Default for Options {
     }
 }
 
-/// The seed of a test: `REMEET_WORLD_SEED` if it is set. Printed, so that a failure can be repeated.
+/// The seed of a test: `REMEET_SIM_SEED` if it is set. Printed, so that a failure can be repeated.
 pub(super) fn seed(default: u64) -> u64 {
-    let seed = std::env::var("REMEET_WORLD_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(default);
-    println!("world seed {seed}: REMEET_WORLD_SEED={seed} repeats it");
+    let seed = std::env::var("REMEET_SIM_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(default);
+    println!("seed {seed}: REMEET_SIM_SEED={seed} repeats it");
     seed
 }
 

@@ -18,7 +18,7 @@ fn meetings_run_and_what_is_stored_and_cached_equals_the_servers_truth() {
     }
     world.quiet();
     assert_eq!(world.live_legs(ServerId(1)).len(), 3);
-    let reads = &world.process.as_ref().unwrap().reads;
+    let reads = &world.process().unwrap().reads;
     assert_eq!(reads.get("cached keys"), None, "a first pass looks into the database only");
 }
 

@@ -50,13 +50,13 @@ fn before_recovery(seed: u64) -> World {
     world.ask(1, legs[0].meeting, ClientOp::End);
     world.ask(1, legs[1].meeting, add(7));
     world.run_for(Duration::from_millis(9));
-    world.crash();
+    world.crash(0);
     world.run_for(Duration::from_millis(20));
     // Meanwhile: one changes in every way, one ends, one is somebody else's, two stay as they are.
     world.live_on(server, Some(&legs[2..3]), &Kind::ALL);
     world.at_server(server, |core, _| core.end_leg(legs[3])).unwrap();
     world.at_server(server, |core, now_ms| core.create_foreign(now_ms, None, 1)).unwrap();
-    world.later(Duration::from_millis(1), World::boot);
+    world.later(Duration::from_millis(1), |world| world.boot(0));
     world
 }
 
@@ -66,13 +66,13 @@ fn killed_after_any_output_of_a_recovery_the_end_is_that_of_a_run_without_a_cras
     let mut undisturbed = before_recovery(seed);
     undisturbed.quiet();
     let expected = undisturbed.end();
-    let outputs = undisturbed.process.as_ref().unwrap().outputs;
+    let outputs = undisturbed.process().unwrap().outputs;
     assert!(outputs > 30, "an ordinary recovery has many steps: {outputs}");
     for output in 1..=outputs {
         let mut world = before_recovery(seed);
         world.kill_after(output);
-        world.run_until("the kill", |world| world.life > 1 && world.kill_after.is_none());
-        world.later(Duration::from_millis(30), World::boot);
+        world.run_until("the kill", |world| world.life > 1 && !world.kill_is_due());
+        world.later(Duration::from_millis(30), |world| world.boot(0));
         world.quiet();
         assert_eq!(world.end(), expected, "killed after output {output} of {outputs}");
     }

@@ -1,0 +1,188 @@
+//! Group commit, decided: units queue in lanes; each lane has one batch in flight and takes everything that has
+//! gathered meanwhile. Units of one leg share a lane, so they are written in order. A driver writes the batches.
+
+use crate::session::PersistId;
+use crate::store::{Outcome, Unit, Write};
+use remeet_protocol::ServerId;
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
+
+/// Lanes. Two connections write twice as fast on two cores (parts.md trap 13); SQLite has one writer and
+/// takes them in turn.
+const LANES: usize = 2;
+/// The most units of a batch: past a thousand rows a statement gains nothing (parts.md trap 4).
+const BATCH: usize = 1_000;
+/// Pauses between attempts while the store is down: it is asked for ever, since what is queued may not be
+/// lost; its length is bounded by who asks (events by their window, pulls by their places, intents a leg, and clients
+/// are answered `retry` by the driver).
+pub const PAUSE_FIRST: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// The pause after one of this length: twice as long, up to a bound.
+#[must_use]
+pub fn longer(pause: Duration) -> Duration {
+    (pause * 2).min(PAUSE_MAX)
+}
+
+/// Units, each with the name that the core gave it.
+pub type Units = Vec<(PersistId, Unit)>;
+
+/// What is to be written now.
+#[derive(Debug)]
+pub struct Batch {
+    /// Whose: named again when it has ended.
+    pub lane: usize,
+    /// Wait this long first: the last attempt failed.
+    pub pause: Option<Duration>,
+    /// In order.
+    pub units: Units,
+}
+
+/// The lanes.
+#[derive(Debug)]
+pub struct Lanes {
+    lanes: [Lane; LANES],
+}
+
+#[derive(Debug, Default)]
+struct Lane {
+    queue: VecDeque<(PersistId, Unit)>,
+    busy: bool,
+    pause: Option<Duration>,
+}
+
+impl Default for Lanes {
+    fn default() -> Self {
+        Self { lanes: std::array::from_fn(|_| Lane::default()) }
+    }
+}
+
+impl Lanes {
+    /// Queues a unit; `lane` is any number, the same for what must stay in order.
+    pub fn push(&mut self, lane: u64, id: PersistId, unit: Unit) {
+        let lane = usize::try_from(lane % LANES as u64).unwrap_or(0);
+        self.lanes[lane].queue.push_back((id, unit));
+    }
+
+    /// Units that are queued, and batches that are being written.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.lanes.iter().map(|lane| lane.queue.len() + usize::from(lane.busy)).sum()
+    }
+
+    /// The next batch of an idle lane that has something.
+    pub fn begin(&mut self) -> Option<Batch> {
+        let idle = |lane: &Lane| !lane.busy && !lane.queue.is_empty();
+        let (place, lane) = self.lanes.iter_mut().enumerate().find(|(_, lane)| idle(lane))?;
+        lane.busy = true;
+        let count = lane.queue.len().min(BATCH);
+        Some(Batch { lane: place, pause: lane.pause, units: lane.queue.drain(..count).collect() })
+    }
+
+    /// A batch has ended; `again` must be written once more, before what has gathered meanwhile.
+    pub fn end(&mut self, lane: usize, written: bool, again: Units) {
+        let Some(lane) = self.lanes.get_mut(lane) else { return };
+        lane.busy = false;
+        for unit in again.into_iter().rev() {
+            lane.queue.push_front(unit);
+        }
+        lane.pause = if written { None } else { Some(lane.pause.map_or(PAUSE_FIRST, longer)) };
+    }
+}
+
+/// Rule 12, after an unknown commit has been settled: which outcomes are known, and what is written again. What
+/// compares a version is planned anew by the core; the rest can simply be repeated.
+#[must_use]
+pub fn settled(units: Units, outcomes: Vec<Outcome>) -> (Vec<(PersistId, Outcome)>, Units) {
+    let (mut known, mut again) = (Vec::new(), Vec::new());
+    for ((id, unit), outcome) in units.into_iter().zip(outcomes) {
+        let compares = unit.writes.iter().any(|write| matches!(write, Write::State(_)));
+        match outcome {
+            Outcome::Lost { .. } if !compares => again.push((id, unit)),
+            outcome => known.push((id, outcome)),
+        }
+    }
+    (known, again)
+}
+
+/// Persist, then send: which sessions await which unit; several, if it is of several legs.
+#[derive(Debug, Default)]
+pub struct Awaited(BTreeSet<(PersistId, ServerId)>);
+
+impl Awaited {
+    /// The server's session awaits this unit.
+    pub fn add(&mut self, id: PersistId, server: ServerId) {
+        self.0.insert((id, server));
+    }
+
+    /// The unit has an outcome: whose sessions awaited it.
+    pub fn take(&mut self, id: PersistId) -> Vec<ServerId> {
+        let of_it = (id, ServerId(0))..=(id, ServerId(u32::MAX));
+        self.0.extract_if(of_it, |_| true).map(|(_, server)| server).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+    use remeet_protocol::{LegId, MeetingId};
+
+    fn unit(first: bool) -> Unit {
+        Unit::one(Write::First(LegId { meeting: MeetingId::default(), leg: 0 }, first))
+    }
+
+    #[test]
+    fn a_lane_has_one_batch_in_flight_and_takes_what_has_gathered_in_order() {
+        let mut lanes = Lanes::default();
+        for id in 0..4 {
+            lanes.push(2, PersistId(id), unit(true));
+        }
+        lanes.push(3, PersistId(9), unit(true));
+        let (first, other) = (lanes.begin().unwrap(), lanes.begin().unwrap());
+        assert!(lanes.begin().is_none(), "both lanes are busy");
+        assert_eq!((first.units.len(), other.units.len(), lanes.waiting()), (4, 1, 2));
+        lanes.push(2, PersistId(4), unit(true));
+        // The store did not answer: all of it again, before what came since, after a pause that grows.
+        lanes.end(first.lane, false, first.units);
+        let again = lanes.begin().unwrap();
+        let ids: Vec<u64> = again.units.iter().map(|(id, _)| id.0).collect();
+        assert_eq!((ids, again.pause), (vec![0, 1, 2, 3, 4], Some(PAUSE_FIRST)));
+        lanes.end(again.lane, false, again.units);
+        let again = lanes.begin().unwrap();
+        assert_eq!(again.pause, Some(PAUSE_FIRST * 2));
+        lanes.end(again.lane, true, Vec::new());
+        lanes.push(2, PersistId(5), unit(true));
+        assert_eq!(lanes.begin().unwrap().pause, None);
+    }
+
+    #[test]
+    fn a_batch_has_a_bound() {
+        let mut lanes = Lanes::default();
+        for id in 0..1_500 {
+            lanes.push(0, PersistId(id), unit(true));
+        }
+        assert_eq!((lanes.begin().unwrap().units.len(), lanes.waiting()), (BATCH, 501));
+    }
+
+    #[test]
+    fn rule_12_what_was_lost_is_written_again_unless_it_compares() {
+        let units = vec![(PersistId(1), unit(true)), (PersistId(2), unit(false))];
+        let outcomes = vec![Outcome::Lost { version: 3 }, Outcome::Applied { version: 0 }];
+        let (known, again) = settled(units, outcomes);
+        assert_eq!(known, [(PersistId(2), Outcome::Applied { version: 0 })]);
+        assert_eq!(again, [(PersistId(1), unit(true))]);
+    }
+
+    #[test]
+    fn a_unit_of_several_legs_is_awaited_by_several_sessions() {
+        let mut awaited = Awaited::default();
+        for (id, server) in [(1, 5), (2, 1), (1, 3)] {
+            awaited.add(PersistId(id), ServerId(server));
+        }
+        assert_eq!(awaited.take(PersistId(1)), [ServerId(3), ServerId(5)]);
+        assert_eq!(awaited.take(PersistId(1)), []);
+        assert_eq!(awaited.take(PersistId(2)), [ServerId(1)]);
+    }
+}

@@ -1,0 +1,175 @@
+//! The cache: the real in-process one, behind the driver's real queue of tasks.
+
+use super::process::Process;
+use super::{Happening, World};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use remeet::model::{LegContent, StoredState};
+use remeet::recovery::{CacheTask, Input};
+use remeet::store::memory::MemoryCache;
+use remeet::store::{Cache, CacheDump, CacheOutcome, CacheStamp, CacheWrite, CachedKey};
+use remeet_protocol::{DomainId, Epoch, LegId};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// A cache that is away is asked this often whether it answers again.
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+
+/// The in-process cache answers when it is polled.
+fn now<T>(call: BoxFuture<'_, T>) -> T {
+    call.now_or_never().expect("the in-process cache does not wait")
+}
+
+impl World {
+    pub(super) fn begin_cache_run(&mut self, process: &mut Process) {
+        if process.core.token().is_none() {
+            return;
+        }
+        let Some(tasks) = process.cache_queue.begin(self.calendar.now()) else { return };
+        let pause = self.dice.pause(self.options.store_delay);
+        self.calendar.after(pause, Happening::CacheRun { life: process.life, tasks });
+    }
+
+    /// One that is away is asked now and then, as the driver does.
+    pub(super) fn probe_cache(&mut self, node: usize) {
+        let now = self.calendar.now();
+        let Some(process) = &mut self.nodes[node].process else { return };
+        if process.probes_at.is_none_or(|at| now < at) || process.core.token().is_none() {
+            return;
+        }
+        process.probes_at = Some(now + PROBE_EVERY);
+        let Some(tasks) = process.cache_queue.probe() else { return };
+        let pause = self.dice.pause(self.options.store_delay);
+        self.calendar.after(pause, Happening::CacheRun { life: process.life, tasks });
+    }
+
+    /// A refill reads the store now and writes the cache later; the others are one step.
+    pub(super) fn cache_run(&mut self, life: u64, tasks: Vec<CacheTask>) {
+        let mut contents = BTreeMap::new();
+        for task in &tasks {
+            if let CacheTask::Refill(head) = task {
+                contents.extend(self.store.contents(&[head.leg]).into_iter().map(|content| (content.leg, content)));
+            }
+        }
+        let pause = self.dice.pause(self.options.store_delay);
+        self.calendar.after(pause, Happening::CacheWritten { life, tasks, contents });
+    }
+
+    pub(super) fn cache_written(
+        &mut self,
+        life: u64,
+        tasks: Vec<CacheTask>,
+        mut contents: BTreeMap<LegId, LegContent>,
+    ) {
+        let (now, down) = (self.calendar.now(), self.cache_down);
+        let Some(node) = self.node_of(life) else { return };
+        let Some(process) = &mut self.nodes[node].process else { return };
+        let epoch = process.core.token().map(|token| token.epoch).unwrap_or_default();
+        let probes_at = down.then_some(now + PROBE_EVERY);
+        let returned = std::mem::replace(&mut process.probes_at, probes_at).is_some() && !down;
+        let mut unforgotten = Vec::new();
+        let mut inputs = Vec::new();
+        for task in tasks {
+            let leg = match &task {
+                CacheTask::Write(write) => Some(write.head.leg),
+                CacheTask::Refill(head) => Some(head.leg),
+                _ => None,
+            };
+            let outcomes = if down {
+                if let CacheTask::Forget(domain, leg) = task {
+                    unforgotten.push((domain, leg));
+                }
+                Err("the cache is down".to_owned())
+            } else {
+                Ok(self.carry_out_cache_task(epoch, task, &mut contents))
+            };
+            inputs.extend(leg.map(|leg| Input::Cached(vec![leg], outcomes)));
+        }
+        if let Some(process) = &mut self.nodes[node].process {
+            process.cache_queue.end(now, unforgotten);
+            if returned {
+                process.cache_queue.answers_again(now);
+            }
+        }
+        if returned {
+            inputs.insert(0, Input::Reconcile(None));
+        }
+        for input in inputs {
+            if self.node_of(life) == Some(node) {
+                self.input_at(node, input);
+            }
+        }
+        self.wake(life);
+    }
+
+    fn carry_out_cache_task(
+        &mut self,
+        epoch: Epoch,
+        task: CacheTask,
+        contents: &mut BTreeMap<LegId, LegContent>,
+    ) -> Vec<CacheOutcome> {
+        let key = |leg: &LegId| self.store.legs.get(leg).map(|kept| kept.key.clone());
+        let cache = &self.cache;
+        match task {
+            CacheTask::Write(write) => now(cache.write(std::slice::from_ref(&write))).expect("in process"),
+            CacheTask::Refill(head) => {
+                let keys: Vec<_> = key(&head.leg).into_iter().collect();
+                now(cache.put_keys(epoch, &keys)).expect("in process");
+                let Some(content) = contents.remove(&head.leg) else { return vec![CacheOutcome::Lost] };
+                let write = CacheWrite { head, base: None, mark: content.mark, changes: content.changes };
+                now(cache.write(&[write])).expect("in process")
+            }
+            CacheTask::MirrorKey(leg) => {
+                let keys: Vec<_> = key(&leg).into_iter().collect();
+                now(cache.put_keys(epoch, &keys)).expect("in process");
+                Vec::new()
+            }
+            CacheTask::PutKey(key) => {
+                now(cache.put_keys(epoch, std::slice::from_ref(&*key))).expect("in process");
+                Vec::new()
+            }
+            CacheTask::Forget(domain, leg) => {
+                now(cache.forget(epoch, &[(domain, leg)])).expect("in process");
+                Vec::new()
+            }
+            CacheTask::ForgetEnded(domain, leg) => {
+                if self.store.legs.get(&leg).is_some_and(|kept| kept.row.state == StoredState::Ended) {
+                    now(cache.forget(epoch, &[(domain, leg)])).expect("in process");
+                }
+                Vec::new()
+            }
+        }
+    }
+
+    pub(super) fn cached_keys(&self, legs: &[(DomainId, LegId)]) -> Result<Vec<CachedKey>, String> {
+        if self.cache_down {
+            return Err("the cache is down".to_owned());
+        }
+        now(self.cache.keys(legs)).map_err(|error| error.to_string())
+    }
+
+    pub(super) fn cache_stamps(&self, legs: &[(DomainId, LegId)]) -> Result<Vec<CacheStamp>, String> {
+        if self.cache_down {
+            return Err("the cache is down".to_owned());
+        }
+        now(self.cache.stamps(legs)).map_err(|error| error.to_string())
+    }
+
+    pub(super) fn cache_names(&self, domain: DomainId) -> Result<Vec<LegId>, String> {
+        if self.cache_down {
+            return Err("the cache is down".to_owned());
+        }
+        now(self.cache.names(domain, usize::MAX)).map_err(|error| error.to_string())
+    }
+
+    /// Everything cached.
+    pub(super) fn cache_dump(&self) -> CacheDump {
+        now(self.cache.dump(usize::MAX)).expect("in process")
+    }
+
+    /// Loses everything cached.
+    pub(super) fn wipe_cache(&mut self) {
+        self.cache = MemoryCache::default();
+        self.cache_disturbed = true;
+    }
+}

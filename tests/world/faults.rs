@@ -1,0 +1,415 @@
+//! Disorder drawn from a seed: which faults befall this run, each at a rate of its own; then they stop, and everything
+//! must be recovered (rule 18).
+
+use super::clients::{add, add_leg, create, number, tell};
+use super::node::Interrupt;
+use super::options::{Dice, Options};
+use super::*;
+use futures_util::FutureExt;
+use remeet::model::RecoveryKey;
+use remeet::simulator::core::Misbehaviour;
+use remeet::simulator::core::script::Kind;
+use remeet::store::Cache;
+use remeet_protocol::message::{AdoptOrphan, ClientOp, LegState, RemoveTerminal};
+use remeet_protocol::record::LeaveReason;
+use remeet_protocol::{MeetingId, Secret};
+
+/// Faults that a run has at least, beside packets that are lost or come twice.
+pub(super) const FAULTS_MIN: u64 = 50;
+/// Things that happen in a run at least, faults among them.
+const ACTS_MIN: u64 = 160;
+
+/// A fault (design §6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    Kill,
+    KillSoon,
+    Pause,
+    PauseBeyondTheLease,
+    PauseInSend,
+    StepDown,
+    CutLink,
+    CutServer,
+    BreakLink,
+    Garbage,
+    CutStore,
+    StoreDown,
+    WallClock,
+    WipeCache,
+    CacheDown,
+    StaleKey,
+    Hang,
+    RestartServer,
+    ServerLosesTables,
+    Busy,
+    ServerEndsLeg,
+    ForeignLeg,
+    ClaimedTwice,
+    EventsOverflow,
+    RemovalsDropped,
+    LyingCount,
+    EndlessPages,
+    WrongDigest,
+    UnknownTypes,
+}
+
+const ALL: [Fault; 29] = [
+    Fault::Kill,
+    Fault::KillSoon,
+    Fault::Pause,
+    Fault::PauseBeyondTheLease,
+    Fault::PauseInSend,
+    Fault::StepDown,
+    Fault::CutLink,
+    Fault::CutServer,
+    Fault::BreakLink,
+    Fault::Garbage,
+    Fault::CutStore,
+    Fault::StoreDown,
+    Fault::WallClock,
+    Fault::WipeCache,
+    Fault::CacheDown,
+    Fault::StaleKey,
+    Fault::Hang,
+    Fault::RestartServer,
+    Fault::ServerLosesTables,
+    Fault::Busy,
+    Fault::ServerEndsLeg,
+    Fault::ForeignLeg,
+    Fault::ClaimedTwice,
+    Fault::EventsOverflow,
+    Fault::RemovalsDropped,
+    Fault::LyingCount,
+    Fault::EndlessPages,
+    Fault::WrongDigest,
+    Fault::UnknownTypes,
+];
+
+impl Fault {
+    fn name(self) -> &'static str {
+        match self {
+            Fault::Kill => "the scheduler is killed",
+            Fault::KillSoon => "the scheduler is killed between two outputs",
+            Fault::Pause => "the scheduler is paused",
+            Fault::PauseBeyondTheLease => "the scheduler is paused beyond its lease",
+            Fault::PauseInSend => "the scheduler is paused in mid-send",
+            Fault::StepDown => "an operator hands over",
+            Fault::CutLink => "one scheduler is cut from a server",
+            Fault::CutServer => "a server is cut from everybody",
+            Fault::BreakLink => "a link breaks",
+            Fault::Garbage => "garbage on a link",
+            Fault::CutStore => "one scheduler is cut from the store",
+            Fault::StoreDown => "the store is down",
+            Fault::WallClock => "a wall clock jumps",
+            Fault::WipeCache => "the cache is wiped",
+            Fault::CacheDown => "the cache is down",
+            Fault::StaleKey => "a stale key is cached",
+            Fault::Hang => "a server hangs",
+            Fault::RestartServer => "a server restarts",
+            Fault::ServerLosesTables => "a server restarts without its tables",
+            Fault::Busy => "a server is busy",
+            Fault::ServerEndsLeg => "a server ends a leg",
+            Fault::ForeignLeg => "a server carries a foreign leg",
+            Fault::ClaimedTwice => "two servers claim one leg",
+            Fault::EventsOverflow => "a server's events overflow",
+            Fault::RemovalsDropped => "a server forgets removals",
+            Fault::LyingCount => "a server's counts lie",
+            Fault::EndlessPages => "a server's pages never end",
+            Fault::WrongDigest => "a server's digests are wrong",
+            Fault::UnknownTypes => "a server sends unknown types",
+        }
+    }
+}
+
+/// What befalls a run.
+pub(super) struct Disorder {
+    dice: Dice,
+    /// Faults that are on, each as often as its rate.
+    drawn: Vec<Fault>,
+    /// Acts that are faults, a fraction.
+    fraction: f64,
+    legs: f64,
+    meetings: Vec<MeetingId>,
+    /// Legs that a second server claims.
+    claimed: Vec<(ServerId, LegId)>,
+}
+
+/// What a run is made of: drawn, too.
+fn options(dice: &mut Dice) -> Options {
+    let mut rate = |on: f64, highest: u64| if dice.chance(on) { dice.below(highest) as f64 / 1_000.0 } else { 0.0 };
+    let (loss, doubles) = (rate(0.4, 80), rate(0.4, 80));
+    let ordinary = Options::default();
+    Options {
+        nodes: 2,
+        servers: 3,
+        clients: 2,
+        loss,
+        doubles,
+        disorder: loss > 0.0 && dice.chance(0.5),
+        delay: Duration::from_millis(1 + dice.below(12)),
+        store_delay: Duration::from_millis(1 + dice.below(8)),
+        lease: Duration::from_millis(1_500 + dice.below(4_500)),
+        unknown_commits: 0.1,
+        event_queue: 40,
+        removals: 10,
+        // What nobody tells the scheduler of, such as a cache that forgot something, is found by a comparison.
+        recovery: remeet::recovery::Settings { reconcile_every: Duration::from_secs(10), ..ordinary.recovery },
+        ..ordinary
+    }
+}
+
+impl Disorder {
+    fn new(seed: u64) -> Self {
+        let mut dice = Dice::new(seed, 7);
+        let mut drawn = Vec::new();
+        for fault in ALL {
+            if dice.chance(0.6) {
+                let rate = 1 + dice.below(8);
+                drawn.extend((0..rate).map(|_| fault));
+            }
+        }
+        let fraction = 0.35 + dice.below(40) as f64 / 100.0;
+        let legs = if dice.chance(0.4) { 0.5 } else { 0.0 };
+        Self { dice, drawn, fraction, legs, meetings: Vec::new(), claimed: Vec::new() }
+    }
+
+    fn within(&mut self, longest_ms: u64) -> Duration {
+        Duration::from_millis(1 + self.dice.below(longest_ms))
+    }
+
+    /// The fault befalls, if it can.
+    fn befall(&mut self, world: &mut World, fault: Fault) {
+        let server = ServerId(1 + self.dice.below(3) as u32);
+        let node = self.dice.below(world.nodes.len() as u64) as usize;
+        let active = world.commander().unwrap_or(node);
+        let span = self.within(1_500);
+        match fault {
+            Fault::Kill => {
+                world.crash(active);
+                world.calendar.after(self.within(300), Happening::Boot { node: active });
+            }
+            Fault::KillSoon | Fault::Pause | Fault::PauseInSend | Fault::PauseBeyondTheLease => {
+                let Some(process) = &world.nodes[active].process else { return };
+                let outputs = process.outputs + 1 + self.dice.below(30);
+                let longer = Duration::from_millis(self.dice.below(2_000)) + world.options.lease;
+                let interrupt = match fault {
+                    Fault::KillSoon => Interrupt::Kill,
+                    Fault::Pause => Interrupt::Pause(span),
+                    Fault::PauseInSend if self.dice.chance(0.5) => Interrupt::PauseInSend(span),
+                    Fault::PauseInSend => Interrupt::PauseInSend(longer),
+                    _ => Interrupt::Pause(longer),
+                };
+                world.nodes[active].interrupt = Some((outputs, interrupt));
+                if fault == Fault::KillSoon {
+                    // Whether the kill has come or not.
+                    world.calendar.after(self.within(300), Happening::Boot { node: active });
+                }
+            }
+            Fault::StepDown => world.step_down(active),
+            Fault::CutLink | Fault::CutServer => {
+                if fault == Fault::CutLink {
+                    world.cut_at(node, server);
+                } else {
+                    world.cut(server);
+                }
+                world.later(span, move |world| world.heal(server));
+            }
+            Fault::BreakLink => world.break_link_of(active, server, "a fault"),
+            Fault::Garbage => {
+                world.session(active, server, |session, now| session.broken(now, "a wrong CRC"));
+                world.break_link_of(active, server, "a wrong CRC");
+            }
+            Fault::CutStore => {
+                world.nodes[active].store_cut = true;
+                let span = if self.dice.chance(0.3) { span + world.options.lease } else { span };
+                world.later(span, move |world| world.nodes[active].store_cut = false);
+            }
+            Fault::StoreDown => {
+                world.store_down = true;
+                world.later(self.within(4_000), |world| world.store_down = false);
+            }
+            Fault::WallClock => world.nodes[node].wall_ahead_ms = self.dice.below(86_400_000),
+            Fault::WipeCache => world.wipe_cache(),
+            Fault::CacheDown => {
+                world.cache_down = true;
+                world.later(span, |world| world.cache_down = false);
+            }
+            Fault::StaleKey => {
+                let legs: Vec<LegId> = world.store.legs.keys().copied().collect();
+                let Some(kept) = self.dice.pick(&legs).and_then(|leg| world.store.legs.get(leg)) else { return };
+                let generation = kept.key.generation - 1;
+                let key = RecoveryKey { generation, secret: Secret::new([5; 16]), ..kept.key.clone() };
+                let (cache, epoch) = (&world.cache, kept.row.epoch);
+                cache.forget_keys(&[(super::servers::DOMAIN, key.leg)]).now_or_never().unwrap().unwrap();
+                cache.put_keys(epoch, &[key]).now_or_never().unwrap().unwrap();
+            }
+            Fault::Hang => world.hang(server, self.within(9_000)),
+            Fault::RestartServer => world.restart_server(server, true),
+            Fault::ServerLosesTables => world.restart_server(server, false),
+            Fault::Busy => {
+                world.at_server(server, |core, _| core.set_busy(Some(200)));
+                world.later(span, move |world| world.at_server(server, |core, _| core.set_busy(None)));
+            }
+            Fault::ServerEndsLeg => {
+                let live = world.live_legs(server);
+                let Some(leg) = self.dice.pick(&live).map(|leg| leg.leg) else { return };
+                world.at_server(server, |core, _| core.end_leg(leg)).unwrap();
+            }
+            Fault::ForeignLeg => {
+                world.at_server(server, |core, now_ms| core.create_foreign(now_ms, None, 1)).unwrap();
+            }
+            Fault::ClaimedTwice => {
+                let live = world.live_legs(server);
+                let Some(leg) = self.dice.pick(&live).map(|leg| leg.leg) else { return };
+                let other = ServerId(1 + server.0 % 3);
+                let claims = world.at_server(other, |core, now_ms| core.create_foreign(now_ms, Some(leg.meeting), 1));
+                let Ok((leg, _)) = claims else { return };
+                self.claimed.push((other, leg));
+            }
+            Fault::EventsOverflow => {
+                world.at_server(server, |core, _| core.overflow_events());
+            }
+            Fault::RemovalsDropped => world.at_server(server, |core, _| core.drop_removals()),
+            Fault::LyingCount | Fault::EndlessPages | Fault::WrongDigest | Fault::UnknownTypes => {
+                let misbehaviour = match fault {
+                    Fault::LyingCount => Misbehaviour::LyingCount,
+                    Fault::EndlessPages => Misbehaviour::EndlessPages,
+                    Fault::WrongDigest => Misbehaviour::WrongDigest,
+                    _ => Misbehaviour::UnknownTypes,
+                };
+                world.at_server(server, |core, _| core.misbehave(misbehaviour));
+                world.later(span, move |world| world.at_server(server, |core, _| core.misbehave(Misbehaviour::None)));
+            }
+        }
+        world.fault(fault.name());
+    }
+
+    /// The meeting gets a further leg, perhaps one that it has, perhaps on a server that carries one.
+    fn spread(&mut self, world: &mut World, client: u64, meeting: MeetingId) {
+        let leg = 1 + self.dice.below(3) as u16;
+        let server = ServerId(self.dice.below(4) as u32);
+        world.ask(client, meeting, add_leg(leg, server));
+    }
+
+    /// Ordinary life: clients command, terminals come and go.
+    fn live(&mut self, world: &mut World) {
+        let server = ServerId(1 + self.dice.below(3) as u32);
+        let client = 1 + self.dice.below(world.clients.len() as u64);
+        let meeting = self.dice.pick(&self.meetings).copied();
+        match (self.dice.below(20), meeting) {
+            (0..4, _) => {
+                let meeting = world.new_meeting();
+                self.meetings.push(meeting);
+                world.ask(client, meeting, create(meeting, server));
+                if self.dice.chance(self.legs) {
+                    self.spread(world, client, meeting);
+                }
+                world.ask(client, meeting, ClientOp::Start);
+                if self.dice.chance(self.legs / 2.0) {
+                    // While it is being started, and after it.
+                    self.spread(world, client, meeting);
+                    world.ask(client, meeting, ClientOp::Start);
+                }
+            }
+            (4..10, Some(meeting)) => {
+                let terminal = self.dice.below(4) as usize;
+                let op = match self.dice.below(5) {
+                    0 => add(terminal),
+                    1 => tell(terminal, "seat", "4"),
+                    2 => ClientOp::RemoveTerminal(RemoveTerminal {
+                        number: number(terminal),
+                        reason: LeaveReason::Removed,
+                    }),
+                    3 => ClientOp::Mark(true),
+                    _ => ClientOp::Start,
+                };
+                world.ask(client, meeting, op);
+            }
+            (10, Some(meeting)) => {
+                world.ask(client, meeting, ClientOp::End);
+            }
+            (11, _) => {
+                let orphan = world.process().and_then(|process| process.core.orphans().next());
+                if let Some((server, handle, leg)) = orphan {
+                    let op = ClientOp::Adopt(AdoptOrphan { server, handle, leg, end: self.dice.chance(0.5) });
+                    world.ask(client, MeetingId::default(), op);
+                }
+            }
+            _ => world.live_on(server, None, &[*self.dice.pick(&Kind::ALL).unwrap()]),
+        }
+    }
+
+    fn pause(&mut self) -> Duration {
+        match self.dice.below(12) {
+            0 => self.dice.pause(Duration::from_secs(1)),
+            1..5 => self.dice.pause(Duration::from_millis(60)),
+            _ => self.dice.pause(Duration::from_millis(8)),
+        }
+    }
+
+    /// Faults stop.
+    fn stop(&mut self, world: &mut World) {
+        for server in world.servers.keys().copied().collect::<Vec<_>>() {
+            world.heal(server);
+            world.wake_server(server);
+            world.at_server(server, |core, _| (core.set_busy(None), core.misbehave(Misbehaviour::None)));
+        }
+        for (server, leg) in self.claimed.drain(..) {
+            // It may be over already.
+            let _ = world.at_server(server, |core, _| core.end_leg(leg));
+        }
+        (world.store_down, world.cache_down) = (false, false);
+        let datagrams = world.options.loss > 0.0;
+        let options = &mut world.options;
+        (options.loss, options.doubles, options.disorder, options.unknown_commits) = (0.0, 0.0, false, 0.0);
+        for node in 0..world.nodes.len() {
+            let now = world.calendar.now();
+            let machine = &mut world.nodes[node];
+            (machine.interrupt, machine.store_cut) = (None, false);
+            machine.paused_until = machine.paused_until.min(now);
+            match machine.life() {
+                Some(life) => world.calendar.after(Duration::ZERO, Happening::Wake { life }),
+                None => world.boot(node),
+            }
+        }
+        if datagrams {
+            // The simulator's core is the stream's: it sends unacknowledged events again at an attach only.
+            for server in world.servers.keys().copied().collect::<Vec<_>>() {
+                world.break_link(server, "attach again");
+            }
+        }
+    }
+}
+
+/// One run: disorder, then quiet. Answers how many faults befell, of each kind.
+pub(super) fn disorder(seed: u64) -> BTreeMap<&'static str, u64> {
+    let mut world = World::new(seed, options(&mut Dice::new(seed, 6)));
+    let mut disorder = Disorder::new(seed);
+    // The first meetings run before anything goes wrong.
+    let unknown = std::mem::take(&mut world.options.unknown_commits);
+    for server in 1..=3 {
+        disorder.meetings.extend(world.start_meetings(ServerId(server), 2, 2).iter().map(|leg| leg.meeting));
+    }
+    world.options.unknown_commits = unknown;
+    let (mut acts, mut befallen) = (0, 0);
+    while acts < ACTS_MIN || befallen < FAULTS_MIN {
+        acts += 1;
+        assert!(acts < 20 * ACTS_MIN, "the faults of this seed cannot befall: {:?}", world.faults);
+        if disorder.dice.chance(disorder.fraction) {
+            let fault = *disorder.dice.pick(&disorder.drawn).expect("some fault is on");
+            let before: u64 = world.faults.get(fault.name()).copied().unwrap_or_default();
+            disorder.befall(&mut world, fault);
+            befallen += world.faults.get(fault.name()).copied().unwrap_or_default() - before;
+        } else {
+            disorder.live(&mut world);
+        }
+        let pause = disorder.pause();
+        world.run_for(pause);
+    }
+    disorder.stop(&mut world);
+    world.quiet();
+    let tombstones = world.servers.values().flat_map(|simulated| simulated.core.dump().legs);
+    assert_eq!(tombstones.filter(|leg| leg.state == LegState::Ended).count(), 0, "rule 18: every end was taken");
+    world.repeat_everything();
+    std::mem::take(&mut world.faults)
+}

@@ -1,0 +1,111 @@
+//! The lease: the real deadlines, over the model store.
+
+use super::{Happening, World};
+use remeet::recovery::Input;
+use remeet::recovery::lease::{Evidence, Incumbent, LeaseAnswer, LeaseAsk, LeaseChange};
+use remeet::store::{Begun, Candidate};
+use remeet_protocol::{ServerId, Token};
+use std::time::Duration;
+
+/// The store's calls about the lease give up after this long.
+const DEADLINE: Duration = Duration::from_millis(500);
+
+impl World {
+    /// What is due about the lease.
+    pub(super) fn tend_lease(&mut self, node: usize) {
+        let now = self.calendar.now();
+        let Some(process) = &mut self.nodes[node].process else { return };
+        let change = process.lease.wake(now);
+        let ask = process.lease.ask(now);
+        if let Some(ask) = ask {
+            process.asked_at = now;
+            let life = process.life;
+            let pause = self.dice.pause(self.options.store_delay);
+            self.calendar.after(pause, Happening::LeaseAsked { life, ask });
+        }
+        self.lease_changed(node, change);
+    }
+
+    /// The question is at the store. One whose outcome stays unknown may have been granted.
+    pub(super) fn lease_asked(&mut self, life: u64, ask: LeaseAsk) {
+        let (now, lease) = (self.calendar.now(), self.options.lease);
+        let Some(node) = self.node_of(life) else { return };
+        let machine = &self.nodes[node];
+        let failed = |reason: &str| LeaseAnswer::Failed(reason.to_owned());
+        if self.store_down || machine.store_cut {
+            let answer = failed("the store is down");
+            return self.calendar.after(DEADLINE, Happening::LeaseAnswered { life, answer });
+        }
+        let Some(holder) = machine.process.as_ref().map(|process| process.holder) else { return };
+        let answer = match ask {
+            LeaseAsk::Renew(token) => match self.store.renew(now, token, lease) {
+                Ok(()) => LeaseAnswer::Renewed,
+                Err(_) => LeaseAnswer::Fenced,
+            },
+            LeaseAsk::Begin { above } => {
+                let candidate = Candidate { node: machine.name, holder, lease, epoch_above: above };
+                match self.store.begin_term(now, candidate) {
+                    Begun::Granted(token) => {
+                        self.check_granted(token);
+                        LeaseAnswer::Granted(token)
+                    }
+                    Begun::Held(standing) => LeaseAnswer::Held(Incumbent {
+                        node: standing.node,
+                        epoch: standing.token.epoch,
+                        remaining: standing.remaining,
+                    }),
+                }
+            }
+        };
+        let unknown = self.dice.chance(self.options.unknown_commits);
+        let answer = if unknown { failed("the commit's outcome is unknown") } else { answer };
+        let pause = self.dice.pause(self.options.store_delay);
+        self.calendar.after(pause, Happening::LeaseAnswered { life, answer });
+    }
+
+    pub(super) fn lease_answered(&mut self, life: u64, answer: LeaseAnswer) {
+        let (now, lease) = (self.calendar.now(), self.options.lease);
+        let Some(node) = self.node_of(life) else { return };
+        let Some(process) = &mut self.nodes[node].process else { return };
+        if matches!(answer, LeaseAnswer::Granted(_) | LeaseAnswer::Renewed) {
+            // Rule 5, by a sum of its own: from before the question was asked.
+            process.lease_ends = process.asked_at + lease;
+        }
+        let change = process.lease.answered(now, answer);
+        self.lease_changed(node, change);
+        self.pump(node);
+    }
+
+    fn lease_changed(&mut self, node: usize, change: Option<LeaseChange>) {
+        match change {
+            Some(LeaseChange::Began(token)) => self.input_at(node, Input::TermBegan(token)),
+            Some(LeaseChange::Over(_)) => self.end_life(node, Duration::ZERO),
+            Some(LeaseChange::Lapsed) => *self.faults.entry("a lease lapses").or_default() += 1,
+            Some(LeaseChange::Held(_) | LeaseChange::Resumed) | None => {}
+        }
+    }
+
+    /// A release is told to whoever waits for it.
+    pub(super) fn released(&mut self, token: Token) {
+        if self.store_down {
+            return;
+        }
+        // Another term may have begun since.
+        let _ = self.store.release(token);
+        let now = self.calendar.now();
+        for node in 0..self.nodes.len() {
+            if let Some(process) = &mut self.nodes[node].process {
+                process.lease.released(now);
+                self.pump(node);
+            }
+        }
+    }
+
+    /// A server has admitted a newer token: another scheduler's, as this database forgets nothing.
+    pub(super) fn newer_token(&mut self, node: usize, server: ServerId, token: Token) {
+        let now = self.calendar.now();
+        let Some(process) = &mut self.nodes[node].process else { return };
+        let evidence = process.lease.evidence(now, server, token.epoch);
+        assert!(evidence != Evidence::None || token.epoch.0 == 0, "server {server} has admitted {token}, which is none");
+    }
+}

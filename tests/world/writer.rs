@@ -1,0 +1,119 @@
+//! Group commit as the driver does it: the real lanes, over the model store; unknown commits are settled.
+
+use super::process::Process;
+use super::store::Store;
+use super::{Happening, World};
+use remeet::recovery::lanes::{Batch, Units, settled};
+use remeet::session::PersistId;
+use remeet::store::{Outcome, Unit, Write};
+use remeet_protocol::Token;
+use std::time::Duration;
+
+fn units(units: &Units) -> Vec<&Unit> {
+    units.iter().map(|(_, unit)| unit).collect()
+}
+
+impl World {
+    pub(super) fn begin_batches(&mut self, process: &mut Process) {
+        let Some(token) = process.core.token() else { return };
+        while let Some(batch) = process.lanes.begin() {
+            let pause = batch.pause.unwrap_or_default() + self.dice.pause(self.options.store_delay);
+            self.calendar.after(pause, Happening::Commit { life: process.life, token, batch });
+        }
+    }
+
+    /// The moment of a batch's commit. That of a dead process may still come through, or not.
+    pub(super) fn commit(&mut self, life: u64, token: Token, batch: Batch) {
+        let node = self.node_of(life);
+        if node.is_none() && self.dice.chance(0.5) {
+            return;
+        }
+        let pause = self.dice.pause(self.options.store_delay);
+        if self.store_down || node.is_some_and(|node| self.nodes[node].store_cut) {
+            let deadline = Duration::from_millis(100);
+            return self.calendar.after(deadline, Happening::Unwritten { life, batch, fenced: false });
+        }
+        if self.dice.chance(self.options.unknown_commits) {
+            *self.faults.entry("a commit's outcome is unknown").or_default() += 1;
+            let stood = self.dice.chance(0.4).then(|| self.stored(token, &batch.units)).flatten();
+            return self.calendar.after(pause, Happening::Settle { life, token, batch, stood });
+        }
+        match self.stored(token, &batch.units) {
+            Some(outcomes) => {
+                let outcomes = batch.units.iter().map(|(id, _)| *id).zip(outcomes).collect();
+                let written = Happening::Written { life, lane: batch.lane, outcomes, again: Vec::new() };
+                self.calendar.after(pause, written);
+            }
+            // A term that is over: nothing was written.
+            None => self.calendar.after(pause, Happening::Unwritten { life, batch, fenced: true }),
+        }
+    }
+
+    /// The statement arrives when its sender has long read the rows again: what compares a version loses. The rest
+    /// cannot be late, for settling ends the session that it was written on.
+    pub(super) fn late_commit(&mut self, token: Token, mut late: Units) {
+        late.retain(|(_, unit)| unit.writes.iter().any(|write| matches!(write, Write::State(_))));
+        if !self.store_down {
+            self.stored(token, &late);
+        }
+    }
+
+    fn stored(&mut self, token: Token, batch: &Units) -> Option<Vec<Outcome>> {
+        let outcomes = self.store.write(token, &units(batch)).ok();
+        self.check_transitions();
+        outcomes
+    }
+
+    /// After an unknown commit: what compares a version is the core's to plan anew, the rest is written again.
+    pub(super) fn settle(&mut self, life: u64, token: Token, batch: Batch, stood: Option<&[Outcome]>) {
+        let node = self.node_of(life);
+        let can_be_late = stood.is_none() && self.dice.chance(0.5);
+        if node.is_none() && can_be_late {
+            let late = Happening::LateCommit { token, units: batch.units };
+            return self.calendar.after(self.dice.pause(self.options.store_delay * 6), late);
+        }
+        let Some(node) = node else { return };
+        if self.store_down || self.nodes[node].store_cut {
+            let stood = stood.map(<[Outcome]>::to_vec);
+            return self.calendar.after(Duration::from_millis(100), Happening::Settle { life, token, batch, stood });
+        }
+        let pause = self.dice.pause(self.options.store_delay);
+        let Ok(outcomes) = Store::settle(&mut self.store, token, &units(&batch.units), stood) else {
+            return self.calendar.after(pause, Happening::Unwritten { life, batch, fenced: true });
+        };
+        if can_be_late {
+            let late = Happening::LateCommit { token, units: batch.units.clone() };
+            self.calendar.after(self.dice.pause(self.options.store_delay * 6), late);
+        }
+        let (known, again) = settled(batch.units, outcomes);
+        self.calendar.after(pause, Happening::Written { life, lane: batch.lane, outcomes: known, again });
+    }
+
+    pub(super) fn batch_ended(
+        &mut self,
+        life: u64,
+        lane: usize,
+        outcomes: Vec<(PersistId, Outcome)>,
+        again: Units,
+    ) {
+        let Some(node) = self.node_of(life) else { return };
+        if let Some(process) = &mut self.nodes[node].process {
+            process.lanes.end(lane, true, again);
+        }
+        self.written(life, outcomes);
+        // An empty list of outcomes must still begin the next batch.
+        self.wake(life);
+    }
+
+    /// Nothing was written: the store did not answer, or another term stands.
+    pub(super) fn batch_failed(&mut self, life: u64, batch: Batch, fenced: bool) {
+        let Some(node) = self.node_of(life) else { return };
+        let Some(process) = &mut self.nodes[node].process else { return };
+        if fenced {
+            process.lease.fenced();
+            return self.end_life(node, Duration::ZERO);
+        }
+        process.lanes.end(batch.lane, false, batch.units);
+        self.pump(node);
+    }
+}
