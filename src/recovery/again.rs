@@ -5,7 +5,7 @@ use super::core::{After, Core, Reading};
 use super::leg::{Leg, OpenIntent};
 use super::server::Taken;
 use super::{AlarmKind, Output, Read, Trigger};
-use crate::model::{CommandId, StoredState};
+use crate::model::{CommandId, StoredLeg, StoredState};
 use crate::session::PersistId;
 use crate::store::{Found, LookUp};
 use remeet_protocol::{ErrorCode, LegId, ServerId};
@@ -153,6 +153,12 @@ impl Core {
     /// Merges a read row into memory. Memory that is as new stays: it holds what is on its way.
     pub(super) fn take_found(&mut self, found: Found) {
         let id = found.row.leg;
+        if let Some(known) = self.legs.get_mut(&id)
+            && known.is_settled_as(&found.row)
+        {
+            known.row.version = found.row.version;
+            return;
+        }
         let newer = |known: &Leg| known.row.version < found.row.version && known.closing.is_none();
         if self.legs.get(&id).is_none_or(newer) {
             let mut leg = Leg::new(found.row);
@@ -185,6 +191,14 @@ impl Core {
 }
 
 impl Leg {
+    /// The row differs by its version only: that was raised after a commit of unknown outcome, of content. Memory is
+    /// otherwise as new, or newer. After a lost compare-and-set it is not: its version is zero then.
+    fn is_settled_as(&self, row: &StoredLeg) -> bool {
+        let place = |row: &StoredLeg| (row.state, row.epoch, row.boot, row.handle, row.generation);
+        let raised = 0 < self.row.version && self.row.version < row.version;
+        raised && self.closing.is_none() && place(&self.row) == place(row)
+    }
+
     /// Takes over what of `before` is not in the row.
     fn inherit(&mut self, before: Leg) {
         // A result that is on its way is not in the row yet, nor is an intent above the row's highest.
@@ -198,6 +212,9 @@ impl Leg {
             }
         }
         self.row.intent = stored_upto.max(before.row.intent);
+        // Nobody else writes these, and no compare-and-set can lose them: memory's are on their way at worst.
+        self.row.quarantine = before.row.quarantine;
+        self.row.first = before.row.first;
         self.content_unsure = before.content_unsure;
         self.done = before.done;
         self.reopened = before.reopened;
