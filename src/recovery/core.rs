@@ -3,13 +3,14 @@
 use super::alarm::Conditions;
 use super::dry_run::DryRun;
 use super::instances::Instances;
+use super::lately::Lately;
 use super::leg::Leg;
 use super::report::Trigger;
 use super::round::RoundId;
 use super::server::{Server, Taken};
 use super::settings::Settings;
 use super::{Alarm, AlarmKind, CacheTask, Input, Output, Published, ReadId, ReadResult, Waiter};
-use crate::model::{Moment, StoredLeg};
+use crate::model::{Moment, StoredLeg, StoredState};
 use crate::session::{Heard, Inventory, PersistId, Request, Ticket};
 use crate::store::{CacheWrite, CachedHead, Outcome, Unit};
 use rand_chacha::ChaCha20Rng;
@@ -44,6 +45,7 @@ pub struct Core {
     pub(super) waiting: usize,
     pub(super) after: BTreeMap<PersistId, After>,
     pub(super) reads: BTreeMap<ReadId, Reading>,
+    lately: Lately,
     /// What a ticket was for, so that its answer finds its leg.
     pub(super) tickets: BTreeMap<Ticket, Asked>,
     pub(super) reconcile_at: Option<Moment>,
@@ -200,6 +202,7 @@ impl Core {
             waiting: 0,
             after: BTreeMap::new(),
             reads: BTreeMap::new(),
+            lately: Lately::default(),
             tickets: BTreeMap::new(),
             reconcile_at: None,
             unread_rows: Vec::new(),
@@ -310,8 +313,12 @@ impl Core {
         }
     }
 
-    fn read(&mut self, id: ReadId, result: Result<ReadResult, String>) {
+    fn read(&mut self, id: ReadId, mut result: Result<ReadResult, String>) {
         let Some(reading) = self.reads.remove(&id) else { return };
+        if let Ok(ReadResult::LookUp(found)) = &mut result {
+            self.lately.correct(id, found);
+        }
+        self.lately.forget(self.reads.keys().next().copied());
         if reading.round().is_some_and(|asked| self.round(asked.server).is_none_or(|round| round.id != asked)) {
             // The round that asked is over. What it read is older than what the present one must know.
             return;
@@ -515,6 +522,9 @@ impl Core {
     /// Drops a leg from memory.
     pub(super) fn forget_leg(&mut self, leg: LegId) {
         let Some(known) = self.legs.remove(&leg) else { return };
+        if known.row.state == StoredState::Ended && !self.reads.is_empty() {
+            self.lately.ended(ReadId(self.last_id), known.row.clone());
+        }
         let id = known.row.server;
         if let Some(server) = self.servers.get_mut(&id) {
             server.legs.remove(&leg);

@@ -33,6 +33,7 @@ mod instances;
 mod intents;
 mod joint;
 pub mod lanes;
+mod lately;
 pub mod lease;
 mod leg;
 mod lift;

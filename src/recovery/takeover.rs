@@ -374,7 +374,15 @@ impl Core {
             self.claim_done(server, leg, fate);
         }
         if matches!(before, StoredState::Ended | StoredState::Ending) {
+            if let Some(known) = self.legs.get_mut(&leg) {
+                // It is ended where it lives: that may be another handle than the stored one.
+                known.row.handle = Some(place.handle);
+            }
             self.end_zombie(leg);
+        }
+        if content_reset {
+            // An event from its first revision on would leave nothing to pull, and what stands of the former leg.
+            self.want_pull(server, leg, true);
         }
         self.take_held(server, leg);
         let behind = self.legs.get(&leg).is_some_and(|known| known.row.mark.revision < mark.revision);

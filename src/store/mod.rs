@@ -207,7 +207,8 @@ pub trait Store: Send + Sync + 'static {
     fn write<'a>(&'a self, token: Token, units: &'a [Unit]) -> BoxFuture<'a, Result<Vec<Outcome>, StoreError>>;
 
     /// After [`StoreError::Unknown`]: raises the version of every row the units touch, under the term,
-    /// and says of each unit whether it stands (`Applied`) or not (`Lost`, and it never will).
+    /// by more than the units could, and says of each unit whether it stands (`Applied`) or not (`Lost`, and it
+    /// never will): what compares a version loses, and the session that wrote the rest is ended.
     /// Outcomes carry the new version.
     fn settle<'a>(&'a self, token: Token, units: &'a [Unit]) -> BoxFuture<'a, Result<Vec<Outcome>, StoreError>>;
 

@@ -139,15 +139,20 @@ pub(super) struct Asked {
     pub(super) contents: Vec<LegId>,
     pub(super) intents: Vec<(LegId, u64)>,
     pub(super) instances: Vec<u64>,
+    /// By how much the legs' versions are raised: by more than the units could, or a late commit of several, each
+    /// compared with the one before, would find the version that it expects half-way.
+    pub(super) raise: u64,
 }
 
 impl Asked {
     pub(super) fn of<'u>(units: impl IntoIterator<Item = &'u Unit>) -> Self {
         let (mut legs, mut contents, mut intents, mut instances) =
             (BTreeSet::new(), BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        let mut raise = 1;
         for write in units.into_iter().flat_map(|unit| &unit.writes) {
             legs.extend(write.leg());
             match write {
+                Write::State(_) => raise += 1,
                 Write::Content(content) => drop(contents.insert(content.leg)),
                 Write::Intent(intent) => drop(intents.insert((intent.leg, intent.number))),
                 Write::IntentDone(done) => drop(intents.insert((done.leg, done.number))),
@@ -160,6 +165,7 @@ impl Asked {
             contents: contents.into_iter().collect(),
             intents: intents.into_iter().collect(),
             instances: instances.into_iter().collect(),
+            raise,
         }
     }
 
@@ -171,6 +177,7 @@ impl Asked {
             contents: self.contents.iter().filter(|leg| of_part(leg)).copied().collect(),
             intents: self.intents.iter().filter(|(leg, _)| of_part(leg)).copied().collect(),
             instances: if instances { self.instances.clone() } else { Vec::new() },
+            raise: self.raise,
         }
     }
 }

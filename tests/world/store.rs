@@ -119,9 +119,12 @@ impl Store {
         }
         let touched: BTreeSet<LegId> =
             units.iter().flat_map(|unit| unit.writes.iter().filter_map(Write::leg)).collect();
+        // By more than they could, all together: see `Asked::raise` in src/store/settle.rs.
+        let states = units.iter().flat_map(|unit| &unit.writes).filter(|write| matches!(write, Write::State(_)));
+        let raise = 1 + states.count() as u64;
         for leg in &touched {
             if let Some(kept) = self.legs.get_mut(leg) {
-                kept.row.version += 1;
+                kept.row.version += raise;
             }
         }
         let outcome = |(at, unit): (usize, &&Unit)| {

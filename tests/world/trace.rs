@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-/// Lines that are kept: the way to a failure is seldom longer.
+/// Lines that are kept: the way to a failure is seldom longer. `REMEET_SIM_TRACE=n` keeps n.
 const KEPT: usize = 160;
 
 /// One line.
@@ -27,6 +27,7 @@ struct Trace {
     lines: VecDeque<(Moment, Line)>,
     hasher: DefaultHasher,
     count: u64,
+    kept: usize,
 }
 
 thread_local! {
@@ -35,14 +36,15 @@ thread_local! {
 
 /// Another world begins on this thread.
 pub(super) fn begin() {
-    TRACE.with_borrow_mut(|trace| *trace = Trace::default());
+    let kept = std::env::var("REMEET_SIM_TRACE").ok().and_then(|text| text.parse().ok()).unwrap_or(KEPT);
+    TRACE.with_borrow_mut(|trace| *trace = Trace { kept, ..Trace::default() });
 }
 
 fn note(now: Moment, line: Line) {
     TRACE.with_borrow_mut(|trace| {
         (now.0, line).hash(&mut trace.hasher);
         trace.count += 1;
-        if trace.lines.len() == KEPT {
+        if trace.lines.len() >= trace.kept {
             trace.lines.pop_front();
         }
         trace.lines.push_back((now, line));

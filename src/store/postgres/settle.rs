@@ -75,21 +75,24 @@ async fn end_backends(connection: &mut PgConnection, backends: Vec<i32>, name: S
 
 /// Raises the legs' versions, then looks at everything that tells what stands.
 async fn look(session: &mut Session, token: Token, asked: Asked) -> Result<Found, Fault> {
-    step(session, token, &raise(&asked.legs)).await?;
+    step(session, token, &raise(&asked)).await?;
     reads::evidence(session.connection(), &asked).await
 }
 
 /// Raises the legs' versions: a late commit that compares them loses.
-fn raise(legs: &[LegId]) -> Step {
+fn raise(asked: &Asked) -> Step {
     let doing = "raising versions";
-    let columns: Columns = rows(legs, |row, leg| row.put_leg(*leg));
+    let columns: Columns = rows(&asked.legs, |row, leg| {
+        row.put_leg(*leg);
+        row.put_ordered(asked.raise);
+    });
     if columns.is_empty() {
         return Step { doing, sql: fenced("", "0::int8"), columns: Vec::new(), expected: None };
     }
     let ctes = format!(
-        "w AS (UPDATE legs l SET version = l.version + 1 FROM {}, t \
+        "w AS (UPDATE legs l SET version = l.version + u.raise FROM {}, t \
                WHERE l.meeting = u.meeting AND l.leg = u.leg RETURNING 1)",
-        columns.unnest(3, "u", &["meeting", "leg"])
+        columns.unnest(3, "u", &["meeting", "leg", "raise"])
     );
     Step { doing, sql: fenced(&ctes, "(SELECT count(*) FROM w)"), columns: vec![columns], expected: None }
 }

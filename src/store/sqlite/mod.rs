@@ -112,7 +112,11 @@ impl SqliteStore {
 async fn settle_part(connection: &mut SqliteConnection, token: Token, asked: &Asked) -> Result<Found, Fault> {
     check_term(connection, token).await?;
     for leg in &asked.legs {
-        execute(connection, &statements::RAISE, Parameters::of(|p| p.put_leg(*leg))).await?;
+        let raised = Parameters::of(|p| {
+            p.put_leg(*leg);
+            p.put_ordered(asked.raise);
+        });
+        execute(connection, &statements::RAISE, raised).await?;
     }
     reads::evidence(connection, asked).await
 }

@@ -101,7 +101,7 @@ statement! {
         AND number <= (SELECT pruned FROM client_instances WHERE instance = ?1)"
 }
 statement! {
-    RAISE = "UPDATE legs SET version = version + 1 WHERE meeting = ?1 AND leg = ?2"
+    RAISE = "UPDATE legs SET version = version + ?3 WHERE meeting = ?1 AND leg = ?2"
 }
 
 /// The statements of one table of records.
