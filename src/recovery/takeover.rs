@@ -322,6 +322,8 @@ impl Core {
                 table_revision: place.table_revision,
                 content_reset,
             };
+            // After a lost acceptance the state before may have been cached, which no mark tells.
+            known.cache_behind |= before != StoredState::InMeeting && (known.content_unsure || known.lost > 0);
             known.row.state = StoredState::InMeeting;
             known.row.epoch = token.epoch;
             known.row.boot = Some(place.boot);

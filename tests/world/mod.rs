@@ -273,7 +273,7 @@ impl World {
             Happening::Released { token } => self.released(token),
             Happening::Wake { life } => self.wake(life),
             Happening::Commit { life, token, batch } => self.commit(life, token, batch),
-            Happening::LateCommit { token, units } => self.late_commit(token, units),
+            Happening::LateCommit { token, units } => self.late_commit(token, &units),
             Happening::Settle { life, token, batch, stood } => self.settle(life, token, batch, stood.as_deref()),
             Happening::Written { life, lane, outcomes, again } => self.batch_ended(life, lane, outcomes, again),
             Happening::Unwritten { life, batch, fenced } => self.batch_failed(life, batch, fenced),

@@ -49,12 +49,15 @@ impl World {
         }
     }
 
-    /// The statement arrives when its sender has long read the rows again: what compares a version loses. The rest
-    /// cannot be late, for settling ends the session that it was written on.
-    pub(super) fn late_commit(&mut self, token: Token, mut late: Units) {
-        late.retain(|(_, unit)| unit.writes.iter().any(|write| matches!(write, Write::State(_))));
+    fn come_late(&mut self, token: Token, units: Units) {
+        let pause = self.dice.pause(self.options.store_delay * 6);
+        self.calendar.after(pause, Happening::LateCommit { token, units });
+    }
+
+    /// The statement arrives when its sender is dead, or has long read the rows again.
+    pub(super) fn late_commit(&mut self, token: Token, late: &Units) {
         if !self.store_down {
-            self.stored(token, &late);
+            self.stored(token, late);
         }
     }
 
@@ -67,12 +70,13 @@ impl World {
     /// After an unknown commit: what compares a version is the core's to plan anew, the rest is written again.
     pub(super) fn settle(&mut self, life: u64, token: Token, batch: Batch, stood: Option<&[Outcome]>) {
         let node = self.node_of(life);
-        let can_be_late = stood.is_none() && self.dice.chance(0.5);
-        if node.is_none() && can_be_late {
-            let late = Happening::LateCommit { token, units: batch.units };
-            return self.calendar.after(self.dice.pause(self.options.store_delay * 6), late);
-        }
-        let Some(node) = node else { return };
+        let may_be_late = stood.is_none() && self.dice.chance(0.5);
+        let Some(node) = node else {
+            if may_be_late {
+                self.come_late(token, batch.units);
+            }
+            return;
+        };
         if self.store_down || self.nodes[node].store_cut {
             let stood = stood.map(<[Outcome]>::to_vec);
             return self.calendar.after(Duration::from_millis(100), Happening::Settle { life, token, batch, stood });
@@ -81,9 +85,15 @@ impl World {
         let Ok(outcomes) = Store::settle(&mut self.store, token, &units(&batch.units), stood) else {
             return self.calendar.after(pause, Happening::Unwritten { life, batch, fenced: true });
         };
-        if can_be_late {
-            let late = Happening::LateCommit { token, units: batch.units.clone() };
-            self.calendar.after(self.dice.pause(self.options.store_delay * 6), late);
+        if may_be_late {
+            // What compares a version that was raised, and loses. The rest cannot be late any more: settling ends the
+            // session that it was written on.
+            let mut late = batch.units.clone();
+            late.retain(|(_, unit)| {
+                let compares = unit.writes.iter().any(|write| matches!(write, Write::State(_)));
+                compares && unit.writes.iter().filter_map(Write::leg).all(|leg| self.store.legs.contains_key(&leg))
+            });
+            self.come_late(token, late);
         }
         let (known, again) = settled(batch.units, outcomes);
         self.calendar.after(pause, Happening::Written { life, lane: batch.lane, outcomes: known, again });
