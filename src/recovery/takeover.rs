@@ -322,8 +322,10 @@ impl Core {
                 table_revision: place.table_revision,
                 content_reset,
             };
-            // After a lost acceptance the state before may have been cached, which no mark tells.
-            known.cache_behind |= before != StoredState::InMeeting && (known.content_unsure || known.lost > 0);
+            // After an acceptance that was lost, also in an earlier term, the state before it may have been cached with
+            // the content; no mark tells.
+            let once_lost = known.content_unsure || known.lost > 0 || known.row.mark.revision > 0;
+            known.cache_behind |= before != StoredState::InMeeting && once_lost;
             known.row.state = StoredState::InMeeting;
             known.row.epoch = token.epoch;
             known.row.boot = Some(place.boot);

@@ -168,7 +168,7 @@ impl Disorder {
                 drawn.extend((0..rate).map(|_| fault));
             }
         }
-        let fraction = 0.35 + dice.below(40) as f64 / 100.0;
+        let fraction = 0.15 + dice.below(60) as f64 / 100.0;
         let legs = if dice.chance(0.4) { 0.5 } else { 0.0 };
         Self { dice, drawn, fraction, legs, meetings: Vec::new(), claimed: Vec::new() }
     }
