@@ -25,6 +25,8 @@ pub(super) struct Client {
     pub(super) sent: BTreeMap<u64, ClientCommand>,
     /// When the last command arrives: a client's stream keeps their order.
     last: Moment,
+    /// The last wait of each command: earlier ones are void.
+    waits: BTreeMap<u64, u64>,
     /// Answers that said *not now*.
     pub(super) put_off: BTreeMap<u64, Vec<ErrorCode>>,
 }
@@ -49,11 +51,19 @@ impl World {
         let Some(command) = state.sent.get(&number).cloned() else { return };
         state.last = state.last.max(self.calendar.now() + pause);
         self.calendar.at(state.last, Happening::ClientAsks { command });
-        self.calendar.after(PATIENCE, Happening::ClientWaited { client, number });
+        self.client_waits(client, number, PATIENCE);
     }
 
-    pub(super) fn client_waited(&mut self, client: u64, number: u64) {
-        if self.clients.get(&client).is_some_and(|state| state.open.contains_key(&number)) {
+    fn client_waits(&mut self, client: u64, number: u64, pause: Duration) {
+        let Some(state) = self.clients.get_mut(&client) else { return };
+        let wait = state.waits.entry(number).or_default();
+        *wait += 1;
+        self.calendar.after(pause, Happening::ClientWaited { client, number, wait: *wait });
+    }
+
+    pub(super) fn client_waited(&mut self, client: u64, number: u64, wait: u64) {
+        let waits = |state: &Client| state.open.contains_key(&number) && state.waits.get(&number) == Some(&wait);
+        if self.clients.get(&client).is_some_and(waits) {
             self.client_sends(client, number);
         }
     }
@@ -81,7 +91,7 @@ impl World {
             state.put_off.entry(number).or_default().push(answer.code);
             if state.open.contains_key(&number) {
                 let pause = Duration::from_millis(answer.retry_after_ms.max(100).into());
-                self.calendar.after(pause, Happening::ClientWaited { client, number });
+                self.client_waits(client, number, pause);
             }
             return;
         }

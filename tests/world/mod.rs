@@ -92,7 +92,7 @@ enum Happening {
     CacheWritten { life: u64, tasks: Vec<CacheTask>, contents: BTreeMap<LegId, LegContent> },
     ClientAsks { command: ClientCommand },
     ClientHears { client: u64, answer: ClientAnswer },
-    ClientWaited { client: u64, number: u64 },
+    ClientWaited { client: u64, number: u64, wait: u64 },
     Act(Box<dyn FnOnce(&mut World)>),
 }
 
@@ -252,7 +252,9 @@ impl World {
                 }
             }
             Happening::LinkEnded { life, server } => {
-                if let Some(node) = self.node_of(life) {
+                // Unless another connection stands since.
+                let node = self.node_of(life);
+                if let Some(node) = node.filter(|node| self.wire(*node, server).is_some_and(|wire| !wire.stands())) {
                     self.session(node, server, |session, now| session.disconnected(now, "closed"));
                 }
             }
@@ -287,7 +289,7 @@ impl World {
             Happening::CacheWritten { life, tasks, contents } => self.cache_written(life, tasks, contents),
             Happening::ClientAsks { command } => self.client_asks(command),
             Happening::ClientHears { client, answer } => self.client_hears(client, answer),
-            Happening::ClientWaited { client, number } => self.client_waited(client, number),
+            Happening::ClientWaited { client, number, wait } => self.client_waited(client, number, wait),
             Happening::Act(act) => act(self),
         }
     }

@@ -31,6 +31,10 @@ impl Wire {
         let dice = Dice::new(seed, 1_000 * (1 + 10 * node as u64) + u64::from(server.0));
         Self { connection: None, last: [Moment(0); 2], cut: false, dice }
     }
+
+    pub(super) fn stands(&self) -> bool {
+        self.connection.is_some()
+    }
 }
 
 impl World {
