@@ -91,14 +91,20 @@ impl Lanes {
 }
 
 /// Rule 12, after an unknown commit has been settled: which outcomes are known, and what is written again. What
-/// compares a version is planned anew by the core; the rest can simply be repeated.
+/// compares a version is planned anew by the core; the rest can simply be repeated. What compares the version of a leg
+/// that is only made again has nothing to be planned anew from: it follows that in its order.
 #[must_use]
 pub fn settled(units: Units, outcomes: Vec<Outcome>) -> (Vec<(PersistId, Outcome)>, Units) {
     let (mut known, mut again) = (Vec::new(), Vec::new());
+    let mut unmade = BTreeSet::new();
     for ((id, unit), outcome) in units.into_iter().zip(outcomes) {
         let compares = unit.writes.iter().any(|write| matches!(write, Write::State(_)));
+        let of_unmade = unit.writes.iter().filter_map(Write::leg).any(|leg| unmade.contains(&leg));
         match outcome {
-            Outcome::Lost { .. } if !compares => again.push((id, unit)),
+            Outcome::Lost { .. } if !compares || of_unmade => {
+                unmade.extend(unit.writes.iter().filter(|write| matches!(write, Write::NewLeg(_))).filter_map(Write::leg));
+                again.push((id, unit));
+            }
             outcome => known.push((id, outcome)),
         }
     }
