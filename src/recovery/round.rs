@@ -54,6 +54,8 @@ pub(super) struct Round {
     pub backfill: BTreeSet<LegId>,
     /// Legs whose end or start is being finished.
     pub finishing: BTreeSet<LegId>,
+    /// Legs whose end was found by the plan and is not stored yet; each is among those being finished, too.
+    pub ends: BTreeSet<LegId>,
     /// Legs whose acceptance is on its way to the store.
     pub storing: BTreeSet<LegId>,
     /// Legs whose content needed no transfer: only their cached status is compared.
@@ -94,6 +96,7 @@ impl Round {
     /// Nothing of the leg is awaited any more. Says whether something was.
     pub(super) fn leave(&mut self, leg: LegId) -> bool {
         self.unchanged.remove(&leg);
+        self.ends.remove(&leg);
         let claimed = self.claims.remove(&leg);
         claimed | self.backfill.remove(&leg) | self.finishing.remove(&leg) | self.storing.remove(&leg)
     }
@@ -197,6 +200,7 @@ impl Core {
             claims: BTreeSet::new(),
             backfill: BTreeSet::new(),
             finishing: BTreeSet::new(),
+            ends: BTreeSet::new(),
             storing: BTreeSet::new(),
             unchanged: BTreeSet::new(),
             fates: BTreeMap::new(),
@@ -419,6 +423,7 @@ impl Core {
                 self.legs.get(&leg).is_some_and(|known| known.row.server == server && known.closing.is_some());
             if let Some(round) = self.round(server).filter(|_| closing) {
                 round.finishing.insert(leg);
+                round.ends.insert(leg);
             }
         }
         self.compare_unclaimed(server, &inventory, &mut take_over);
@@ -532,8 +537,23 @@ impl Core {
         self.release_all_held(server);
     }
 
+    /// Everything is compared, and the ends that were found are stored: no tombstone is needed any more. Before the
+    /// round's own end, because that may await the answer to a command, which the server holds back behind events that
+    /// it may send only when the gap is acknowledged.
+    fn try_close_gaps(&mut self, server: ServerId) {
+        let compared = |round: &&mut Round| round.stage == Stage::BackFilling && round.claims.is_empty();
+        if let Some(round) = self.round(server).filter(compared)
+            && round.ends.is_empty()
+            && !round.gaps.is_empty()
+        {
+            let gaps = std::mem::take(&mut round.gaps);
+            self.close_gaps(server, gaps);
+        }
+    }
+
     /// Ends the round if nothing of it is open.
     pub(super) fn try_end_round(&mut self, server: ServerId) {
+        self.try_close_gaps(server);
         let (now, wall_ms) = (self.now, self.wall_ms);
         let Some(known) = self.servers.get_mut(&server) else { return };
         let done = known.round.as_ref().is_some_and(|round| {
@@ -575,7 +595,6 @@ impl Core {
             "round ended"
         );
         known.reports.insert(round.trigger, std::mem::take(&mut round.report));
-        let gaps = std::mem::take(&mut round.gaps);
         let again = known.again.take();
         // What time can mend is tried again soon; the rest waits for the operator or the next reconcile.
         let mendable = |reason: &&str| !matches!(*reason, "conflict" | "bad key" | "no key" | "unreadable row");
@@ -586,7 +605,6 @@ impl Core {
             known.setbacks = 0;
         }
         self.settle_conditions(server, &round.raised);
-        self.close_gaps(server, gaps);
         self.release_all_held(server);
         self.forget_ended(server);
         if let Some(trigger) = again {
