@@ -216,6 +216,7 @@ impl Leg {
         self.row.quarantine = before.row.quarantine;
         self.row.first = before.row.first;
         self.content_unsure = before.content_unsure;
+        self.reset = before.reset && self.row.mark.revision == 0;
         self.done = before.done;
         self.reopened = before.reopened;
         self.marking = before.marking;

@@ -185,6 +185,7 @@ impl Core {
         let changes = known.without_removed(changes);
         known.removed_meanwhile.clear();
         known.uncounted = true;
+        known.reset &= !whole;
         let before = known.row.mark;
         // Events may have moved the mark past the pull's end already: it never falls. At an equal
         // revision the server's count and digest replace what did not fit.

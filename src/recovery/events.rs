@@ -150,7 +150,7 @@ impl Core {
             return known.marking;
         }
         known.note_removals(&event, gap_marks);
-        let contiguous = event.previous <= mark.revision;
+        let contiguous = event.previous <= mark.revision && !known.reset;
         let base = (contiguous && !known.cache_behind).then_some(mark.revision);
         let stored_mark = if contiguous {
             known.row.mark = event.mark;

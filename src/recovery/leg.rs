@@ -126,6 +126,9 @@ pub(super) struct Leg {
     /// An acceptance was lost, and content of its place may be stored all the same, with a mark that the row did not
     /// show yet when it was read again.
     pub content_unsure: bool,
+    /// Stored is what is left of another life of the leg: the mark stays at nothing until all is pulled, or a later
+    /// term would take the remains for part of it.
+    pub reset: bool,
     /// Its first open intent may be sent as soon as the meeting's other legs are known.
     pub unsent: bool,
     /// A round has this leg on its list.
@@ -166,6 +169,7 @@ impl Leg {
             unstarted: None,
             lost: 0,
             content_unsure: false,
+            reset: false,
             unsent: false,
             in_round: false,
             closing: None,

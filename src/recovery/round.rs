@@ -537,13 +537,14 @@ impl Core {
         self.release_all_held(server);
     }
 
-    /// Everything is compared, and the ends that were found are stored: no tombstone is needed any more. Before the
-    /// round's own end, because that may await the answer to a command, which the server holds back behind events that
-    /// it may send only when the gap is acknowledged.
+    /// Everything is compared and stored, and only what commands do is open: gaps are acknowledged now. A command's
+    /// answer may be held back by its server behind events that it may send only when the gap is acknowledged.
     fn try_close_gaps(&mut self, server: ServerId) {
-        let compared = |round: &&mut Round| round.stage == Stage::BackFilling && round.claims.is_empty();
+        let compared = |round: &&mut Round| {
+            let stored = round.backfill.is_empty() && round.storing.is_empty() && round.ends.is_empty();
+            round.stage == Stage::BackFilling && round.claims.is_empty() && stored
+        };
         if let Some(round) = self.round(server).filter(compared)
-            && round.ends.is_empty()
             && !round.gaps.is_empty()
         {
             let gaps = std::mem::take(&mut round.gaps);

@@ -118,6 +118,7 @@ contract! {
         rule_12_what_was_not_committed_never_will,
         rule_12_settling_again_says_the_same,
         rule_12_a_chain_of_states_is_settled_from_its_end,
+        rule_12_a_late_chain_of_states_loses_from_its_first_to_its_last,
         rule_12_settling_is_fenced,
     }
 }

@@ -37,14 +37,15 @@ pub(crate) async fn rule_12_what_was_committed_stands_and_the_version_is_raised(
     f.write(units.clone()).await;
     let outcomes = f.store.settle(f.token, &units).await.unwrap();
     let version = |unit: &Unit| match unit.leg() {
-        Some(leg) if leg == leg_id(3) => 2,
-        Some(_) => 3,
+        // Raised by one more than the units' two changes of state could.
+        Some(leg) if leg == leg_id(3) => 1 + 3,
+        Some(_) => 2 + 3,
         None => 0,
     };
     for (unit, outcome) in units.iter().zip(outcomes) {
         assert_eq!(outcome, Outcome::Applied { version: version(unit) }, "{unit:?}");
     }
-    assert_eq!(f.row(leg_id(1)).await.version, 3);
+    assert_eq!(f.row(leg_id(1)).await.version, 5);
 }
 
 pub(crate) async fn rule_12_what_was_not_committed_never_will(f: &Fixture) {
@@ -54,17 +55,17 @@ pub(crate) async fn rule_12_what_was_not_committed_never_will(f: &Fixture) {
     let outcomes = f.store.settle(f.token, &units).await.unwrap();
     for (unit, outcome) in units.iter().zip(outcomes) {
         let version = match unit.leg() {
-            Some(leg) if leg != leg_id(3) => 2,
+            Some(leg) if leg != leg_id(3) => 1 + 3,
             _ => 0,
         };
         assert_eq!(outcome, Outcome::Lost { version }, "{unit:?}");
     }
     // The late commit: its states lose now.
     let late = f.write(units).await;
-    assert!(matches!(late[0], Outcome::Lost { version: 2 }));
-    assert!(matches!(late[3], Outcome::Lost { version: 2 }));
+    assert!(matches!(late[0], Outcome::Lost { version: 4 }));
+    assert!(matches!(late[3], Outcome::Lost { version: 4 }));
     // Planned again with the version that settling told.
-    assert_eq!(f.one(state(leg_id(2), 2, InMeeting, Ending)).await, Outcome::Applied { version: 3 });
+    assert_eq!(f.one(state(leg_id(2), 4, InMeeting, Ending)).await, Outcome::Applied { version: 5 });
 }
 
 pub(crate) async fn rule_12_settling_again_says_the_same(f: &Fixture) {
@@ -75,9 +76,9 @@ pub(crate) async fn rule_12_settling_again_says_the_same(f: &Fixture) {
     let never = [Unit::one(takeover(leg_id(2), 1, accepted(f.token, 4, false)))];
     for round in 1..4 {
         let outcomes = f.store.settle(f.token, &stands).await.unwrap();
-        assert_eq!(outcomes, [Outcome::Applied { version: 2 + round }]);
+        assert_eq!(outcomes, [Outcome::Applied { version: 2 + 2 * round }]);
         let outcomes = f.store.settle(f.token, &never).await.unwrap();
-        assert_eq!(outcomes, [Outcome::Lost { version: 1 + round }]);
+        assert_eq!(outcomes, [Outcome::Lost { version: 1 + 2 * round }]);
     }
 }
 
@@ -90,8 +91,22 @@ pub(crate) async fn rule_12_a_chain_of_states_is_settled_from_its_end(f: &Fixtur
     ];
     f.write(chain[..2].to_vec()).await;
     let outcomes = f.store.settle(f.token, &chain).await.unwrap();
-    let version = 4;
+    let version = 3 + 4;
     assert_eq!(outcomes, [Outcome::Applied { version }, Outcome::Applied { version }, Outcome::Lost { version }]);
+}
+
+/// Simulation, seed 9585: the version was raised by one, to what the second of the late chain expects.
+pub(crate) async fn rule_12_a_late_chain_of_states_loses_from_its_first_to_its_last(f: &Fixture) {
+    f.leg(1).await;
+    let chain = [
+        Unit::one(takeover(leg_id(1), 1, accepted(f.token, 4, false))),
+        Unit::one(state(leg_id(1), 2, InMeeting, Ending)),
+        Unit::one(state(leg_id(1), 3, Ending, Ended)),
+    ];
+    let version = 1 + 4;
+    assert_eq!(f.store.settle(f.token, &chain).await.unwrap(), [Outcome::Lost { version }; 3]);
+    assert_eq!(f.write(chain.to_vec()).await, [Outcome::Lost { version }; 3]);
+    assert_eq!(f.row(leg_id(1)).await.state, InMeeting);
 }
 
 pub(crate) async fn rule_12_settling_is_fenced(f: &Fixture) {
@@ -116,7 +131,7 @@ async fn a_failing_store_fails_as_told_before_or_after_doing_it() {
     failing.fail_next(Call::Write, Failure::UnknownDone);
     assert!(matches!(failing.write(f.token, &units).await, Err(StoreError::Unknown { .. })));
     assert_eq!(f.row(leg).await.version, 2, "this one was");
-    assert_eq!(failing.settle(f.token, &units).await.unwrap(), [Outcome::Applied { version: 3 }]);
+    assert_eq!(failing.settle(f.token, &units).await.unwrap(), [Outcome::Applied { version: 4 }]);
     failing.fail_always(Call::Legs, Some(Failure::Unavailable));
     for _ in 0..3 {
         assert!(failing.legs(&[leg]).await.is_err());

@@ -262,6 +262,11 @@ impl Disorder {
                 let live = world.live_legs(server);
                 let Some(leg) = self.dice.pick(&live).map(|leg| leg.leg) else { return };
                 let other = ServerId(1 + server.0 % 3);
+                let named = LegId { meeting: leg.meeting, leg: 0 };
+                if world.store.legs.get(&named).is_some_and(|kept| kept.row.server == other) {
+                    // Its own server has lost it, and a foreign one under its name is no second claim.
+                    return;
+                }
                 let claims = world.at_server(other, |core, now_ms| core.create_foreign(now_ms, Some(leg.meeting), 1));
                 let Ok((leg, _)) = claims else { return };
                 self.claimed.push((other, leg));
@@ -349,6 +354,11 @@ impl Disorder {
 
     /// Faults stop.
     fn stop(&mut self, world: &mut World) {
+        for node in 0..world.nodes.len() {
+            world.nodes[node].interrupt = None;
+            let paused = world.nodes[node].paused_until.since(world.calendar.now());
+            world.run_for(paused);
+        }
         for server in world.servers.keys().copied().collect::<Vec<_>>() {
             world.heal(server);
             world.wake_server(server);
@@ -363,13 +373,10 @@ impl Disorder {
         let options = &mut world.options;
         (options.loss, options.doubles, options.disorder, options.unknown_commits) = (0.0, 0.0, false, 0.0);
         for node in 0..world.nodes.len() {
-            let now = world.calendar.now();
             let machine = &mut world.nodes[node];
-            (machine.interrupt, machine.store_cut) = (None, false);
-            machine.paused_until = machine.paused_until.min(now);
-            match machine.life() {
-                Some(life) => world.calendar.after(Duration::ZERO, Happening::Wake { life }),
-                None => world.boot(node),
+            machine.store_cut = false;
+            if machine.process.is_none() {
+                world.boot(node);
             }
         }
         if datagrams {
