@@ -435,6 +435,7 @@ impl Core {
                 }
                 unchanged
             });
+            let state = self.legs.get(&leg).and_then(|known| self.head(known)).map(|head| head.state);
             let Some(known) = self.legs.get_mut(&leg) else {
                 self.content_done(server, leg);
                 continue;
@@ -454,7 +455,7 @@ impl Core {
                 continue;
             }
             let fits = stamp.is_some_and(|stamp| {
-                stamp.mark == Some(row.mark) && stamp.place.is_some_and(|(boot, handle)| same_place(row, boot, handle))
+                stamp.mark == Some(row.mark) && stamp.state == state && stamp.place.is_some_and(|(boot, handle)| same_place(row, boot, handle))
             });
             if key_fits && fits && !known.cache_behind {
                 self.content_done(server, leg);

@@ -248,6 +248,8 @@ pub struct CacheStamp {
     pub mark: Option<Mark>,
     /// The boot id and handle that the cached content belongs to.
     pub place: Option<(BootId, Handle)>,
+    /// The cached state.
+    pub state: Option<MeetingState>,
 }
 
 /// The head of a cached leg: meeting information that is not a record.

@@ -143,7 +143,7 @@ impl Cache for MemoryCache {
     fn stamps<'a>(&'a self, legs: &'a [Name]) -> BoxFuture<'a, Result<Vec<CacheStamp>, CacheError>> {
         Box::pin(async move {
             let held = self.lock();
-            let nothing = CacheStamp { generation: None, mark: None, place: None };
+            let nothing = CacheStamp { generation: None, mark: None, place: None, state: None };
             Ok(legs.iter().map(|name| held.slots.get(name).map_or(nothing, Slot::stamp)).collect())
         })
     }

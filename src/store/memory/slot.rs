@@ -37,6 +37,7 @@ impl Slot {
             generation: self.key.as_ref().map(|key| key.generation),
             mark: self.status.as_ref().map(|status| status.mark),
             place: self.status.as_ref().map(|status| (status.head.boot, status.head.handle)),
+            state: self.status.as_ref().map(|status| status.head.state),
         }
     }
 

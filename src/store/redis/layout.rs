@@ -35,7 +35,7 @@ impl Kind {
 pub(super) const FORMAT: &str = "1";
 
 pub(super) const KEY_FIELDS: &[&str] = &["format", "epoch", "generation", "secret"];
-pub(super) const STAMP_FIELDS: &[&str] = &["format", "revision", "count", "digest", "boot", "handle"];
+pub(super) const STAMP_FIELDS: &[&str] = &["format", "revision", "count", "digest", "boot", "handle", "state"];
 
 /// About the bytes of a key's write: names, secret, and texts of at most 256 + 64 + 3 × 32 bytes.
 pub(super) const KEY_BYTES: usize = 700;

@@ -49,13 +49,15 @@ pub(super) fn key(leg: LegId, value: &Value) -> Option<CachedKey> {
 
 /// A stamp from [`super::layout::KEY_FIELDS`] and [`super::layout::STAMP_FIELDS`].
 pub(super) fn stamp(leg: LegId, key_value: &Value, leg_value: &Value) -> CacheStamp {
-    let head = texts(leg, leg_value).and_then(|[revision, count, digest, boot, handle]| {
-        Some((mark(&revision, &count, &digest)?, (boot.parse().ok()?, Handle(handle.parse().ok()?))))
+    let head = texts(leg, leg_value).and_then(|[revision, count, digest, boot, handle, state]| {
+        let place = (boot.parse().ok()?, Handle(handle.parse().ok()?));
+        Some((mark(&revision, &count, &digest)?, place, state_from_name(&state)?))
     });
     CacheStamp {
         generation: key(leg, key_value).map(|key| key.generation),
-        mark: head.map(|(mark, _)| mark),
-        place: head.map(|(_, place)| place),
+        mark: head.map(|(mark, ..)| mark),
+        place: head.map(|(_, place, _)| place),
+        state: head.map(|(.., state)| state),
     }
 }
 
