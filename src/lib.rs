@@ -24,6 +24,7 @@ pub mod cms;
 pub mod config;
 pub mod demo;
 pub mod drill;
+pub mod guard;
 pub mod link;
 pub mod model;
 pub mod ops;

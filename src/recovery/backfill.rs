@@ -455,7 +455,9 @@ impl Core {
                 continue;
             }
             let fits = stamp.is_some_and(|stamp| {
-                stamp.mark == Some(row.mark) && stamp.state == state && stamp.place.is_some_and(|(boot, handle)| same_place(row, boot, handle))
+                stamp.mark == Some(row.mark)
+                    && stamp.state == state
+                    && stamp.place.is_some_and(|(boot, handle)| same_place(row, boot, handle))
             });
             if key_fits && fits && !known.cache_behind {
                 self.content_done(server, leg);

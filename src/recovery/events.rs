@@ -5,6 +5,7 @@ use super::core::{After, Core, lane};
 use super::leg::{Content, Control, Leg};
 use super::server::Taken;
 use super::{CacheTask, Output};
+use crate::guard::{Guard, holds};
 use crate::model::StoredState;
 use crate::session::PersistId;
 use crate::store::{CacheWrite, ContentWrite, Expect, StateWrite, Unit, Write};
@@ -24,11 +25,12 @@ impl Core {
         });
         let ours = known.is_some_and(|leg| leg.control == Control::Ours);
         let round = self.servers.get(&server).and_then(|known| known.round.as_ref());
+        let never_looked_up = self.servers.get(&server).is_some_and(|known| !known.looked_up);
         let waits = match known {
             // A round may make it ours; so does the answer to a start that is under way.
             Some(leg) => round.is_some() || leg.awaits_answer(),
-            // The look-up may bring the leg.
-            None => round.is_some_and(|round| !round.looked_up),
+            // The look-up may bring the leg: this round's, or the first one, which has not come to it yet.
+            None => never_looked_up || round.is_some_and(|round| !round.looked_up),
         };
         if of_this_leg && (ours || event.ended != EndCause::None) {
             self.take_event(server, event);
@@ -45,11 +47,13 @@ impl Core {
     /// Keeps an event until its leg is ours. Bounded by the server's window of unacknowledged events.
     pub(super) fn hold(&mut self, server: ServerId, event: Event) {
         self.set_taken(server, event.number, Taken::Held);
-        match self.legs.get_mut(&event.leg).filter(|leg| leg.row.server == server) {
+        let own = |leg: &&mut Leg| leg.row.server == server || !holds(Guard::OwnServersEvents);
+        match self.legs.get_mut(&event.leg).filter(own) {
             // In their order: one that came before the look-up brought the leg is told after those that came since, and
             // would bring back what a later one has removed.
             Some(leg) => {
-                let place = leg.held.partition_point(|held| held.number < event.number);
+                let before = |held: &Event| held.number < event.number || !holds(Guard::EventsInOrder);
+                let place = leg.held.partition_point(before);
                 leg.held.insert(place, event);
             }
             // The look-up that will bring the leg is under way; or another server's leg is claimed here.
@@ -114,7 +118,9 @@ impl Core {
         for leg in legs {
             self.release_held(server, leg);
         }
-        self.release_strangers(server);
+        if self.servers.get(&server).is_some_and(|known| known.looked_up) {
+            self.release_strangers(server);
+        }
     }
 
     /// The round's look-up is done: events that came before it find their legs, or have none.
@@ -138,7 +144,8 @@ impl Core {
         }
         let taken =
             if event.ended == EndCause::None { self.store_event(server, event) } else { self.store_end(server, event) };
-        self.set_taken(server, number, taken.map_or(Taken::Stored, Taken::Storing));
+        let storing = taken.filter(|_| holds(Guard::AcknowledgedAfterStored));
+        self.set_taken(server, number, storing.map_or(Taken::Stored, Taken::Storing));
     }
 
     fn store_event(&mut self, server: ServerId, event: Event) -> Option<PersistId> {

@@ -2,6 +2,7 @@
 //! below the kept ones never runs.
 
 use super::{Command, Waiter};
+use crate::guard::{Guard, holds};
 use crate::model::{ClientAnswerRow, CommandId};
 use crate::store::Instance;
 use remeet_protocol::message::{ClientAnswer, ClientCommand};
@@ -69,10 +70,10 @@ impl Instances {
             unread.push(command);
             return if unread.len() == 1 { Repeat::Read } else { Repeat::Waits };
         }
-        if let Some(answer) = known.answers.get(&number) {
+        if let Some(answer) = known.answers.get(&number).filter(|_| holds(Guard::ClientCommandIds)) {
             return Repeat::Answered(Box::new(answer.clone()));
         }
-        if let Some(waiters) = known.in_flight.get_mut(&number) {
+        if let Some(waiters) = known.in_flight.get_mut(&number).filter(|_| holds(Guard::ClientCommandIds)) {
             // A repeat replaces waiters that are gone; a client asks from one connection at a time.
             waiters.retain(|waiter| *waiter != command.waiter);
             waiters.push(command.waiter);

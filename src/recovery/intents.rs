@@ -121,8 +121,13 @@ impl Core {
             intent: open.intent.number,
             op: open.intent.op.clone(),
         };
-        // Both are in the leg's lane: the later one stored, both are.
-        let (server, after, number) = (known.row.server, open.after.max(known.settling), open.intent.number);
+        // Of two in the leg's lane the first can be lost and the later one stored: a request awaits one of them, so the
+        // intent's own must be stored before the result of the one before it is awaited.
+        let after = match (open.after, known.settling) {
+            (Some(_), Some(_)) => return,
+            (own, settling) => own.or(settling),
+        };
+        let (server, number) = (known.row.server, open.intent.number);
         let ticket = self.ask(server, Asked::Intent(leg, number), Request::Command(request), after);
         if let Some(open) = self.legs.get_mut(&leg).and_then(|known| known.open.front_mut()) {
             (open.asked, open.awaits) = (Some(ticket), after);

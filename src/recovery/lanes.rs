@@ -102,7 +102,9 @@ pub fn settled(units: Units, outcomes: Vec<Outcome>) -> (Vec<(PersistId, Outcome
         let of_unmade = unit.writes.iter().filter_map(Write::leg).any(|leg| unmade.contains(&leg));
         match outcome {
             Outcome::Lost { .. } if !compares || of_unmade => {
-                unmade.extend(unit.writes.iter().filter(|write| matches!(write, Write::NewLeg(_))).filter_map(Write::leg));
+                unmade.extend(
+                    unit.writes.iter().filter(|write| matches!(write, Write::NewLeg(_))).filter_map(Write::leg),
+                );
                 again.push((id, unit));
             }
             outcome => known.push((id, outcome)),

@@ -2,6 +2,7 @@
 //! end, and must not bring them back (rule 9). Bounded: by the legs that end while one read lasts.
 
 use super::ReadId;
+use crate::guard::{Guard, holds};
 use crate::model::StoredLeg;
 use crate::store::LookUp;
 use remeet_protocol::LegId;
@@ -21,7 +22,7 @@ impl Lately {
 
     /// Puts the end into what an older read found.
     pub(super) fn correct(&self, read: ReadId, found: &mut LookUp) {
-        if self.ended.is_empty() {
+        if self.ended.is_empty() || !holds(Guard::EndedStaysEnded) {
             return;
         }
         for found in &mut found.found {

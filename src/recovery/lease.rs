@@ -16,6 +16,7 @@
 //! taken over.
 
 use super::takeover::millis;
+use crate::guard::{Guard, holds};
 use crate::model::Moment;
 use remeet_protocol::{Epoch, Message, ServerId, Token};
 use serde::{Deserialize, Serialize};
@@ -292,7 +293,8 @@ impl Lease {
     /// Whether a command may be handed to a link (rule 5).
     #[must_use]
     pub fn may_command(&self, now: Moment) -> bool {
-        matches!(&self.state, State::Active { until, lapsed, .. } if now < *until && !lapsed)
+        let in_time = |until: &Moment, lapsed: &bool| (now < *until && !lapsed) || !holds(Guard::SelfStop);
+        matches!(&self.state, State::Active { until, lapsed, .. } if in_time(until, lapsed))
     }
 
     /// A timer is due, or may be.

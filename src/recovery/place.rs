@@ -5,6 +5,7 @@ use super::commands::Waiting;
 use super::core::{Core, Reading};
 use super::{Output, Published, Read};
 use crate::cascade::{Candidate, owner_of, terminal_of};
+use crate::guard::{Guard, holds};
 use crate::model::{Moment, StoredLeg, StoredState};
 use crate::store::LookUp;
 use remeet_protocol::message::{ClientOp, EventKind, LEGS_MAX, MeetingState, Op};
@@ -165,7 +166,8 @@ impl Core {
         let rows: Vec<StoredLeg> = legs.iter().map(|known| known.row.clone()).collect();
         let (mut state, _) = self.derive(&rows);
         // What is on its way to the store is not told (rule 15): with the last leg's the meeting's end is.
-        if state == MeetingState::Ended && legs.iter().any(|known| known.closing.is_some()) {
+        let closing = legs.iter().any(|known| known.closing.is_some()) && holds(Guard::EndTellsLast);
+        if state == MeetingState::Ended && closing {
             state = MeetingState::Ending;
         }
         let kind = if state == MeetingState::Ended { EventKind::Ended } else { EventKind::State };

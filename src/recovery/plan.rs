@@ -1,6 +1,7 @@
 //! The plan: a pure function of (inventory, stored legs) that puts every leg into exactly one bucket
 //! (design §2 step 4). It acts on nothing and can be printed.
 
+use crate::guard::{Guard, holds};
 use crate::model::{StoredLeg, StoredState};
 use remeet_protocol::message::{EndCause, InventoryEntry, LegState};
 use remeet_protocol::{BootId, Handle, LegId, ServerId};
@@ -192,11 +193,14 @@ fn absent(seen: &Seen<'_>, row: &StoredLeg) -> Option<Bucket> {
     match row.state {
         StoredState::Created | StoredState::Ended => None,
         // The attach has fenced every older start; ours is not answered, so it is sent again.
-        StoredState::Starting => Some(Bucket::FinishStart),
+        StoredState::Starting if holds(Guard::UnansweredStart) => Some(Bucket::FinishStart),
+        StoredState::Starting => gone(EndCause::Vanished),
         StoredState::Ending if row.boot.is_none() => Some(Bucket::FinishStart),
         StoredState::InMeeting | StoredState::Ending | StoredState::Adopting => match row.boot {
             Some(boot) if boot != seen.boot => gone(EndCause::Lost),
-            Some(_) if seen.table_revision > row.table_revision => gone(EndCause::Vanished),
+            Some(_) if seen.table_revision > row.table_revision || !holds(Guard::TableRevision) => {
+                gone(EndCause::Vanished)
+            }
             Some(_) => Some(Bucket::Unclear("absent at a table revision not above the one that accepted it")),
             None => Some(Bucket::Unclear("absent, and its server's boot id was never stored")),
         },

@@ -8,6 +8,7 @@ use super::plan::{Bucket, takeover_order};
 use super::report::{Fate, KeySource};
 use super::round::Stage;
 use super::{AlarmKind, CacheTask, Output, Read};
+use crate::guard::{Guard, holds};
 use crate::model::StoredState;
 use crate::session::{PersistId, Request, RequestError, TakeoverResults};
 use crate::store::{Accepted, CachedKey, Expect, LookUp, StateWrite, Unit, Write};
@@ -21,13 +22,14 @@ impl Core {
     /// ones the cache's, where their generation is the one in memory.
     pub(super) fn want_keys(&mut self, server: ServerId, legs: Vec<LegId>) {
         let first_pass = self.servers.get(&server).is_some_and(|known| !known.first_pass_done);
+        let first_pass = first_pass && holds(Guard::FirstPassFromDatabase);
         for leg in &legs {
             if let Some(known) = self.legs.get_mut(leg) {
                 known.in_round = true;
             }
         }
         let Some(round) = self.round(server) else { return };
-        let have_all = legs.iter().all(|leg| round.keys.contains_key(leg));
+        let have_all = legs.iter().all(|leg| round.keys.contains_key(leg)) && holds(Guard::FirstPassFromDatabase);
         if first_pass || have_all {
             return self.claim(server, &legs);
         }
@@ -43,7 +45,7 @@ impl Core {
         let mut usable = Vec::new();
         for key in keys {
             let Some(known) = self.legs.get(&key.leg) else { continue };
-            if key.generation == known.row.generation {
+            if key.generation == known.row.generation || !holds(Guard::KeyGeneration) {
                 usable.push((key.leg, key.secret));
             } else if key.generation > known.row.generation {
                 let text = format!(

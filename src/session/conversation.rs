@@ -9,6 +9,7 @@ use super::keepalive::Pulse;
 use super::question::Question;
 use super::queue::{Queue, Waiting};
 use super::{Heard, PersistId, Request, RequestError, Settings, Ticket};
+use crate::guard::{Guard, holds};
 use crate::model::Moment;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -215,7 +216,7 @@ impl Session {
             self.fail_request(ticket, request, &RequestError::LinkLost);
             return;
         }
-        match after.map(|id| (id, self.queue.settled(id))) {
+        match after.filter(|_| holds(Guard::StoredBeforeSent)).map(|id| (id, self.queue.settled(id))) {
             None | Some((_, Some(true))) => self.enqueue(ticket, request),
             Some((_, Some(false))) => {}
             Some((id, None)) => {

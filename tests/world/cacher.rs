@@ -111,13 +111,20 @@ impl World {
         let key = |leg: &LegId| self.store.legs.get(leg).map(|kept| kept.key.clone());
         let cache = &self.cache;
         match task {
-            CacheTask::Write(write) => now(cache.write(std::slice::from_ref(&write))).expect("in process"),
+            CacheTask::Write(write) => {
+                let outcomes = now(cache.write(std::slice::from_ref(&write))).expect("in process");
+                self.look_at_cached(write.head.domain, write.head.leg);
+                outcomes
+            }
             CacheTask::Refill(head) => {
                 let keys: Vec<_> = key(&head.leg).into_iter().collect();
                 now(cache.put_keys(epoch, &keys)).expect("in process");
                 let Some(content) = contents.remove(&head.leg) else { return vec![CacheOutcome::Lost] };
+                let (domain, leg) = (head.domain, head.leg);
                 let write = CacheWrite { head, base: None, mark: content.mark, changes: content.changes };
-                now(cache.write(&[write])).expect("in process")
+                let outcomes = now(cache.write(&[write])).expect("in process");
+                self.look_at_cached(domain, leg);
+                outcomes
             }
             CacheTask::MirrorKey(leg) => {
                 let keys: Vec<_> = key(&leg).into_iter().collect();
@@ -138,6 +145,13 @@ impl World {
                 }
                 Vec::new()
             }
+        }
+    }
+
+    fn look_at_cached(&mut self, domain: DomainId, leg: LegId) {
+        let cached = now(self.cache.contents(&[(domain, leg)])).expect("in process");
+        if let Some(cached) = cached.first() {
+            self.check_cached(leg, cached.head.epoch);
         }
     }
 
@@ -170,6 +184,7 @@ impl World {
     /// Loses everything cached.
     pub(super) fn wipe_cache(&mut self) {
         self.cache = MemoryCache::default();
+        self.seen.cached.clear();
         self.cache_disturbed = true;
     }
 }

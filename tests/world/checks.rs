@@ -2,12 +2,16 @@
 
 use super::World;
 use super::process::Process;
+use super::store::Kept;
 use remeet::model::{CommandId, Moment, StoredState};
 use remeet::recovery::{Published, Read, ReadResult, Trigger};
+use remeet::recovery::lanes::Units;
+use remeet::simulator::core::ConnectionId;
 use remeet::simulator::core::dump::LegDump;
-use remeet_protocol::message::{ClientOp, EventKind, LegState, MeetingState, Message};
+use remeet::store::Write;
+use remeet_protocol::message::{ClientOp, EndCause, EventKind, LegState, MeetingState, Message};
 use remeet_protocol::record::RecordState;
-use remeet_protocol::{ErrorCode, LegId, Packet, ServerId, Token};
+use remeet_protocol::{BootId, Epoch, ErrorCode, Handle, LegId, Packet, ServerId, Token};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -20,10 +24,10 @@ const RECOVERED_WITHIN: Duration = Duration::from_secs(30);
 pub(super) struct Seen {
     /// The last term that was granted.
     granted: Option<Token>,
-    /// The highest token that each server has said to be attached.
-    attached: BTreeMap<ServerId, Token>,
-    /// Epochs under which events of a leg were told, and the revision told last.
-    published: BTreeMap<(u64, LegId), u64>,
+    /// Ends that servers have told, by event: of which boot id, and of which leg.
+    ends: BTreeMap<(ServerId, u64), (BootId, LegId, Handle)>,
+    /// The epoch under which each leg was cached last.
+    pub(super) cached: BTreeMap<LegId, Epoch>,
 }
 
 impl World {
@@ -43,17 +47,90 @@ impl World {
         self.seen.granted = Some(token);
     }
 
+    /// Rule 4: nothing is written under a term that is over.
+    pub(super) fn check_written(&self, token: Token, units: &Units) {
+        let stands = self.seen.granted;
+        assert_eq!(Some(token), stands, "rule 4: written under a term that is over: {units:?}");
+        let fell = units.iter().flat_map(|(_, unit)| unit.writes.iter().filter_map(Write::leg));
+        for leg in fell {
+            let fell = self.store.legs.get(&leg).is_some_and(|kept| kept.fell);
+            assert!(!fell, "rule 13: a record of {leg} was written over a higher revision");
+        }
+    }
+
+    /// Rule 12: what a command asks for is stored before it leaves. What another term has overtaken since will be
+    /// refused.
+    pub(super) fn check_sent(&self, server: ServerId, packet: &Packet, token: Option<Token>) {
+        let Message::Command(command) = &packet.message else { return };
+        if token != self.store.term {
+            return;
+        }
+        let (leg, intent) = (command.leg, command.intent);
+        let stored = self.store.legs.get(&leg).is_some_and(|kept| kept.taken.contains(&intent));
+        assert!(stored, "rule 12: intent {intent} of {leg} left for server {server} and is not stored");
+    }
+
+    /// Rule 3: a leg is given for the proof of its key only. Rule 10: a key that is not the stored one is never used,
+    /// unless nothing tells it from that.
+    pub(super) fn check_proven(&mut self, server: ServerId, connection: ConnectionId, packet: &Packet) {
+        let Message::TakeoverAnswer(answer) = &packet.message else { return };
+        let request = packet.header.request;
+        for result in &answer.results {
+            let leg = result.leg;
+            let Some(simulated) = self.servers.get_mut(&server) else { return };
+            let wrong = simulated.unproven.remove(&(connection, request, leg));
+            assert!(!(wrong && result.code.is_ok()), "rule 3: server {server} gave {leg} for a wrong proof");
+            // A foreign leg under its name is claimed with our key; so is one whose key was never stored.
+            let ours = self.store.legs.get(&leg).is_some_and(|kept| {
+                let handle = kept.row.handle;
+                kept.row.server == server && handle == Some(result.handle) && kept.row.boot == Some(simulated.core.boot())
+            });
+            let known = self.wrong_keys.contains(&leg);
+            assert!(!(wrong && ours) || known, "rule 10: {leg} was claimed with a key that is not the stored one");
+        }
+    }
+
+    /// An end is acknowledged after it is stored; its server forgets it then.
+    pub(super) fn check_ends_acknowledged(&mut self, server: ServerId, number: u64) {
+        if self.lossy {
+            return;
+        }
+        let boot = self.servers[&server].core.boot();
+        let told = self.seen.ends.extract_if((server, 0)..=(server, number), |_, _| true);
+        for ((_, event), (of, leg, handle)) in told.collect::<Vec<_>>() {
+            let is_it = |kept: &&Kept| {
+                let row = &kept.row;
+                of == boot && row.server == server && row.boot == Some(boot) && row.handle == Some(handle)
+            };
+            let stands = self.store.legs.get(&leg).filter(is_it).is_none_or(|kept| kept.row.state == StoredState::Ended);
+            assert!(stands, "the end of {leg}, event {event} of server {server}, is acknowledged and not stored");
+        }
+    }
+
+    /// Rule 4: what is cached of a leg is never of a lower term than before.
+    pub(super) fn check_cached(&mut self, leg: LegId, epoch: Epoch) {
+        let seen = self.seen.cached.entry(leg).or_default();
+        assert!(epoch >= *seen, "rule 4: {leg} is cached under epoch {epoch}, after {seen}");
+        *seen = epoch;
+    }
+
     /// Rule 5: no command leaves once the lease could have run out.
     pub(super) fn check_self_stop(&self, lease_ends: Moment, server: ServerId, packet: &Packet) {
         let (now, name) = (self.calendar.now(), packet.message.name());
         assert!(now < lease_ends, "rule 5: {name} left for server {server} at {now:?}, the lease ended {lease_ends:?}");
     }
 
-    /// Rule 10: the cache is asked for keys only of legs that this term has read from the database, or made.
+    /// Rule 10: the cache is asked for keys only of legs that this term has read from the database, or made, and not in
+    /// a server's first pass.
     pub(super) fn check_key_source(&self, process: &Process, read: &Read) {
         let Read::CachedKeys(legs) = read else { return };
+        let passed: BTreeSet<ServerId> =
+            process.core.server_views().iter().filter(|view| !view.reports.is_empty()).map(|view| view.id).collect();
         for (_, leg) in legs {
             assert!(process.read.contains(leg), "rule 10: the cache is asked for the key of {leg}, which was never read");
+            let server = self.store.legs.get(leg).map(|kept| kept.row.server);
+            let first = server.is_some_and(|server| !passed.contains(&server));
+            assert!(!first, "rule 10: the cache is asked for the key of {leg} in a first pass");
         }
     }
 
@@ -72,7 +149,8 @@ impl World {
         }
         if published.state == MeetingState::Ended && published.kind == EventKind::Ended {
             let ended = self.store.legs.values().filter(|kept| kept.row.leg.meeting == leg.meeting);
-            let live: Vec<_> = ended.filter(|kept| kept.row.state != StoredState::Ended).map(|kept| &kept.row).collect();
+            let live: Vec<_> =
+                ended.filter(|kept| kept.row.state != StoredState::Ended).map(|kept| &kept.row).collect();
             assert!(live.is_empty(), "rule 15: {leg}'s meeting is told to have ended, stored is {live:?}");
         }
     }
@@ -97,7 +175,8 @@ impl World {
             let simulated = &self.servers[&row.server];
             // A foreign leg under the same name, at a server that has lost ours, is another one.
             let is_it = |leg: &LegDump| {
-                row.boot.is_none_or(|boot| boot == simulated.core.boot()) && row.handle.is_none_or(|it| it == leg.handle)
+                row.boot.is_none_or(|boot| boot == simulated.core.boot())
+                    && row.handle.is_none_or(|it| it == leg.handle)
             };
             let live = simulated.live(row.leg).filter(is_it);
             match row.state {
@@ -117,6 +196,12 @@ impl World {
     /// What servers say passes here.
     pub(super) fn tap(&mut self, server: ServerId, packet: &Packet) {
         self.note_told(server, packet);
+        if let Message::Event(event) = &packet.message
+            && event.ended != EndCause::None
+        {
+            let boot = self.servers[&server].core.boot();
+            self.seen.ends.insert((server, event.number), (boot, event.leg, event.handle));
+        }
         if let Message::CommandAnswer(answer) = &packet.message {
             // Not looked at, or over since: a packet that was late or doubled. Nothing that was carried out.
             let nothing =

@@ -117,9 +117,12 @@ impl World {
                 self.quiet();
             }
             let clients = self.clients.iter();
-            let answered = clients.flat_map(|(client, state)| state.answered.keys().map(|number| (*client, *number)));
-            for (client, number) in answered.collect::<Vec<_>>() {
-                self.client_sends(client, number);
+            let answered = clients.flat_map(|(client, state)| state.answered.keys().map(|number| (*client, *number, state.next)));
+            for (client, number, last) in answered.collect::<Vec<_>>() {
+                // Of more the answers are not kept.
+                if last - number < 250 {
+                    self.client_sends(client, number);
+                }
             }
             self.run_for(Duration::from_secs(1));
         }

@@ -38,6 +38,7 @@ enum Fault {
     WipeCache,
     CacheDown,
     StaleKey,
+    WrongKey,
     Hang,
     RestartServer,
     ServerLosesTables,
@@ -53,7 +54,7 @@ enum Fault {
     UnknownTypes,
 }
 
-const ALL: [Fault; 29] = [
+const ALL: [Fault; 30] = [
     Fault::Kill,
     Fault::KillSoon,
     Fault::Pause,
@@ -70,6 +71,7 @@ const ALL: [Fault; 29] = [
     Fault::WipeCache,
     Fault::CacheDown,
     Fault::StaleKey,
+    Fault::WrongKey,
     Fault::Hang,
     Fault::RestartServer,
     Fault::ServerLosesTables,
@@ -104,6 +106,7 @@ impl Fault {
             Fault::WipeCache => "the cache is wiped",
             Fault::CacheDown => "the cache is down",
             Fault::StaleKey => "a stale key is cached",
+            Fault::WrongKey => "a wrong key is cached",
             Fault::Hang => "a server hangs",
             Fault::RestartServer => "a server restarts",
             Fault::ServerLosesTables => "a server restarts without its tables",
@@ -234,12 +237,15 @@ impl Disorder {
                 world.cache_down = true;
                 world.later(span, |world| world.cache_down = false);
             }
-            Fault::StaleKey => {
+            Fault::StaleKey | Fault::WrongKey => {
                 let legs: Vec<LegId> = world.store.legs.keys().copied().collect();
                 let Some(kept) = self.dice.pick(&legs).and_then(|leg| world.store.legs.get(leg)) else { return };
-                let generation = kept.key.generation - 1;
+                let generation = kept.key.generation - u64::from(fault == Fault::StaleKey);
                 let key = RecoveryKey { generation, secret: Secret::new([5; 16]), ..kept.key.clone() };
                 let (cache, epoch) = (&world.cache, kept.row.epoch);
+                if fault == Fault::WrongKey {
+                    world.wrong_keys.insert(key.leg);
+                }
                 cache.forget_keys(&[(super::servers::DOMAIN, key.leg)]).now_or_never().unwrap().unwrap();
                 cache.put_keys(epoch, &[key]).now_or_never().unwrap().unwrap();
             }

@@ -37,6 +37,7 @@ mod writer;
 mod adoption;
 mod crash;
 mod faults;
+mod guards;
 mod keys;
 mod ordinary;
 mod rounds;
@@ -59,7 +60,7 @@ use remeet::store::memory::MemoryCache;
 use remeet_protocol::message::{ClientAnswer, ClientCommand};
 use remeet_protocol::{ErrorCode, LegId, Packet, ServerId, Token};
 use servers::Simulated;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use store::Store;
 
@@ -70,29 +71,103 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What is to happen. What names a life is void once that life is over.
 enum Happening {
-    Packet { server: ServerId, connection: ConnectionId, way: Way, packet: Packet },
-    Dial { life: u64, server: ServerId },
-    LinkEnded { life: u64, server: ServerId },
-    ServerHangsUp { server: ServerId, connection: ConnectionId },
-    Wakes { server: ServerId },
-    Boot { node: usize },
-    LeaseAsked { life: u64, ask: LeaseAsk },
-    LeaseAnswered { life: u64, answer: LeaseAnswer },
-    Released { token: Token },
-    Wake { life: u64 },
-    Commit { life: u64, token: Token, batch: Batch },
+    Packet {
+        server: ServerId,
+        connection: ConnectionId,
+        way: Way,
+        packet: Packet,
+    },
+    Dial {
+        life: u64,
+        server: ServerId,
+    },
+    LinkEnded {
+        life: u64,
+        server: ServerId,
+    },
+    ServerHangsUp {
+        server: ServerId,
+        connection: ConnectionId,
+    },
+    Wakes {
+        server: ServerId,
+    },
+    Boot {
+        node: usize,
+    },
+    LeaseAsked {
+        life: u64,
+        ask: LeaseAsk,
+    },
+    LeaseAnswered {
+        life: u64,
+        answer: LeaseAnswer,
+    },
+    Released {
+        token: Token,
+    },
+    Wake {
+        life: u64,
+    },
+    Commit {
+        life: u64,
+        token: Token,
+        batch: Batch,
+    },
     /// A commit that was told to be of unknown outcome comes through after all.
-    LateCommit { token: Token, units: Units },
-    Settle { life: u64, token: Token, batch: Batch, stood: Option<Vec<Outcome>> },
-    Written { life: u64, lane: usize, outcomes: Vec<(PersistId, Outcome)>, again: Units },
-    Unwritten { life: u64, batch: Batch, fenced: bool },
-    ReadBegins { life: u64, id: ReadId, read: Read },
-    ReadEnds { life: u64, id: ReadId, result: Result<ReadResult, String> },
-    CacheRun { life: u64, tasks: Vec<CacheTask> },
-    CacheWritten { life: u64, tasks: Vec<CacheTask>, contents: BTreeMap<LegId, LegContent> },
-    ClientAsks { command: ClientCommand },
-    ClientHears { client: u64, answer: ClientAnswer },
-    ClientWaited { client: u64, number: u64, wait: u64 },
+    LateCommit {
+        token: Token,
+        units: Units,
+        settled: bool,
+    },
+    Settle {
+        life: u64,
+        token: Token,
+        batch: Batch,
+        stood: Option<Vec<Outcome>>,
+    },
+    Written {
+        life: u64,
+        lane: usize,
+        outcomes: Vec<(PersistId, Outcome)>,
+        again: Units,
+    },
+    Unwritten {
+        life: u64,
+        batch: Batch,
+        fenced: bool,
+    },
+    ReadBegins {
+        life: u64,
+        id: ReadId,
+        read: Read,
+    },
+    ReadEnds {
+        life: u64,
+        id: ReadId,
+        result: Result<ReadResult, String>,
+    },
+    CacheRun {
+        life: u64,
+        tasks: Vec<CacheTask>,
+    },
+    CacheWritten {
+        life: u64,
+        tasks: Vec<CacheTask>,
+        contents: BTreeMap<LegId, LegContent>,
+    },
+    ClientAsks {
+        command: ClientCommand,
+    },
+    ClientHears {
+        client: u64,
+        answer: ClientAnswer,
+    },
+    ClientWaited {
+        client: u64,
+        number: u64,
+        wait: u64,
+    },
     Act(Box<dyn FnOnce(&mut World)>),
 }
 
@@ -140,6 +215,10 @@ pub(super) struct World {
     /// What events told that are not acknowledged: (leg, revision), by server and number.
     told: BTreeMap<(ServerId, u64), (LegId, u64)>,
     seen: checks::Seen,
+    /// Packets are lost: a session cannot know an event's number before the first that it hears (session/events.rs).
+    lossy: bool,
+    /// Legs of which a wrong key is cached in the right generation: rule 10 lets it be tried once.
+    wrong_keys: BTreeSet<LegId>,
     /// Faults that befell, of each kind.
     faults: BTreeMap<&'static str, u64>,
 }
@@ -162,7 +241,6 @@ impl World {
             servers: ids.iter().map(simulated).collect(),
             nodes: (0..options.nodes).map(|place| Node::new(seed, place, &ids)).collect(),
             clients: (1..=options.clients).map(|id| (id, Client::default())).collect(),
-            options,
             calendar: Calendar::new(),
             dice: Dice::new(seed, 1),
             last_connection: 0,
@@ -176,7 +254,10 @@ impl World {
             check_acknowledged: false,
             told: BTreeMap::new(),
             seen: checks::Seen::default(),
+            lossy: options.loss > 0.0,
+            wrong_keys: BTreeSet::new(),
             faults: BTreeMap::new(),
+            options,
         };
         (0..world.nodes.len()).for_each(|node| world.boot(node));
         world
@@ -275,7 +356,7 @@ impl World {
             Happening::Released { token } => self.released(token),
             Happening::Wake { life } => self.wake(life),
             Happening::Commit { life, token, batch } => self.commit(life, token, batch),
-            Happening::LateCommit { token, units } => self.late_commit(token, &units),
+            Happening::LateCommit { token, units, settled } => self.late_commit(token, &units, settled),
             Happening::Settle { life, token, batch, stood } => self.settle(life, token, batch, stood.as_deref()),
             Happening::Written { life, lane, outcomes, again } => self.batch_ended(life, lane, outcomes, again),
             Happening::Unwritten { life, batch, fenced } => self.batch_failed(life, batch, fenced),

@@ -76,14 +76,7 @@ impl World {
     }
 
     /// Sends a packet on its way. What a paused process has handed over leaves when it runs again.
-    pub(super) fn carry(
-        &mut self,
-        node: usize,
-        server: ServerId,
-        connection: ConnectionId,
-        way: Way,
-        packet: Packet,
-    ) {
+    pub(super) fn carry(&mut self, node: usize, server: ServerId, connection: ConnectionId, way: Way, packet: Packet) {
         let options = &self.options;
         let now = self.calendar.now();
         let leaves = if way == Way::ToServer { now.max(self.nodes[node].paused_until) } else { now };

@@ -28,8 +28,6 @@ pub(super) struct Options {
     pub(super) store_delay: Duration,
     /// Commits whose outcome is unknown, a fraction (rule 12).
     pub(super) unknown_commits: f64,
-    /// New meetings that get further legs, a fraction.
-    pub(super) legs: f64,
     /// The servers' bound of unsent events.
     pub(super) event_queue: usize,
     /// Removals that the servers keep a leg.
@@ -51,7 +49,6 @@ impl Default for Options {
             delay: Duration::from_millis(4),
             store_delay: Duration::from_millis(3),
             unknown_commits: 0.0,
-            legs: 0.0,
             event_queue: 1_000,
             removals: 1_000,
             recovery: recovery::Settings::default(),

@@ -231,7 +231,7 @@ impl World {
         may_command: bool,
     ) -> Vec<(ServerId, Option<Duration>)> {
         let mut closing = Vec::new();
-        let lease_ends = process.lease_ends;
+        let (lease_ends, token) = (process.lease_ends, process.core.token());
         for (server, session) in &mut process.sessions {
             let connection = self.wire(node, *server).and_then(|wire| wire.connection);
             while let Some(packet) = session.poll_packet() {
@@ -240,6 +240,7 @@ impl World {
                         continue;
                     }
                     self.check_self_stop(lease_ends, *server, &packet);
+                    self.check_sent(*server, &packet, token);
                 }
                 if let Some(connection) = connection {
                     self.carry(node, *server, connection, Way::ToServer, packet);
@@ -255,7 +256,11 @@ impl World {
     fn arm(&mut self, node: usize) {
         let Some(process) = &mut self.nodes[node].process else { return };
         let sessions = process.sessions.values().filter_map(|session| session.next_wake().map(|(at, _)| at));
-        let Some(at) = sessions.chain(process.core.next_wake()).chain(process.lease.next_wake()).chain(process.probes_at).min() else { return };
+        let Some(at) =
+            sessions.chain(process.core.next_wake()).chain(process.lease.next_wake()).chain(process.probes_at).min()
+        else {
+            return;
+        };
         if process.wakes_at.is_none_or(|armed| at < armed) {
             process.wakes_at = Some(at);
             self.calendar.at(at, Happening::Wake { life: process.life });
@@ -282,6 +287,7 @@ impl World {
                 if self.check_acknowledged {
                     self.check_told(server, number);
                 }
+                self.check_ends_acknowledged(server, number);
                 if let Some(session) = process.sessions.get_mut(&server) {
                     session.acknowledge(number);
                 }
@@ -321,7 +327,8 @@ impl World {
     /// What a read finds, as of now; its answer takes a while more.
     pub(super) fn read(&mut self, life: u64, id: ReadId, read: &Read) {
         let cut = self.node_of(life).is_some_and(|node| self.nodes[node].store_cut);
-        let down = (self.store_down || cut) && !matches!(read, Read::CachedKeys(_) | Read::Stamps(_) | Read::CachedNames(_));
+        let down =
+            (self.store_down || cut) && !matches!(read, Read::CachedKeys(_) | Read::Stamps(_) | Read::CachedNames(_));
         let (result, pause) = if down {
             (Err("the store is down".to_owned()), Duration::from_secs(3))
         } else {

@@ -5,10 +5,11 @@ use super::{Happening, World};
 use remeet::simulator::core::dump::{Dump, LegDump};
 use remeet::simulator::core::script::{Kind, Script};
 use remeet::simulator::core::{ConnectionId, Core, Output, Settings};
-use remeet_protocol::message::LegState;
+use remeet_protocol::message::{LegState, Message, TakeoverClaim};
+use remeet_protocol::proof::{Claim, verify};
 use remeet_protocol::wire::Text;
 use remeet_protocol::{BootId, DomainId, LegId, Packet, ServerId};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 pub(super) const DOMAIN: DomainId = DomainId(1);
@@ -20,6 +21,8 @@ pub(super) struct Simulated {
     /// It hangs: what comes waits.
     hangs: bool,
     waiting: VecDeque<(ConnectionId, Packet)>,
+    /// Claims under way whose proof is not of the leg's key, by their requests.
+    pub(super) unproven: BTreeSet<(ConnectionId, u64, LegId)>,
     dice: Dice,
 }
 
@@ -39,12 +42,26 @@ impl Simulated {
         let mut dice = Dice::new(seed, 2_000 + u64::from(server.0));
         let boot = BootId::from_bytes(dice.bytes());
         let core = Core::new(settings.clone(), boot, dice.below(u64::MAX));
-        Self { core, settings, hangs: false, waiting: VecDeque::new(), dice }
+        Self { core, settings, hangs: false, waiting: VecDeque::new(), unproven: BTreeSet::new(), dice }
     }
 
     pub(super) fn disconnect(&mut self, connection: ConnectionId) {
         self.waiting.retain(|(waiting, _)| *waiting != connection);
         self.core.disconnect(connection);
+    }
+
+    /// Legs that a takeover claims with a proof that is not of the key which they run under.
+    fn wrong_claims(&self, packet: &Packet) -> Vec<LegId> {
+        let (Message::Takeover(takeover), Some(token)) = (&packet.message, self.core.highest_token()) else {
+            return Vec::new();
+        };
+        let wrong = |claim: &&TakeoverClaim| {
+            let said =
+                Claim { server: self.settings.server, boot: self.core.boot(), handle: claim.handle, leg: claim.leg, token };
+            let leg = self.core.table().leg(claim.handle);
+            leg.is_some_and(|leg| !verify(&leg.head.secret, &said, &claim.proof))
+        };
+        takeover.claims.iter().filter(wrong).map(|claim| claim.leg).collect()
     }
 
     /// The leg, live.
@@ -61,7 +78,10 @@ impl World {
             simulated.waiting.push_back((connection, packet));
             return;
         }
+        let unproven = simulated.wrong_claims(&packet);
+        let request = packet.header.request;
         simulated.core.receive(now_ms, connection, packet);
+        simulated.unproven.extend(unproven.into_iter().map(|leg| (connection, request, leg)));
         self.flush_server(server);
     }
 
@@ -71,6 +91,7 @@ impl World {
         for output in simulated.core.take_outputs() {
             match output {
                 Output::Send(connection, packet) => {
+                    self.check_proven(server, connection, &packet);
                     self.tap(server, &packet);
                     self.carry_back(server, connection, packet);
                 }

@@ -2,6 +2,7 @@
 //!
 //! It also remembers what the checks need: every change of state, and which intents a client command made.
 
+use remeet::guard::{Guard, holds};
 use remeet::model::{ClientAnswerRow, CommandId, Intent, LegContent, Moment, RecoveryKey, StoredLeg, StoredState};
 use remeet::store::{
     Begun, Candidate, ContentWrite, Found, Instance, LookUp, Outcome, Standing, StateWrite, Unit, Write,
@@ -21,7 +22,9 @@ pub(super) struct Kept {
     pub(super) key: RecoveryKey,
     pub(super) records: BTreeMap<RecordKey, Change>,
     pub(super) open: BTreeMap<u64, Intent>,
-    taken: BTreeSet<u64>,
+    pub(super) taken: BTreeSet<u64>,
+    /// A record was written over a higher revision.
+    pub(super) fell: bool,
 }
 
 #[derive(Default)]
@@ -100,7 +103,13 @@ impl Store {
     }
 
     pub(super) fn write(&mut self, token: Token, units: &[&Unit]) -> Result<Vec<Outcome>, Fenced> {
-        if self.term != Some(token) {
+        let checks = |write: &Write| holds(match write {
+            Write::NewLeg(_) | Write::State(_) | Write::Key(_) => Guard::TermOfStates,
+            Write::Content(_) | Write::Quarantine(..) | Write::First(..) => Guard::TermOfContents,
+            Write::Intent(_) | Write::IntentDone(_) => Guard::TermOfIntents,
+            Write::Answer(_) => Guard::TermOfAnswers,
+        });
+        if self.term != Some(token) && units.iter().flat_map(|unit| &unit.writes).any(checks) {
             return Err(Fenced);
         }
         Ok(units.iter().map(|unit| self.write_unit(token, unit)).collect())
@@ -123,7 +132,7 @@ impl Store {
         let states = units.iter().flat_map(|unit| &unit.writes).filter(|write| matches!(write, Write::State(_)));
         let raise = 1 + states.count() as u64;
         for leg in &touched {
-            if let Some(kept) = self.legs.get_mut(leg) {
+            if let Some(kept) = self.legs.get_mut(leg).filter(|_| holds(Guard::RaisedVersion)) {
                 kept.row.version += raise;
             }
         }
@@ -188,6 +197,7 @@ impl Store {
                     records: BTreeMap::new(),
                     open: BTreeMap::new(),
                     taken: BTreeSet::new(),
+                    fell: false,
                 };
                 if self.legs.contains_key(&new.row.leg) {
                     return false;
@@ -304,7 +314,8 @@ impl Kept {
             write.expect.state,
             write.state
         );
-        if self.row.version != write.expect.version || self.row.state != write.expect.state {
+        let fits = self.row.version == write.expect.version && self.row.state == write.expect.state;
+        if !fits && holds(Guard::StoredVersion) {
             return false;
         }
         self.row.version += 1;
@@ -333,6 +344,8 @@ impl Kept {
             let wins = stands.is_none_or(|stands| {
                 stands.revision < change.revision || write.full && stands.revision == change.revision
             });
+            let wins = wins || !holds(Guard::RecordRevision);
+            self.fell |= wins && stands.is_some_and(|stands| change.revision < stands.revision);
             if !wins {
                 continue;
             }
@@ -382,7 +395,12 @@ fn the_model_s_lease_is_held_granted_renewed_and_released_as_the_stores_are() {
     let (mut store, second) = (Store::default(), Duration::from_secs(1));
     let at = |seconds: u32| Moment::default() + second * seconds;
     assert!(store.standing(at(0)).is_none());
-    let short = |node| Candidate { lease: second * 6, holder: remeet_protocol::Holder::from_bytes([1; 16]), node, epoch_above: Epoch(0) };
+    let short = |node| Candidate {
+        lease: second * 6,
+        holder: remeet_protocol::Holder::from_bytes([1; 16]),
+        node,
+        epoch_above: Epoch(0),
+    };
     let Begun::Granted(first) = store.begin_term(at(0), short("a")) else { panic!("held") };
     let Begun::Held(standing) = store.begin_term(at(2), short("b")) else { panic!("granted") };
     assert_eq!((standing.token, standing.node.as_str(), standing.remaining), (first, "a", second * 4));

@@ -2,9 +2,9 @@
 
 use super::{Happening, World};
 use remeet::recovery::Input;
-use remeet::recovery::lease::{Evidence, Incumbent, LeaseAnswer, LeaseAsk, LeaseChange};
+use remeet::recovery::lease::{Incumbent, LeaseAnswer, LeaseAsk, LeaseChange};
 use remeet::store::{Begun, Candidate};
-use remeet_protocol::{ServerId, Token};
+use remeet_protocol::Token;
 use std::time::Duration;
 
 /// The store's calls about the lease give up after this long.
@@ -99,13 +99,5 @@ impl World {
                 self.pump(node);
             }
         }
-    }
-
-    /// A server has admitted a newer token: another scheduler's, as this database forgets nothing.
-    pub(super) fn newer_token(&mut self, node: usize, server: ServerId, token: Token) {
-        let now = self.calendar.now();
-        let Some(process) = &mut self.nodes[node].process else { return };
-        let evidence = process.lease.evidence(now, server, token.epoch);
-        assert!(evidence != Evidence::None || token.epoch.0 == 0, "server {server} has admitted {token}, which is none");
     }
 }

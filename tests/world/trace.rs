@@ -2,8 +2,8 @@
 //!
 //! It stands beside the world, so that a run that ended in a panic can still be read.
 
-use super::network::Way;
 use super::Happening;
+use super::network::Way;
 use remeet::model::Moment;
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -79,7 +79,9 @@ pub(super) fn happening(now: Moment, happening: &Happening) {
         Happening::LateCommit { units, .. } => life("a late commit: units", &0, units.len()),
         Happening::Settle { life: of, batch, .. } => life("settles units", of, batch.units.len()),
         Happening::Written { life: of, outcomes, .. } => life("hears what was written: units", of, outcomes.len()),
-        Happening::Unwritten { life: of, batch, .. } => life("hears that nothing was written: units", of, batch.units.len()),
+        Happening::Unwritten { life: of, batch, .. } => {
+            life("hears that nothing was written: units", of, batch.units.len())
+        }
         Happening::ReadBegins { life: of, .. } => life("reads", of, 0),
         Happening::ReadEnds { life: of, .. } => life("has read", of, 0),
         Happening::CacheRun { life: of, tasks } => life("begins cache tasks", of, tasks.len()),

@@ -49,20 +49,29 @@ impl World {
         }
     }
 
-    fn come_late(&mut self, token: Token, units: Units) {
+    fn come_late(&mut self, token: Token, units: Units, settled: bool) {
+        if units.is_empty() {
+            return;
+        }
         let pause = self.dice.pause(self.options.store_delay * 6);
-        self.calendar.after(pause, Happening::LateCommit { token, units });
+        self.calendar.after(pause, Happening::LateCommit { token, units, settled });
     }
 
     /// The statement arrives when its sender is dead, or has long read the rows again.
-    pub(super) fn late_commit(&mut self, token: Token, late: &Units) {
-        if !self.store_down {
-            self.stored(token, late);
+    pub(super) fn late_commit(&mut self, token: Token, late: &Units, settled: bool) {
+        if self.store_down {
+            return;
         }
+        let outcomes = self.stored(token, late).unwrap_or_default();
+        let stands = outcomes.iter().any(|outcome| matches!(outcome, Outcome::Applied { .. }));
+        assert!(!(settled && stands), "rule 12: a commit that was settled as lost stands after all: {late:?}");
     }
 
     fn stored(&mut self, token: Token, batch: &Units) -> Option<Vec<Outcome>> {
         let outcomes = self.store.write(token, &units(batch)).ok();
+        if outcomes.is_some() {
+            self.check_written(token, batch);
+        }
         self.check_transitions();
         outcomes
     }
@@ -73,7 +82,7 @@ impl World {
         let may_be_late = stood.is_none() && self.dice.chance(0.5);
         let Some(node) = node else {
             if may_be_late {
-                self.come_late(token, batch.units);
+                self.come_late(token, batch.units, false);
             }
             return;
         };
@@ -93,19 +102,13 @@ impl World {
                 let compares = unit.writes.iter().any(|write| matches!(write, Write::State(_)));
                 compares && unit.writes.iter().filter_map(Write::leg).all(|leg| self.store.legs.contains_key(&leg))
             });
-            self.come_late(token, late);
+            self.come_late(token, late, true);
         }
         let (known, again) = settled(batch.units, outcomes);
         self.calendar.after(pause, Happening::Written { life, lane: batch.lane, outcomes: known, again });
     }
 
-    pub(super) fn batch_ended(
-        &mut self,
-        life: u64,
-        lane: usize,
-        outcomes: Vec<(PersistId, Outcome)>,
-        again: Units,
-    ) {
+    pub(super) fn batch_ended(&mut self, life: u64, lane: usize, outcomes: Vec<(PersistId, Outcome)>, again: Units) {
         let Some(node) = self.node_of(life) else { return };
         if let Some(process) = &mut self.nodes[node].process {
             process.lanes.end(lane, true, again);

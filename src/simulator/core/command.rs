@@ -5,6 +5,7 @@ use super::journal::Entry;
 use super::leg::LegHead;
 use super::roster::Refusal;
 use super::{Asked, Core, HELD_MAX};
+use crate::guard::{Guard, holds};
 use remeet_protocol::message::{Command, CommandAnswer, EndCause, Op, Start};
 use remeet_protocol::record::{LegRow, Mark, Record};
 use remeet_protocol::wire::Text;
@@ -96,7 +97,7 @@ impl Core {
     /// Start, recognised by the leg's name (SPEC C-4): started already, the same answer; ended, `ended`.
     fn start(&mut self, now_ms: u64, token: Token, command: &Command, start: &Start) -> Verdict {
         if let Some(leg) = self.table.handle(&command.leg).and_then(|handle| self.table.leg(handle)) {
-            if !leg.is_live() {
+            if !leg.is_live() && holds(Guard::Tombstones) {
                 return Verdict::Refused(ErrorCode::ENDED, "the meeting has ended; its tombstone is still here");
             }
             if leg.head.secret != start.secret {
@@ -163,13 +164,14 @@ impl Core {
         }
         if let Some(kept) = &leg.head.kept
             && kept.intent == command.intent
+            && holds(Guard::ExecutedMemory)
         {
             return Verdict::Kept(Box::new(kept.clone()));
         }
         if !leg.is_live() {
             return Verdict::Refused(ErrorCode::ENDED, ErrorCode::ENDED.sentence());
         }
-        if command.intent <= leg.head.intent || command.intent == 0 {
+        if (command.intent <= leg.head.intent && holds(Guard::ExecutedMemory)) || command.intent == 0 {
             return Verdict::Refused(ErrorCode::STALE_INTENT, ErrorCode::STALE_INTENT.sentence());
         }
         self.count_execution(token, before);

@@ -2,6 +2,7 @@
 //! tombstone is forgotten (SPEC Q-7).
 
 use super::leg::{Leg, LegHead};
+use crate::guard::{Guard, holds};
 use remeet_protocol::message::{EndCause, InventoryEntry, LegState};
 use remeet_protocol::{Handle, LegId};
 use std::collections::{BTreeMap, HashMap};
@@ -143,6 +144,6 @@ impl Table {
             terminals: leg.terminals,
             token: leg.head.token,
         };
-        self.legs.values().map(entry).collect()
+        self.legs.values().filter(|leg| leg.is_live() || holds(Guard::Tombstones)).map(entry).collect()
     }
 }

@@ -1,6 +1,7 @@
 //! What is cached of one leg in process, and which write wins: the same decisions as the scripts of
 //! the Redis cache (`store/redis/scripts.rs`), compared with them step by step in the contract suite.
 
+use crate::guard::{Guard, holds};
 use crate::model::RecoveryKey;
 use crate::store::{CacheOutcome, CacheStamp, CacheWrite, CachedHead, CachedKey, CachedLeg};
 use remeet_protocol::message::MeetingState;
@@ -59,7 +60,7 @@ impl Slot {
 
     pub(super) fn write(&mut self, write: &CacheWrite) -> CacheOutcome {
         if let Some(held) = &mut self.status {
-            if held.head.epoch > write.head.epoch {
+            if held.head.epoch > write.head.epoch && holds(Guard::CachedEpoch) {
                 return CacheOutcome::Lost;
             }
             let same_epoch = held.head.epoch == write.head.epoch;
