@@ -5,7 +5,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use crate::cache_records::{DOMAIN, boot, changed, content, delta, head, key, keys_of, leg, mark, name, random, whole};
+use crate::cache_records::{
+    DOMAIN, boot, changed, content, delta, head, key, keys_of, leg, mark, name, present, random, whole,
+};
 use crate::servers::redis_url;
 use rand::Rng;
 use remeet::store::CacheOutcome::{Applied, Lost, Stale};
@@ -13,7 +15,7 @@ use remeet::store::memory::MemoryCache;
 use remeet::store::{Cache, CacheOutcome, CacheWrite, open_cache};
 use remeet_protocol::message::MeetingState;
 use remeet_protocol::record::RecordState;
-use remeet_protocol::{DomainId, Epoch, Handle, LegId, Record};
+use remeet_protocol::{Change, DomainId, Epoch, Handle, LegId, Record};
 use std::sync::Arc;
 
 macro_rules! contract {
@@ -44,6 +46,7 @@ contract! {
     a_whole_write_removes_what_it_does_not_hold,
     a_delta_applies_to_its_base_only,
     a_delta_written_twice_has_one_effect,
+    of_a_record_that_goes_and_comes_in_one_write_the_last_stands,
     a_leg_of_thousands_of_records_is_written_and_changed,
     rule_4_status_of_a_lower_epoch_or_revision_loses,
     an_old_boots_higher_revision_does_not_block_a_higher_epoch,
@@ -190,6 +193,27 @@ async fn a_delta_written_twice_has_one_effect(cache: TestCache) {
         assert_eq!(write(&cache, delta(1, 1, 10, &before, 12, &after)).await, Applied);
         assert_holds(&cache, 1, 12, &after).await;
     }
+}
+
+/// Found by `scripts/crash-loop --seed 2026`, cycle 295: one event took a window away and gave it back.
+async fn of_a_record_that_goes_and_comes_in_one_write_the_last_stands(cache: TestCache) {
+    let records = content(&mut random("a_record_that_goes_and_comes"), 2, 2);
+    let record = records.last().unwrap().clone();
+    let without = records[..records.len() - 1].to_vec();
+    let gone = |revision| Change { revision, state: RecordState::Removed(record.key()) };
+    assert_eq!(write(&cache, whole(1, 1, 10, &records)).await, Applied);
+    let there_at_last =
+        CacheWrite { changes: vec![gone(11), present(12, &record)], ..delta(1, 1, 10, &records, 12, &records) };
+    assert_eq!(write(&cache, there_at_last).await, Applied);
+    assert_holds(&cache, 1, 12, &records).await;
+    let changes = vec![gone(13), present(14, &record), gone(15)];
+    assert_eq!(write(&cache, CacheWrite { changes, ..delta(1, 1, 12, &records, 15, &without) }).await, Applied);
+    assert_holds(&cache, 1, 15, &without).await;
+    // The same in a whole write.
+    let mut changes = whole(1, 1, 20, &records).changes;
+    changes.push(gone(20));
+    assert_eq!(write(&cache, CacheWrite { changes, ..whole(1, 1, 20, &without) }).await, Applied);
+    assert_holds(&cache, 1, 20, &without).await;
 }
 
 async fn a_leg_of_thousands_of_records_is_written_and_changed(cache: TestCache) {

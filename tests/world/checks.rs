@@ -4,8 +4,8 @@ use super::World;
 use super::process::Process;
 use super::store::Kept;
 use remeet::model::{CommandId, Moment, StoredState};
-use remeet::recovery::{Published, Read, ReadResult, Trigger};
 use remeet::recovery::lanes::Units;
+use remeet::recovery::{Published, Read, ReadResult, Trigger};
 use remeet::simulator::core::ConnectionId;
 use remeet::simulator::core::dump::LegDump;
 use remeet::store::Write;
@@ -83,7 +83,9 @@ impl World {
             // A foreign leg under its name is claimed with our key; so is one whose key was never stored.
             let ours = self.store.legs.get(&leg).is_some_and(|kept| {
                 let handle = kept.row.handle;
-                kept.row.server == server && handle == Some(result.handle) && kept.row.boot == Some(simulated.core.boot())
+                kept.row.server == server
+                    && handle == Some(result.handle)
+                    && kept.row.boot == Some(simulated.core.boot())
             });
             let known = self.wrong_keys.contains(&leg);
             assert!(!(wrong && ours) || known, "rule 10: {leg} was claimed with a key that is not the stored one");
@@ -102,7 +104,8 @@ impl World {
                 let row = &kept.row;
                 of == boot && row.server == server && row.boot == Some(boot) && row.handle == Some(handle)
             };
-            let stands = self.store.legs.get(&leg).filter(is_it).is_none_or(|kept| kept.row.state == StoredState::Ended);
+            let stands =
+                self.store.legs.get(&leg).filter(is_it).is_none_or(|kept| kept.row.state == StoredState::Ended);
             assert!(stands, "the end of {leg}, event {event} of server {server}, is acknowledged and not stored");
         }
     }
@@ -127,7 +130,10 @@ impl World {
         let passed: BTreeSet<ServerId> =
             process.core.server_views().iter().filter(|view| !view.reports.is_empty()).map(|view| view.id).collect();
         for (_, leg) in legs {
-            assert!(process.read.contains(leg), "rule 10: the cache is asked for the key of {leg}, which was never read");
+            assert!(
+                process.read.contains(leg),
+                "rule 10: the cache is asked for the key of {leg}, which was never read"
+            );
             let server = self.store.legs.get(leg).map(|kept| kept.row.server);
             let first = server.is_some_and(|server| !passed.contains(&server));
             assert!(!first, "rule 10: the cache is asked for the key of {leg} in a first pass");

@@ -117,7 +117,8 @@ impl World {
                 self.quiet();
             }
             let clients = self.clients.iter();
-            let answered = clients.flat_map(|(client, state)| state.answered.keys().map(|number| (*client, *number, state.next)));
+            let answered =
+                clients.flat_map(|(client, state)| state.answered.keys().map(|number| (*client, *number, state.next)));
             for (client, number, last) in answered.collect::<Vec<_>>() {
                 // Of more the answers are not kept.
                 if last - number < 250 {

@@ -56,8 +56,13 @@ impl Simulated {
             return Vec::new();
         };
         let wrong = |claim: &&TakeoverClaim| {
-            let said =
-                Claim { server: self.settings.server, boot: self.core.boot(), handle: claim.handle, leg: claim.leg, token };
+            let said = Claim {
+                server: self.settings.server,
+                boot: self.core.boot(),
+                handle: claim.handle,
+                leg: claim.leg,
+                token,
+            };
             let leg = self.core.table().leg(claim.handle);
             leg.is_some_and(|leg| !verify(&leg.head.secret, &said, &claim.proof))
         };

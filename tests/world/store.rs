@@ -103,12 +103,14 @@ impl Store {
     }
 
     pub(super) fn write(&mut self, token: Token, units: &[&Unit]) -> Result<Vec<Outcome>, Fenced> {
-        let checks = |write: &Write| holds(match write {
-            Write::NewLeg(_) | Write::State(_) | Write::Key(_) => Guard::TermOfStates,
-            Write::Content(_) | Write::Quarantine(..) | Write::First(..) => Guard::TermOfContents,
-            Write::Intent(_) | Write::IntentDone(_) => Guard::TermOfIntents,
-            Write::Answer(_) => Guard::TermOfAnswers,
-        });
+        let checks = |write: &Write| {
+            holds(match write {
+                Write::NewLeg(_) | Write::State(_) | Write::Key(_) => Guard::TermOfStates,
+                Write::Content(_) | Write::Quarantine(..) | Write::First(..) => Guard::TermOfContents,
+                Write::Intent(_) | Write::IntentDone(_) => Guard::TermOfIntents,
+                Write::Answer(_) => Guard::TermOfAnswers,
+            })
+        };
         if self.term != Some(token) && units.iter().flat_map(|unit| &unit.writes).any(checks) {
             return Err(Fenced);
         }

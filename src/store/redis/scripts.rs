@@ -11,7 +11,8 @@ use crate::model::RecoveryKey;
 use crate::store::CacheWrite;
 use ::redis::{Pipeline, Value};
 use remeet_protocol::record::RecordState;
-use remeet_protocol::{Change, Epoch, Record};
+use remeet_protocol::{Change, Epoch, Record, RecordKey};
+use std::collections::BTreeMap;
 
 /// The scripts' answers.
 pub(super) const APPLIED: i64 = 0;
@@ -162,8 +163,10 @@ impl Scripts {
 
     pub(super) fn write(&self, pipeline: &mut Pipeline, write: &CacheWrite) {
         let at = (write.head.domain, write.head.leg);
+        // The script puts, then removes: of a record that came and went and came, only what it is at last.
+        let last: BTreeMap<RecordKey, &Change> = write.changes.iter().map(|change| (change.key(), change)).collect();
         let removed: Vec<String> = match write.base {
-            Some(_) => write.changes.iter().filter_map(removed_field).collect(),
+            Some(_) => last.values().filter_map(|change| removed_field(change)).collect(),
             // The whole content: what is not in it goes anyway.
             None => Vec::new(),
         };
@@ -181,7 +184,7 @@ impl Scripts {
             .arg(write.head.domain.0)
             .arg(removed.len())
             .arg(removed);
-        for change in &write.changes {
+        for change in last.values() {
             if let RecordState::Present(record) = &change.state {
                 pipeline.arg(field(&record.key())).arg(value(change.revision, record));
             }
