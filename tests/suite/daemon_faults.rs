@@ -3,28 +3,28 @@
 //! these told to be in trouble.
 //!
 //! Every row of the table, and the tests that show it with real processes. What only a chosen order of happenings
-//! shows is left to the world in virtual time (`tests/suite/world`).
+//! shows is left to the simulation in virtual time (`tests/world`, docs/testing.md).
 //!
 //! | fault | shown by |
 //! |---|---|
-//! | crash at any step, also during recovery | `daemon_recovery::killed_in_the_middle_of_recovery_…`, `scripts/crash-loop`; `world::crash`, `world::rounds` at every output |
+//! | crash at any step, also during recovery | `daemon_recovery::killed_in_the_middle_of_recovery_…`, `scripts/crash-loop`; `world::crash`, `tests/world/rounds.rs` at every output |
 //! | a future dropped at any await | `store_postgres::a_dropped_call_…`, `store_sqlite::a_dropped_call_…` |
-//! | packets lost, doubled, reordered, delayed | `world::random::a_link_that_loses_…`, `session_network`; delayed: here |
+//! | packets lost, doubled, reordered, delayed | simulation, `session_network`; delayed: here |
 //! | garbage, lying counts, endless pages, wrong CRC | `daemon_bad_input` (a test each); corrupted on the way: here |
 //! | one server hangs | `daemon_legs::a_leg_whose_server_hangs_…`, `daemon_relay::a_server_that_hangs_…`; 10 s latency: here; `measure::one_server_of_8_in_trouble_…` |
 //! | partition scheduler–server | here: stalled, cut |
 //! | partition leader–database | `daemon_pair::rule_5_…` |
 //! | two leaders, a pause in mid-send | `daemon_pair::rule_3_…`, `daemon_pair::a_writer_that_is_frozen_…`, `scripts/crash-loop --kind pause` |
 //! | an old leader's start in flight | `world` (its moment is chosen there), `simulator_fencing` |
-//! | commit outcome unknown | here: connections cut under load; `world::random::rule_12_…`, `store_settle` |
+//! | commit outcome unknown | here: connections cut under load; simulation, `store_settle` |
 //! | database regresses | `daemon_pair::a_database_that_went_back_…` |
 //! | database down at start | `daemon_recovery::a_database_that_is_down_at_start_…` |
 //! | database lost, frozen, read-only | `daemon_outage`; read-only: here |
 //! | cache stale, evicted, empty, LOADING, READONLY, gone | here: LOADING, out of memory, cut, corrupted; `measure::rule_10_a_cache_wiped_…`, `daemon_outage::a_redis_that_freezes_…`, `daemon_outage::a_meeting_that_ends_while_redis_may_only_be_read_…`, `cache_traps` |
 //! | wall clock jumps | `lease` and `world`: no decision reads it |
-//! | server restarts in mid-takeover | `daemon_relay::rule_8_…`, `session_server`, `world::random` |
-//! | meeting ends during takeover | `world::rounds`, `core_answers` |
-//! | terminal joins, leaves, changes during back-fill | `core_content`, `world::random`, `scripts/crash-loop` |
+//! | server restarts in mid-takeover | `daemon_relay::rule_8_…`, `session_server`, simulation |
+//! | meeting ends during takeover | `tests/world/rounds.rs`, `core_answers` |
+//! | terminal joins, leaves, changes during back-fill | `core_content`, simulation, `scripts/crash-loop` |
 //! | two servers claim one leg | `daemon_bad_input::rule_16_a_server_that_claims_anothers_meeting_…` |
 //! | slow client, expired cursor | `daemon_events::rule_15_a_slow_reader_…` |
 

@@ -86,10 +86,8 @@ impl World {
         }
         let (loses, doubles) = (wire.dice.chance(options.loss), wire.dice.chance(options.doubles));
         let copies = if loses { 0 } else { 1 + u64::from(doubles) };
-        for kind in [loses.then_some("a packet is lost"), doubles.then_some("a packet comes twice")] {
-            if let Some(kind) = kind {
-                *self.faults.entry(kind).or_default() += 1;
-            }
+        for (befalls, kind) in [(loses, "a packet is lost"), (doubles, "a packet comes twice")] {
+            *self.faults.entry(kind).or_default() += u64::from(befalls);
         }
         for _ in 0..copies {
             let mut at = leaves + wire.dice.pause(options.delay);
