@@ -597,6 +597,7 @@ impl Core {
             "round ended"
         );
         known.reports.insert(round.trigger, std::mem::take(&mut round.report));
+        let gaps = std::mem::take(&mut round.gaps);
         let again = known.again.take();
         // What time can mend is tried again soon; the rest waits for the operator or the next reconcile.
         let mendable = |reason: &&str| !matches!(*reason, "conflict" | "bad key" | "no key" | "unreadable row");
@@ -607,6 +608,7 @@ impl Core {
             known.setbacks = 0;
         }
         self.settle_conditions(server, &round.raised);
+        self.close_gaps(server, gaps);
         self.release_all_held(server);
         self.forget_ended(server);
         if let Some(trigger) = again {
