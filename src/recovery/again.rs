@@ -59,7 +59,11 @@ impl Core {
                 self.compare_waiting(server, id);
                 leg
             }
-            After::Adopting(leg) => leg,
+            After::Adopting(leg) => {
+                // The session forgets it without an answer.
+                self.tickets.retain(|_, asked| *asked != Asked::Adopt(leg));
+                leg
+            }
             After::All(all) => return all.into_iter().for_each(|after| self.lost(id, after, version)),
         };
         self.recall(leg, id);

@@ -270,7 +270,11 @@ impl Core {
         let pulled = if let After::Pulled { server, .. } = &after { Some(*server) } else { None };
         match outcome {
             Outcome::Applied { .. } => self.stored(id, after),
-            Outcome::Lost { version } => self.lost(id, after, version),
+            Outcome::Lost { version } => {
+                // What was to be asked after it, and has not left the core, never will.
+                self.outputs.retain(|output| !matches!(output, Output::Ask { after: Some(of), .. } if *of == id));
+                self.lost(id, after, version);
+            }
         }
         if let Some(server) = pulled {
             self.pull_written(server);
@@ -410,9 +414,15 @@ impl Core {
 
     // ---- outputs ----
 
-    /// The next thing to do.
+    /// The next thing to do. No request awaits a persist whose outcome has come since it was asked: a driver may give
+    /// many outcomes before it asks what follows.
     pub fn poll(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        Some(match self.outputs.pop_front()? {
+            Output::Ask { server, ticket, request, after: Some(id) } if !self.after.contains_key(&id) => {
+                Output::Ask { server, ticket, request, after: None }
+            }
+            output => output,
+        })
     }
 
     /// When to call with [`Input::Wake`] at the latest.

@@ -9,8 +9,8 @@ use remeet::recovery::{Published, Read, ReadResult, Trigger};
 use remeet::simulator::core::ConnectionId;
 use remeet::simulator::core::dump::LegDump;
 use remeet::store::Write;
-use remeet_protocol::message::{ClientOp, EndCause, EventKind, LegState, MeetingState, Message};
-use remeet_protocol::record::RecordState;
+use remeet_protocol::message::{ClientOp, EndCause, Event, EventKind, LegState, MeetingState, Message};
+use remeet_protocol::record::{Record, RecordState};
 use remeet_protocol::{BootId, Epoch, ErrorCode, Handle, LegId, Packet, ServerId, Token};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -24,6 +24,9 @@ const RECOVERED_WITHIN: Duration = Duration::from_secs(30);
 pub(super) struct Seen {
     /// The last term that was granted.
     granted: Option<Token>,
+    /// Legs of ours that have appeared at a server, by its name of them; and those that have ended there.
+    appeared: BTreeSet<(ServerId, BootId, Handle)>,
+    ended: BTreeMap<(ServerId, BootId, LegId), Handle>,
     /// Ends that servers have told, by event: of which boot id, and of which leg.
     ends: BTreeMap<(ServerId, u64), (BootId, LegId, Handle)>,
     /// The epoch under which each leg was cached last.
@@ -202,11 +205,8 @@ impl World {
     /// What servers say passes here.
     pub(super) fn tap(&mut self, server: ServerId, packet: &Packet) {
         self.note_told(server, packet);
-        if let Message::Event(event) = &packet.message
-            && event.ended != EndCause::None
-        {
-            let boot = self.servers[&server].core.boot();
-            self.seen.ends.insert((server, event.number), (boot, event.leg, event.handle));
+        if let Message::Event(event) = &packet.message {
+            self.note_event(server, event);
         }
         if let Message::CommandAnswer(answer) = &packet.message {
             // Not looked at, or over since: a packet that was late or doubled. Nothing that was carried out.
@@ -218,6 +218,28 @@ impl World {
             let first = *self.carried_out.entry((server, answer.leg, answer.intent)).or_insert(answer.code);
             let (intent, leg, code) = (answer.intent, answer.leg, answer.code);
             assert_eq!(first, code, "a server answered intent {intent} of {leg} in two ways");
+        }
+    }
+
+    /// Rule 9: a leg of ours that has ended at a server never appears there again.
+    fn note_event(&mut self, server: ServerId, event: &Event) {
+        let boot = self.servers[&server].core.boot();
+        let row = event.changes.iter().find_map(|change| match &change.state {
+            RecordState::Present(Record::Leg(row)) if event.previous == 0 => Some(row),
+            _ => None,
+        });
+        // Foreign legs of any name come and go by themselves.
+        if row.is_some_and(|row| !row.title.as_str().starts_with("Foreign")) {
+            let ended = self.seen.ended.get(&(server, boot, event.leg));
+            let again = ended.is_some_and(|handle| *handle != event.handle);
+            assert!(!again, "rule 9: {} has ended on server {server}, and appears again", event.leg);
+            self.seen.appeared.insert((server, boot, event.handle));
+        }
+        if event.ended != EndCause::None {
+            if self.seen.appeared.contains(&(server, boot, event.handle)) {
+                self.seen.ended.insert((server, boot, event.leg), event.handle);
+            }
+            self.seen.ends.insert((server, event.number), (boot, event.leg, event.handle));
         }
     }
 

@@ -127,11 +127,12 @@ impl World {
         }
     }
 
+    /// All of a batch is taken before anything of what follows is carried out, as the driver does.
     pub(super) fn written(&mut self, life: u64, outcomes: Vec<(PersistId, Outcome)>) {
+        let Some(node) = self.node_of(life) else { return };
+        let (now, wall_ms) = (self.calendar.now(), self.wall_ms() + self.nodes[node].wall_ahead_ms);
+        let Some(process) = &mut self.nodes[node].process else { return };
         for (id, outcome) in outcomes {
-            let now = self.calendar.now();
-            let Some(node) = self.node_of(life) else { return };
-            let Some(process) = &mut self.nodes[node].process else { return };
             for server in process.awaited.take(id) {
                 let Some(session) = process.sessions.get_mut(&server) else { continue };
                 match outcome {
@@ -139,8 +140,9 @@ impl World {
                     Outcome::Lost { .. } => session.dropped(id),
                 }
             }
-            self.input_at(node, Input::Written(id, outcome));
+            process.core.handle(now, wall_ms, Input::Written(id, outcome));
         }
+        self.pump(node);
     }
 
     pub(super) fn wake(&mut self, life: u64) {
