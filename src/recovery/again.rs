@@ -1,7 +1,7 @@
 //! Rows that are not what memory thought: a compare-and-set was lost, so the row is read again and
 //! everything is planned anew (rule 4). Nothing follows from a write that was lost.
 
-use super::core::{After, Core, Reading};
+use super::core::{After, Asked, Core, Reading};
 use super::leg::{Leg, OpenIntent};
 use super::server::Taken;
 use super::{AlarmKind, Output, Read, Trigger};
