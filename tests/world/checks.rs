@@ -190,6 +190,9 @@ impl World {
             let live = simulated.live(row.leg).filter(is_it);
             match row.state {
                 StoredState::Ended => {
+                    let known = row.cause == EndCause::Vanished && row.boot == Some(simulated.core.boot());
+                    let tombstone = row.handle.filter(|_| known).and_then(|handle| simulated.core.table().leg(handle));
+                    assert!(tombstone.is_none(), "rule 8: closed by absence, but its server has it: {transition:?}");
                     assert!(live.is_none(), "rule 8: a live leg was closed: {transition:?}\n{}", self.describe());
                 }
                 StoredState::InMeeting if row.boot == Some(simulated.core.boot()) => {
