@@ -130,6 +130,7 @@ fn rule_10_a_bad_cached_key_is_read_from_the_database_before_anything_is_said() 
     world.forget_cached_key(legs[2]);
     let key = world.store.legs[&legs[2]].key.clone();
     world.cache_key(&RecoveryKey { secret: Secret::new([7; 16]), ..key });
+    world.wrong_keys.insert(legs[2]);
     let report = world.later_pass();
     assert_eq!((report.recovered, report.pending_total()), (3, 0));
     assert_eq!((report.keys_from_database, report.keys_from_cache), (1, 2));
@@ -143,6 +144,7 @@ fn a_bad_key_from_the_database_is_told_once_and_nothing_is_closed() {
     world.forget_cached_key(legs[2]);
     let right = world.store.legs[&legs[2]].key.secret.clone();
     world.store.legs.get_mut(&legs[2]).unwrap().key.secret = Secret::new([8; 16]);
+    world.wrong_keys.insert(legs[2]);
     let report = world.later_pass();
     assert_eq!((report.recovered, report.pending.get("bad key")), (2, Some(&1)));
     for _ in 0..3 {

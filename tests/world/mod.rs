@@ -217,7 +217,8 @@ pub(super) struct World {
     seen: checks::Seen,
     /// Packets are lost: a session cannot know an event's number before the first that it hears (session/events.rs).
     lossy: bool,
-    /// Legs of which a wrong key is cached in the right generation: rule 10 lets it be tried once.
+    /// Legs of which a wrong key was planted, in the cache under the right generation or in the row: nothing tells it
+    /// from the right one until the server refuses its proof.
     wrong_keys: BTreeSet<LegId>,
     /// Faults that befell, of each kind.
     faults: BTreeMap<&'static str, u64>,
