@@ -27,6 +27,8 @@ pub enum AlarmKind {
     Quarantine,
     /// A newer token has attached to a server.
     StaleToken,
+    /// The database has lost terms that a server knows.
+    DatabaseWentBack,
     /// The lease was not renewed in time.
     LeaseLapsed,
     /// A server broke the protocol.

@@ -19,6 +19,13 @@ pub(super) struct Waiting {
     pub deadline: Moment,
 }
 
+impl Waiting {
+    /// Names the command.
+    pub(super) fn id(&self) -> CommandId {
+        CommandId { instance: self.command.instance, number: self.command.number }
+    }
+}
+
 impl Core {
     pub(super) fn command(&mut self, command: Command) {
         let needs_operator = matches!(command.command.op, ClientOp::Mark(_) | ClientOp::Adopt(_));
@@ -129,8 +136,8 @@ impl Core {
             return None;
         }
         let on_legs = self.legs.values().filter_map(|known| known.waiting.front());
-        let unplaced = self.unplaced.values().filter_map(|queue| queue.front());
-        on_legs.chain(unplaced).map(|waiting| waiting.deadline).min()
+        let elsewhere = self.unplaced.values().chain(self.unrouted.values()).filter_map(|queue| queue.front());
+        on_legs.chain(elsewhere).map(|waiting| waiting.deadline).min()
     }
 
     pub(super) fn expire_waiting(&mut self) {
@@ -146,14 +153,27 @@ impl Core {
             }
         }
         self.unplaced.retain(|_, queue| !queue.is_empty());
+        let mut unrouted = Vec::new();
+        for (meeting, queue) in &mut self.unrouted {
+            let before = late.len();
+            while queue.front().is_some_and(|waiting| waiting.deadline <= now) {
+                late.extend(queue.pop_front().map(|waiting| (None, waiting)));
+            }
+            if late.len() > before {
+                unrouted.push(*meeting);
+            }
+        }
         for (leg, waiting) in late {
             self.waiting = self.waiting.saturating_sub(1);
             match leg {
                 // A meeting's other legs need not wait for the one that is away (SPEC K-15).
                 Some(leg) if self.is_joint(&waiting) => self.joint(leg.meeting, waiting, true),
                 Some(leg) => self.refuse_late(leg, &waiting),
-                None => self.refuse(&waiting, ErrorCode::RETRY, "the meeting is not recovered yet"),
+                None => self.refuse(&waiting, ErrorCode::RETRY, "the meeting could not be read in time"),
             }
+        }
+        for meeting in unrouted {
+            self.read_roster(meeting);
         }
     }
 

@@ -10,7 +10,7 @@ use super::round::RoundId;
 use super::server::{Server, Taken};
 use super::settings::Settings;
 use super::{Alarm, AlarmKind, CacheTask, Input, Output, Published, ReadId, ReadResult, Waiter};
-use crate::model::{Moment, StoredLeg, StoredState};
+use crate::model::{CommandId, Moment, StoredLeg, StoredState};
 use crate::session::{Heard, Inventory, PersistId, Request, Ticket};
 use crate::store::{CacheWrite, CachedHead, Outcome, Unit};
 use rand_chacha::ChaCha20Rng;
@@ -139,7 +139,7 @@ pub(super) enum Reading {
     /// Every leg of meetings that commands wait for.
     Meetings(Vec<MeetingId>),
     /// Which legs have the terminal that the meeting's first unrouted command is about.
-    Roster(MeetingId),
+    Roster(MeetingId, CommandId),
     /// A key of the meeting that gets a further leg by this command.
     AddLeg(Box<super::commands::Waiting>),
     /// A leg whose compare-and-set was lost.
@@ -163,7 +163,7 @@ impl Reading {
             Reading::Digests(_)
             | Reading::Legs(_)
             | Reading::Meetings(_)
-            | Reading::Roster(_)
+            | Reading::Roster(..)
             | Reading::AddLeg(_)
             | Reading::Again(_)
             | Reading::Instance(_)
@@ -242,6 +242,7 @@ impl Core {
         match heard {
             Heard::Up { boot, .. } => self.up(server, boot),
             Heard::Down { reason } => self.down(server, reason),
+            Heard::Fenced => self.fenced(server),
             Heard::Inventory(ticket, result) => self.inventory(server, ticket, result),
             Heard::Attached(ticket, result) => self.attached(server, ticket, result),
             Heard::Takeover(_, result) => self.takeover_answered(server, result),
@@ -349,8 +350,10 @@ impl Core {
             (Reading::Legs(_), Err(reason)) => tracing::warn!("open commands could not be read: {reason}"),
             (Reading::Meetings(meetings), Ok(ReadResult::LookUp(found))) => self.meetings_read(meetings, found),
             (Reading::Meetings(meetings), Err(reason)) => self.meetings_unread(meetings, &reason),
-            (Reading::Roster(meeting), Ok(ReadResult::Roster(legs))) => self.roster_read(meeting, Ok(legs)),
-            (Reading::Roster(meeting), Err(reason)) => self.roster_read(meeting, Err(reason)),
+            (Reading::Roster(meeting, asker), Ok(ReadResult::Roster(legs))) => {
+                self.roster_read(meeting, asker, Ok(legs))
+            }
+            (Reading::Roster(meeting, asker), Err(reason)) => self.roster_read(meeting, asker, Err(reason)),
             (Reading::AddLeg(waiting), Ok(ReadResult::LookUp(found))) => self.template_read(&waiting, Ok(found)),
             (Reading::AddLeg(waiting), Err(reason)) => self.template_read(&waiting, Err(reason)),
             (Reading::Again(leg), Ok(ReadResult::LookUp(found))) => self.read_again(leg, found),

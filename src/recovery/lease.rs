@@ -20,7 +20,7 @@ use crate::guard::{Guard, holds};
 use crate::model::Moment;
 use remeet_protocol::{Epoch, Message, ServerId, Token};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// How far above the own epoch a server's may be to be believed: beyond it is a damaged number, not a history.
@@ -152,11 +152,23 @@ pub struct Lease {
     held_back_until: Moment,
     pause: Duration,
     above: Epoch,
-    /// A higher epoch that a server reported, and when.
-    evidence: Option<(Moment, Epoch)>,
-    /// When each server's evidence was acted on; bounded by the configured servers.
+    /// What servers have reported and the database has not been heard on yet.
+    evidence: Option<Reported>,
+    /// When a term began because of each server's evidence; bounded by the configured servers.
     acted: BTreeMap<ServerId, Moment>,
+    /// The epoch that the database had lost, until the next term tells of it.
+    regressed: Option<Epoch>,
     trouble: Option<String>,
+}
+
+/// A higher epoch than this process's.
+#[derive(Debug)]
+struct Reported {
+    /// When it was first heard of. A repeat does not make it later, or a server could put the answer off for ever.
+    heard: Moment,
+    epoch: Epoch,
+    /// Whose word it is; bounded by the configured servers.
+    by: BTreeSet<ServerId>,
 }
 
 #[derive(Debug)]
@@ -205,6 +217,7 @@ impl Lease {
             above: Epoch(0),
             evidence: None,
             acted: BTreeMap::new(),
+            regressed: None,
             trouble: None,
         }
     }
@@ -266,9 +279,11 @@ impl Lease {
                 let resumed = *lapsed && now < *until;
                 *lapsed &= !resumed;
                 // Only an answer to a question that was asked after the evidence says that the term stands.
-                if let Some((_, epoch)) = self.evidence.take_if(|(heard, _)| *heard <= asked_at) {
-                    self.above = epoch;
-                    return Some(self.over(LifeEnd::Regressed(epoch)));
+                if let Some(reported) = self.evidence.take_if(|reported| reported.heard <= asked_at) {
+                    self.above = reported.epoch;
+                    self.regressed = Some(reported.epoch);
+                    self.acted.extend(reported.by.into_iter().map(|server| (server, now)));
+                    return Some(self.over(LifeEnd::Regressed(reported.epoch)));
                 }
                 resumed.then_some(LeaseChange::Resumed)
             }
@@ -332,11 +347,18 @@ impl Lease {
         if self.acted.get(&server).is_some_and(|at| now < *at + EVIDENCE_EVERY) {
             return Evidence::Refused("it has reported a higher epoch within the last hour already");
         }
-        self.acted.insert(server, now);
-        let highest = self.evidence.map_or(epoch, |(_, known)| known.max(epoch));
-        self.evidence = Some((now, highest));
+        let reported = self.evidence.get_or_insert_with(|| Reported { heard: now, epoch, by: BTreeSet::new() });
+        if reported.epoch < epoch {
+            (reported.heard, reported.epoch) = (now, epoch);
+        }
+        reported.by.insert(server);
         self.next_at = now;
         Evidence::Checking
+    }
+
+    /// The epoch that the database had lost when the life before this one ended; told once.
+    pub fn take_regressed(&mut self) -> Option<Epoch> {
+        self.regressed.take()
     }
 
     /// The term that this process holds.

@@ -6,7 +6,7 @@ use super::core::{Core, Reading};
 use super::{Output, Published, Read};
 use crate::cascade::{Candidate, owner_of, terminal_of};
 use crate::guard::{Guard, holds};
-use crate::model::{Moment, StoredLeg, StoredState};
+use crate::model::{CommandId, Moment, StoredLeg, StoredState};
 use crate::store::LookUp;
 use remeet_protocol::message::{ClientOp, EventKind, LEGS_MAX, MeetingState, Op};
 use remeet_protocol::record::Number;
@@ -255,21 +255,22 @@ impl Core {
     }
 
     /// Asks for the legs that have the terminal of the meeting's first command that waits to be routed.
-    fn read_roster(&mut self, meeting: MeetingId) {
+    pub(super) fn read_roster(&mut self, meeting: MeetingId) {
         let front = self.unrouted.get(&meeting).and_then(|queue| queue.front());
-        let Some(terminal) = front.and_then(|waiting| terminal_of(&waiting.command.op)).cloned() else {
+        let asked = front.and_then(|waiting| Some((waiting.id(), terminal_of(&waiting.command.op)?.clone())));
+        let Some((asker, terminal)) = asked else {
             self.unrouted.remove(&meeting);
             return;
         };
         let id = self.read_id();
-        self.reads.insert(id, Reading::Roster(meeting));
+        self.reads.insert(id, Reading::Roster(meeting, asker));
         self.put(Output::Read { id, read: Read::Roster { meeting, terminal } });
     }
 
-    pub(super) fn roster_read(&mut self, meeting: MeetingId, listed: Result<Vec<LegId>, String>) {
-        let Some(waiting) = self.unrouted.get_mut(&meeting).and_then(std::collections::VecDeque::pop_front) else {
-            return;
-        };
+    /// What was read for a command. One that has waited too long meanwhile is answered already, and the next has asked.
+    pub(super) fn roster_read(&mut self, meeting: MeetingId, asker: CommandId, listed: Result<Vec<LegId>, String>) {
+        let queue = self.unrouted.get_mut(&meeting).filter(|queue| queue.front().is_some_and(|it| it.id() == asker));
+        let Some(waiting) = queue.and_then(std::collections::VecDeque::pop_front) else { return };
         self.waiting = self.waiting.saturating_sub(1);
         match (listed, terminal_of(&waiting.command.op)) {
             (Err(reason), _) => self.refuse(&waiting, ErrorCode::UNAVAILABLE, &reason),

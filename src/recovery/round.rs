@@ -150,16 +150,37 @@ impl Core {
         }
         known.again = None;
         known.retry_at = None;
+        // Events that were heard stay: the session hands each up once within a boot id.
+        self.control_lost(server, "the link to its server was lost: it is pulled whole when the server is back");
+    }
+
+    /// A newer token has attached to the server: its legs are not commanded from here any more. To attach again tells
+    /// which token it is, and the lease then asks the database whose term stands.
+    pub(super) fn fenced(&mut self, server: ServerId) {
+        let Some(known) = self.servers.get_mut(&server) else { return };
+        let text = "a newer token has attached to the server";
+        known.attached = None;
+        known.trouble = Some(text.to_owned());
+        tracing::warn!(
+            server = server.0,
+            "{text}: its meetings are not commanded from here until an attach is granted"
+        );
+        self.fail_round(server, text);
+        self.control_lost(server, "another scheduler commands its server");
+        self.want_round_later(server);
+    }
+
+    /// Nothing of the server's legs is in hand any more; who waits for a leg to be pulled is told why.
+    fn control_lost(&mut self, server: ServerId, why: &str) {
+        let Some(known) = self.servers.get_mut(&server) else { return };
         known.pulls.clear();
         known.pulling = 0;
-        // Events that were heard stay: the session hands each up once within a boot id.
         let legs: Vec<LegId> = known.legs.iter().copied().collect();
         for leg in legs {
             let Some(known) = self.legs.get_mut(&leg) else { continue };
             let was_ours = known.control == Control::Ours;
             known.link_lost();
-            let text = "the link to its server was lost: it is pulled whole when the server is back";
-            self.answer_lifts(leg, ErrorCode::UNREACHABLE, text);
+            self.answer_lifts(leg, ErrorCode::UNREACHABLE, why);
             if was_ours {
                 self.publish(leg, EventKind::State, Vec::new());
             }

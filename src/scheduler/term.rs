@@ -121,12 +121,23 @@ impl Keeper {
     }
 
     /// Ends the lease: a standby begins its term at once. That it fails costs the standby the rest of the lease.
-    pub(super) async fn release(&self, token: Token) {
+    ///
+    /// # Errors
+    /// That, as the operator is told it.
+    pub(super) async fn release(&self, token: Token) -> Result<(), String> {
         match self.store.release(token).await {
             Ok(()) => tracing::info!(epoch = token.epoch.0, "the lease is released"),
             Err(StoreError::Fenced { .. }) => {}
-            Err(error) => tracing::warn!("{error}; a standby takes over when the lease has run out"),
+            Err(error) => {
+                let text = format!(
+                    "this scheduler commands no more, but its lease could not be released: {error}; a standby takes \
+                     over when it has run out"
+                );
+                tracing::warn!("{text}");
+                return Err(text);
+            }
         }
+        Ok(())
     }
 }
 

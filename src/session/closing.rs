@@ -23,9 +23,13 @@ impl Session {
     /// A newer token has attached to the server: everything that needs control is refused.
     pub(super) fn fenced(&mut self, failure: Failure) {
         let error = RequestError::Refused(failure.clone());
+        let attached = matches!(self.control, Control::Attached { .. });
         self.control = Control::Fenced(failure);
         self.fail_all_control(&error);
         self.out.retain(|packet| !needs_control(&packet.message));
+        if attached {
+            self.heard.push_back(Heard::Fenced);
+        }
     }
 
     /// Gives the link up: everything open is answered, then the owner hears of it.

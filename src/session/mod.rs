@@ -150,6 +150,9 @@ pub enum Heard {
         /// Why.
         reason: String,
     },
+    /// A newer token has attached to the server while this one was attached: what needed control has been refused, and
+    /// is until another attach is asked, whose answer tells the newer token.
+    Fenced,
     /// Answer to [`Request::Inventory`].
     Inventory(Ticket, Result<Inventory, RequestError>),
     /// Answer to [`Request::Attach`].

@@ -8,7 +8,7 @@ use remeet::session::{Heard, Request, RequestError};
 use remeet::store::{Instance, Write};
 use remeet_protocol::message::{AdoptAnswer, AdoptOrphan, ClientCommand, ClientOp, EndCause, Event, Failure, LegState};
 use remeet_protocol::record::Mark;
-use remeet_protocol::{ErrorCode, Handle, MeetingId};
+use remeet_protocol::{Epoch, ErrorCode, Handle, Holder, MeetingId, Token};
 use std::time::Duration;
 
 /// A leg's claim is on its way.
@@ -18,6 +18,26 @@ fn claiming(state: StoredState) -> Rig {
     rig.look_up(&[row(1, state)], &[]);
     rig.attach(BOOT, 10);
     rig
+}
+
+#[test]
+fn rule_3_one_that_is_fenced_within_a_conversation_attaches_again_and_tells_whose_the_server_is() {
+    let mut rig = Rig::new(Settings::default(), BOOT);
+    rig.take_over(BOOT, &row(1, StoredState::InMeeting), Mark::default());
+    let attaches = |rig: &Rig| rig.count(|request| matches!(request, Request::Attach(_)));
+    assert_eq!(attaches(&rig), 1);
+    rig.hear(Heard::Fenced);
+    assert!(!rig.core.server_views()[0].attached, "nobody is told that it commands here");
+    for _ in 0..60 {
+        rig.after(Duration::from_secs(1));
+    }
+    rig.inventory(BOOT, 10, Vec::new());
+    assert_eq!(attaches(&rig), 2);
+    let ticket = rig.asked(|request| matches!(request, Request::Attach(_)));
+    let newer = Token { epoch: Epoch(9), holder: Holder::from_bytes([9; 16]) };
+    let failure = Failure { token: newer, ..Failure::new(ErrorCode::STALE_TOKEN, "older") };
+    rig.hear(Heard::Attached(ticket, Err(RequestError::Refused(failure))));
+    assert_eq!(rig.newer, [newer]);
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use crate::core_rig::{Rig, TOKEN};
 use crate::plan::{BOOT, HERE, entry, leg, row};
 use remeet::model::{StoredLeg, StoredState};
-use remeet::recovery::{Command, Input, ReadResult, Rights, Settings, Waiter};
+use remeet::recovery::{Command, Input, Read, ReadResult, Rights, Settings, Waiter};
 use remeet::session::{Heard, PulledPage, Request, TakeoverResults};
 use remeet::store::{Instance, LookUp, Outcome, Write};
 use remeet_protocol::message::{
@@ -52,6 +52,41 @@ fn recovering(settings: Settings) -> Rig {
     rig.command(1, leg(1));
     rig.instance();
     rig
+}
+
+/// A command on a terminal of a meeting of two legs waits for the store to say which of them has it.
+#[test]
+fn rule_17_a_command_that_waits_for_a_roster_is_answered_when_its_time_is_over_and_the_next_is_looked_up() {
+    let settings = Settings { waiting_deadline: Duration::from_secs(10), ..Settings::default() };
+    let mut rig = Rig::new(settings, BOOT);
+    let first = row(1, StoredState::InMeeting);
+    let second_leg = LegId { leg: 1, ..first.leg };
+    let second = StoredLeg { leg: second_leg, handle: Some(Handle(102)), ..first.clone() };
+    let live = entry(1, 101, LegState::Live, EndCause::None);
+    rig.inventory(BOOT, 10, vec![live.clone(), InventoryEntry { leg: second_leg, handle: Handle(102), ..live }]);
+    rig.look_up(&[first.clone(), second.clone()], &[]);
+    rig.attach(BOOT, 10);
+    for stored in [&first, &second] {
+        rig.claim_answered(BOOT, stored, ErrorCode::OK, 0);
+    }
+    rig.stored();
+    rig.command(1, first.leg);
+    rig.instance();
+    let rosters = |rig: &Rig| rig.reads.iter().filter(|(_, read)| matches!(read, Read::Roster { .. })).count();
+    assert_eq!(rosters(&rig), 1, "{:?}", rig.reads);
+    let late = rig.reads.last().expect("just seen").0;
+    rig.after(Duration::from_secs(6));
+    rig.command(2, first.leg);
+    rig.after(Duration::from_secs(5));
+    assert_eq!(rig.retried(), [1]);
+    assert_eq!(rosters(&rig), 2, "the second command's turn has come");
+    // What was read for the first decides nothing about the second.
+    rig.give(Input::Read(late, Ok(ReadResult::Roster(vec![first.leg]))));
+    assert_eq!((rosters(&rig), rig.answers.len()), (2, 1));
+    let current = rig.reads.last().expect("just seen").0;
+    rig.give(Input::Read(current, Ok(ReadResult::Roster(vec![first.leg]))));
+    let intents = rig.persists.iter().flat_map(|(_, unit)| &unit.writes);
+    assert_eq!(intents.filter(|write| matches!(write, Write::Intent(_))).count(), 1, "{:?}", rig.persists);
 }
 
 #[test]

@@ -27,6 +27,8 @@ pub(crate) struct Rig {
     /// Event numbers acknowledged.
     pub(crate) acknowledged: Vec<u64>,
     pub(crate) cache_tasks: Vec<CacheTask>,
+    /// Newer tokens that the server was heard to have admitted.
+    pub(crate) newer: Vec<Token>,
 }
 
 impl Rig {
@@ -44,6 +46,7 @@ impl Rig {
             alarms_over: Vec::new(),
             acknowledged: Vec::new(),
             cache_tasks: Vec::new(),
+            newer: Vec::new(),
         };
         rig.give(Input::TermBegan(TOKEN));
         rig.hear(Heard::Up { boot, table_revision: 1 });
@@ -62,7 +65,8 @@ impl Rig {
                 Output::Alarm(alarm) => self.alarms.push(alarm),
                 Output::AlarmOver(alarm) => self.alarms_over.push(alarm),
                 Output::Cache(task) => self.cache_tasks.push(task),
-                Output::Publish(_) | Output::NewerToken { .. } | Output::Planned { .. } => {}
+                Output::NewerToken { token, .. } => self.newer.push(token),
+                Output::Publish(_) | Output::Planned { .. } => {}
             }
         }
     }

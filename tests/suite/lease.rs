@@ -182,6 +182,26 @@ fn a_servers_higher_epoch_is_another_schedulers_if_the_term_does_not_stand() {
 }
 
 #[test]
+fn only_what_began_a_term_counts_against_a_server_and_it_is_told_once() {
+    let mut lease = active();
+    lease.evidence(at(100), SERVER, Epoch(6));
+    lease.ask(at(100));
+    lease.answered(at(110), LeaseAnswer::Fenced);
+    assert_eq!(lease.take_regressed(), None, "it was another scheduler's");
+    lease.live_again(at(110));
+    lease.ask(at(110));
+    lease.answered(at(120), LeaseAnswer::Granted(token(7)));
+    // Within the hour the database goes back.
+    assert_eq!(lease.evidence(at(200), SERVER, Epoch(8)), Evidence::Checking);
+    lease.ask(at(200));
+    // A repeat while the question is under way does not put the answer off.
+    assert_eq!(lease.evidence(at(205), SERVER, Epoch(8)), Evidence::Checking);
+    let change = lease.answered(at(210), LeaseAnswer::Renewed);
+    assert_eq!(change, Some(LeaseChange::Over(LifeEnd::Regressed(Epoch(8)))));
+    assert_eq!((lease.take_regressed(), lease.take_regressed()), (Some(Epoch(8)), None));
+}
+
+#[test]
 fn an_epoch_that_no_history_explains_is_not_believed() {
     let mut lease = active();
     assert_eq!(lease.evidence(at(100), SERVER, Epoch(4)), Evidence::None, "below the own");

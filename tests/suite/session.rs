@@ -272,6 +272,7 @@ fn a_stale_token_refuses_everything_that_needs_control_and_nothing_else() {
         })
         .collect();
     refused.sort();
+    assert_eq!(heard.iter().filter(|heard| **heard == Heard::Fenced).count(), 1, "the owner is told, once: {heard:?}");
     assert_eq!(refused, [asked[0], asked[1], asked[2], Ticket(99)]);
     assert_eq!(talk.session.attached(), None);
     assert!(matches!(talk.only().message, Message::Query(_)), "{inventory:?} goes on");
@@ -293,7 +294,10 @@ fn a_result_that_says_stale_token_refuses_the_rest_as_well() {
     talk.answer(&request, TakeoverAnswer { results: vec![stale], ..results(&[]) });
     let heard = talk.heard();
     assert!(
-        matches!(&heard[..], [Heard::Takeover(_, Ok(_)), Heard::Commanded(t, Err(RequestError::Refused(_)))] if *t == waiting),
+        matches!(
+            &heard[..],
+            [Heard::Takeover(_, Ok(_)), Heard::Commanded(t, Err(RequestError::Refused(_))), Heard::Fenced] if *t == waiting
+        ),
         "{heard:?}"
     );
     assert_eq!((talk.session.attached(), talk.sent()), (None, vec![]));

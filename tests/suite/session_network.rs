@@ -146,6 +146,7 @@ impl World {
         }
         match heard {
             Heard::Up { .. } => self.ask(Request::Inventory, None),
+            Heard::Fenced => panic!("there is one scheduler"),
             Heard::Down { .. } => {
                 self.asker.open.clear();
                 self.asker.stores.clear();

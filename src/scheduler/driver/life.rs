@@ -1,8 +1,10 @@
 //! The life of a scheduler: what it asks about its lease and what follows, the hand-over, and how it ends.
 
 use super::{Driver, PRUNE, StoreSide, prune};
+use crate::link::LinkHandle;
 use crate::recovery::lease::{Evidence, LeaseAnswer, LeaseChange, LifeEnd};
 use crate::recovery::{Alarm, AlarmKind, Input};
+use futures_util::future::join_all;
 use remeet_protocol::{ServerId, Token};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +12,9 @@ use tokio::sync::oneshot;
 
 /// At the end, what is on its way to the store gets this long.
 const DRAIN: Duration = Duration::from_secs(5);
+/// And this long when another scheduler waits for the term, which it is to have within a second: what is not stored by
+/// then has not been answered, and the next holder is asked again.
+const DRAIN_HANDING_OVER: Duration = Duration::from_millis(300);
 
 /// Why a life of the scheduler has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +78,14 @@ impl Driver {
         tracing::info!(epoch = token.epoch.0, holder = %token.holder, "a term began");
         self.keeper.deaf();
         self.telling.term_since_ms = Some(self.clock.wall_ms());
+        if let Some(lost) = self.lease.take_regressed() {
+            let text = format!(
+                "the database had lost every term up to {}, which a server knows: this one stands above it. What was \
+                 written in the lost terms is missing; see to the failover that lost it",
+                lost.0
+            );
+            self.alarm(&Alarm { kind: AlarmKind::DatabaseWentBack, server: None, leg: None, text });
+        }
         self.feed(Input::TermBegan(token));
         self.shared.epoch.send_replace(token.epoch);
         self.pruning = Some(prune(&self.helpers, Arc::clone(&self.store), token, PRUNE));
@@ -113,34 +126,37 @@ impl Driver {
             Ended::Over(_) => "another term has begun",
             Ended::Broken(_) => "the scheduler starts anew",
         };
+        let patience = if matches!(ended, Ended::SteppedDown) { DRAIN_HANDING_OVER } else { DRAIN };
         if !matches!(ended, Ended::Over(_) | Ended::Broken(_)) {
-            self.drain().await;
+            self.drain(patience).await;
         }
         self.farewell(goodbye).await;
-        if let Some(token) = self.last_token(ended).await {
-            self.keeper.release(token).await;
-        }
+        let released = match self.last_token(ended, patience).await {
+            Some(token) => self.keeper.release(token).await,
+            None => Ok(()),
+        };
         for operator in self.handing_over.drain(..) {
             // Whoever asked may have left.
-            let _ = operator.send(Ok(()));
+            let _ = operator.send(released.clone());
         }
     }
 
     /// The term to release. A question that is under way may begin one yet.
-    async fn last_token(&mut self, ended: Ended) -> Option<Token> {
+    async fn last_token(&mut self, ended: Ended, patience: Duration) -> Option<Token> {
         if matches!(ended, Ended::Broken(_)) {
             return None;
         }
         if self.lease.is_asking()
-            && let Ok(Some(LeaseAnswer::Granted(token))) = tokio::time::timeout(DRAIN, self.lease_answers.recv()).await
+            && let Ok(Some(LeaseAnswer::Granted(token))) =
+                tokio::time::timeout(patience, self.lease_answers.recv()).await
         {
             return Some(token);
         }
         self.lease.token().filter(|_| !matches!(ended, Ended::Over(_)))
     }
 
-    async fn drain(&mut self) {
-        let deadline = tokio::time::sleep(DRAIN);
+    async fn drain(&mut self, patience: Duration) {
+        let deadline = tokio::time::sleep(patience);
         tokio::pin!(deadline);
         while self.writers.waiting() > 0 && !matches!(self.over, Some(Ended::Over(_))) {
             tokio::select! {
@@ -160,16 +176,15 @@ impl Driver {
 
     async fn farewell(&mut self, text: &str) {
         let now = self.clock.now();
-        let mut links = Vec::new();
+        let mut closing = Vec::new();
         for peer in self.peers.values_mut() {
             peer.session.farewell(now, text);
         }
         self.hand_over(false);
         for peer in self.peers.values_mut() {
-            links.extend(peer.link.take());
+            closing.extend(peer.link.take().map(LinkHandle::close));
         }
-        for link in links {
-            link.close().await;
-        }
+        // Each may take as long as its last words: all at once.
+        join_all(closing).await;
     }
 }
