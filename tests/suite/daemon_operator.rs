@@ -5,7 +5,7 @@
 
 use crate::daemon_recovery::refused;
 use crate::daemon_rig::{Backing, CONTROL, Rig, VIEW, add_terminal, ok, over_both, said};
-use remeet::ops::status::{LinkState, Status, Trigger};
+use remeet::ops::status::{LinkState, RoundReport, Status, Trigger};
 use remeet::simulator::{Misbehaviour, Request};
 use remeet_protocol::message::ClientOp;
 use remeet_protocol::{ErrorCode, MeetingId, ServerId};
@@ -27,6 +27,24 @@ async fn recover_with_a_server_compares_just_that_server() {
     let output = rig.remeet(&["recover"]);
     assert!(output.status.success() && said(&output).contains("server 1, 2;"), "{}", said(&output));
     rig.until("both are compared", |status| compared(status) == [ServerId(1), ServerId(2)]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_is_compared_again_each_interval_without_being_asked() {
+    let mut rig = Rig::new(1, &Backing::embedded()).await;
+    rig.environment("REMEET_RECOVERY__RECONCILE_INTERVAL_S", "1");
+    rig.start();
+    rig.whole().await;
+    let client = rig.client(CONTROL).await;
+    let meeting = rig.meeting(&client, 1, 1).await;
+    let round_after = |status: &Status, since: u64| {
+        let of = |round: &&RoundReport| round.trigger == Trigger::Reconcile && round.began_at_ms > since;
+        status.rounds.iter().find(of).filter(|round| round.ended_at_ms.is_some() && round.recovered == 1).cloned()
+    };
+    let status = rig.until("compared", |status| round_after(status, 0).is_some()).await;
+    let first = round_after(&status, 0).unwrap();
+    rig.until("compared again", |status| round_after(status, first.began_at_ms).is_some()).await;
+    rig.same_as_server(&client, meeting).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,12 +17,12 @@ use crate::servers::{PrivatePostgres, PrivateRedis, redis_url};
 use crate::store_fixture::{Fixture, Kind, content, info, leg_id, new_leg, present, terminal};
 use futures_util::stream::{self, StreamExt};
 use remeet::cms::client::Client;
-use remeet::model::StoredState;
+use remeet::model::{RecoveryKey, StoredState};
 use remeet::ops::status::{Status, Trigger};
 use remeet::simulator::{Misbehaviour, Request};
-use remeet::store::{Unit, Write};
+use remeet::store::{Unit, Write, open_cache};
 use remeet_protocol::message::ClientOp;
-use remeet_protocol::{LegId, MeetingId};
+use remeet_protocol::{DomainId, LegId, MeetingId, Secret};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -290,6 +290,13 @@ fn misbehaviour(on: bool, kind: Misbehaviour) -> Misbehaviour {
     if on { kind } else { Misbehaviour::None }
 }
 
+async fn links_cut(rig: &Rig) {
+    for server in &rig.servers {
+        server.control(Request::CutLink { on: true }).await.unwrap();
+    }
+    rig.until("cut", |status| status.totals.in_meeting == 0).await;
+}
+
 /// Not ignored: it takes seconds. Rule 10 while the cache loses everything in the middle of rounds that use it.
 #[tokio::test(flavor = "multi_thread")]
 async fn rule_10_a_cache_wiped_in_the_middle_of_rounds_gives_no_key_that_is_not_verified() {
@@ -300,24 +307,46 @@ async fn rule_10_a_cache_wiped_in_the_middle_of_rounds_gives_no_key_that_is_not_
     let client = rig.client(CONTROL).await;
     let meetings = populate(&client, 160, 1).await;
     rig.whole().await;
-    for turn in 0..5_u64 {
-        for server in &rig.servers {
-            server.control(Request::CutLink { on: true }).await.unwrap();
-        }
-        rig.until("cut", |status| status.totals.in_meeting == 0).await;
+    for turn in 0..5 {
+        links_cut(&rig).await;
         for (place, server) in rig.servers.iter().enumerate() {
             server.control(Request::CutLink { on: false }).await.unwrap();
-            if place as u64 == turn {
+            if place == turn {
                 redis.ask("FLUSHALL");
             }
         }
         rig.whole().await;
     }
+    // And a cache that holds nothing but keys of other generations, none of them right.
+    links_cut(&rig).await;
+    redis.ask("FLUSHALL");
+    let epoch = rig.status().await.unwrap().term.unwrap().epoch;
+    let planted = |(place, meeting): (usize, &MeetingId)| {
+        let generation = if place % 2 == 0 { 0 } else { 9 };
+        let leg = LegId { meeting: *meeting, leg: 0 };
+        RecoveryKey {
+            leg,
+            generation,
+            secret: Secret::new([9; 16]),
+            domain: DomainId(1),
+            ..new_leg(1, StoredState::InMeeting).key
+        }
+    };
+    let planted: Vec<RecoveryKey> = meetings.iter().enumerate().map(planted).collect();
+    open_cache(&redis.url()).unwrap().put_keys(epoch, &planted).await.unwrap();
+    for server in &rig.servers {
+        server.control(Request::CutLink { on: false }).await.unwrap();
+    }
+    rig.whole().await;
     let status = rig.until("all back", |status| status.totals.in_meeting == 160).await;
     let round = status.rounds.iter().find(|round| round.trigger == Trigger::LinkRestored).unwrap();
     println!("{round:?}");
     assert_eq!(rig.servers.iter().map(|server| server.stats().bad_keys).sum::<u64>(), 0, "{status:#?}");
     assert!(rig.servers.iter().all(|server| server.stats().takeovers_refused == 0));
+    assert!(
+        status.alarms.iter().any(|alarm| alarm.kind == "cache-disagrees"),
+        "the planted keys were seen: {status:#?}"
+    );
     assert!(round.keys_from_database > 0, "what was wiped comes from the database: {round:?}");
     for meeting in &meetings {
         let leg = LegId { meeting: *meeting, leg: 0 };
