@@ -1,6 +1,6 @@
 //! Intents and client answers: what was asked, under which number, and what came of it.
 
-use remeet_protocol::message::Op;
+use remeet_protocol::message::{ClientCommand, Op};
 use remeet_protocol::{ErrorCode, LegId, MeetingId};
 
 /// A client command's id: a repeat gets the first answer (design §3).
@@ -10,6 +10,12 @@ pub struct CommandId {
     pub instance: u64,
     /// Rises within the instance.
     pub number: u64,
+}
+
+impl From<&ClientCommand> for CommandId {
+    fn from(command: &ClientCommand) -> Self {
+        Self { instance: command.instance, number: command.number }
+    }
 }
 
 /// A command to a server, committed before it is sent. Open until its result is committed.

@@ -57,7 +57,7 @@ impl Core {
             secret: key.secret.clone(),
             generation: key.generation,
         };
-        let command = Some(CommandId { instance: waiting.command.instance, number: waiting.command.number });
+        let command = Some(CommandId::from(&waiting.command));
         let start = Op::Start(Start { secret: key.secret.clone(), generation: key.generation, row: leg_row(&key) });
         let mut intents = vec![Intent { leg, number: 1, op: start, command: command.filter(|_| !adopt.end) }];
         if adopt.end {

@@ -9,7 +9,7 @@ use crate::model::{ClientAnswerRow, CommandId, Moment, StoredState};
 use crate::store::{Instance, Unit, Write};
 use remeet_protocol::message::{ClientAnswer, ClientCommand, ClientOp};
 use remeet_protocol::{ErrorCode, LegId};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 /// A command that waits for its meeting.
 #[derive(Debug, Clone)]
@@ -19,11 +19,13 @@ pub(super) struct Waiting {
     pub deadline: Moment,
 }
 
-impl Waiting {
-    /// Names the command.
-    pub(super) fn id(&self) -> CommandId {
-        CommandId { instance: self.command.instance, number: self.command.number }
+/// Takes those whose deadline has passed: they wait in the order of their deadlines.
+fn late_of(queue: &mut VecDeque<Waiting>, now: Moment) -> Vec<Waiting> {
+    let mut late = Vec::new();
+    while queue.front().is_some_and(|waiting| waiting.deadline <= now) {
+        late.extend(queue.pop_front());
     }
+    late
 }
 
 impl Core {
@@ -148,20 +150,16 @@ impl Core {
         let mut late = Vec::new();
         let on_legs = self.legs.iter_mut().map(|(leg, known)| (Some(*leg), &mut known.waiting));
         for (leg, queue) in on_legs.chain(self.unplaced.values_mut().map(|queue| (None, queue))) {
-            while queue.front().is_some_and(|waiting| waiting.deadline <= now) {
-                late.extend(queue.pop_front().map(|waiting| (leg, waiting)));
-            }
+            late.extend(late_of(queue, now).into_iter().map(|waiting| (leg, waiting)));
         }
         self.unplaced.retain(|_, queue| !queue.is_empty());
         let mut unrouted = Vec::new();
         for (meeting, queue) in &mut self.unrouted {
-            let before = late.len();
-            while queue.front().is_some_and(|waiting| waiting.deadline <= now) {
-                late.extend(queue.pop_front().map(|waiting| (None, waiting)));
-            }
-            if late.len() > before {
+            let expired = late_of(queue, now);
+            if !expired.is_empty() {
                 unrouted.push(*meeting);
             }
+            late.extend(expired.into_iter().map(|waiting| (None, waiting)));
         }
         for (leg, waiting) in late {
             self.waiting = self.waiting.saturating_sub(1);
@@ -172,6 +170,7 @@ impl Core {
                 None => self.refuse(&waiting, ErrorCode::RETRY, "the meeting could not be read in time"),
             }
         }
+        // What was being read was for one that is late: the next one's turn has come.
         for meeting in unrouted {
             self.read_roster(meeting);
         }

@@ -55,7 +55,7 @@ impl Core {
         command: Option<&ClientCommand>,
         state: Option<StoredState>,
     ) {
-        let command = command.map(|command| CommandId { instance: command.instance, number: command.number });
+        let command = command.map(CommandId::from);
         let Some((intent, writes)) = self.new_intent(leg, op, command, state) else { return };
         let after = self.persist(lane(leg), Unit { writes }, After::Intent(leg, intent.number));
         if let Some(known) = self.legs.get_mut(&leg) {

@@ -80,7 +80,7 @@ impl Core {
                 Step::Nothing | Step::Blocked => {}
             }
         }
-        let command = CommandId { instance: waiting.command.instance, number: waiting.command.number };
+        let command = CommandId::from(&waiting.command);
         let mut open = Vec::new();
         for (leg, op, state) in intents {
             let Some((intent, writes)) = self.new_intent(leg, op, Some(command), Some(state)) else { continue };

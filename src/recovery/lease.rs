@@ -109,7 +109,12 @@ pub struct Incumbent {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LeaseChange {
     /// This process holds the term from now on.
-    Began(Token),
+    Began {
+        /// The term.
+        token: Token,
+        /// The epoch up to which the database had lost terms, if that is why this one began.
+        lost: Option<Epoch>,
+    },
     /// Another node holds it, or another one than before.
     Held(Incumbent),
     /// The lease could have run out: no command is handed over until it is renewed.
@@ -156,8 +161,6 @@ pub struct Lease {
     evidence: Option<Reported>,
     /// When a term began because of each server's evidence; bounded by the configured servers.
     acted: BTreeMap<ServerId, Moment>,
-    /// The epoch that the database had lost, until the next term tells of it.
-    regressed: Option<Epoch>,
     trouble: Option<String>,
 }
 
@@ -217,7 +220,6 @@ impl Lease {
             above: Epoch(0),
             evidence: None,
             acted: BTreeMap::new(),
-            regressed: None,
             trouble: None,
         }
     }
@@ -260,10 +262,10 @@ impl Lease {
         self.pause = self.timing.retry;
         match (answer, ask, &mut self.state) {
             (LeaseAnswer::Granted(token), LeaseAsk::Begin { .. }, State::Standby(_)) => {
-                self.above = Epoch(0);
+                let lost = Some(std::mem::take(&mut self.above)).filter(|epoch| *epoch > Epoch(0));
                 self.state = State::Active { token, until: self.timing.until(asked_at), lapsed: false };
                 self.next_at = asked_at + self.timing.renew_every;
-                Some(LeaseChange::Began(token))
+                Some(LeaseChange::Began { token, lost })
             }
             (LeaseAnswer::Held(incumbent), LeaseAsk::Begin { .. }, State::Standby(before)) => {
                 self.next_at = now + (incumbent.remaining + self.timing.spread).min(self.timing.poll);
@@ -281,7 +283,6 @@ impl Lease {
                 // Only an answer to a question that was asked after the evidence says that the term stands.
                 if let Some(reported) = self.evidence.take_if(|reported| reported.heard <= asked_at) {
                     self.above = reported.epoch;
-                    self.regressed = Some(reported.epoch);
                     self.acted.extend(reported.by.into_iter().map(|server| (server, now)));
                     return Some(self.over(LifeEnd::Regressed(reported.epoch)));
                 }
@@ -354,11 +355,6 @@ impl Lease {
         reported.by.insert(server);
         self.next_at = now;
         Evidence::Checking
-    }
-
-    /// The epoch that the database had lost when the life before this one ended; told once.
-    pub fn take_regressed(&mut self) -> Option<Epoch> {
-        self.regressed.take()
     }
 
     /// The term that this process holds.

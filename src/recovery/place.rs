@@ -257,7 +257,8 @@ impl Core {
     /// Asks for the legs that have the terminal of the meeting's first command that waits to be routed.
     pub(super) fn read_roster(&mut self, meeting: MeetingId) {
         let front = self.unrouted.get(&meeting).and_then(|queue| queue.front());
-        let asked = front.and_then(|waiting| Some((waiting.id(), terminal_of(&waiting.command.op)?.clone())));
+        let asked = front
+            .and_then(|waiting| Some((CommandId::from(&waiting.command), terminal_of(&waiting.command.op)?.clone())));
         let Some((asker, terminal)) = asked else {
             self.unrouted.remove(&meeting);
             return;
@@ -269,8 +270,10 @@ impl Core {
 
     /// What was read for a command. One that has waited too long meanwhile is answered already, and the next has asked.
     pub(super) fn roster_read(&mut self, meeting: MeetingId, asker: CommandId, listed: Result<Vec<LegId>, String>) {
-        let queue = self.unrouted.get_mut(&meeting).filter(|queue| queue.front().is_some_and(|it| it.id() == asker));
-        let Some(waiting) = queue.and_then(std::collections::VecDeque::pop_front) else { return };
+        let is_asker = |waiting: &mut Waiting| CommandId::from(&waiting.command) == asker;
+        let Some(waiting) = self.unrouted.get_mut(&meeting).and_then(|queue| queue.pop_front_if(is_asker)) else {
+            return;
+        };
         self.waiting = self.waiting.saturating_sub(1);
         match (listed, terminal_of(&waiting.command.op)) {
             (Err(reason), _) => self.refuse(&waiting, ErrorCode::UNAVAILABLE, &reason),

@@ -78,7 +78,7 @@ impl World {
 
     fn lease_changed(&mut self, node: usize, change: Option<LeaseChange>) {
         match change {
-            Some(LeaseChange::Began(token)) => self.input_at(node, Input::TermBegan(token)),
+            Some(LeaseChange::Began { token, .. }) => self.input_at(node, Input::TermBegan(token)),
             Some(LeaseChange::Over(_)) => self.end_life(node, Duration::ZERO),
             Some(LeaseChange::Lapsed) => *self.faults.entry("a lease lapses").or_default() += 1,
             Some(LeaseChange::Held(_) | LeaseChange::Resumed) | None => {}

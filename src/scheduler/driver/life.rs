@@ -5,7 +5,7 @@ use crate::link::LinkHandle;
 use crate::recovery::lease::{Evidence, LeaseAnswer, LeaseChange, LifeEnd};
 use crate::recovery::{Alarm, AlarmKind, Input};
 use futures_util::future::join_all;
-use remeet_protocol::{ServerId, Token};
+use remeet_protocol::{Epoch, ServerId, Token};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -56,7 +56,7 @@ impl Driver {
     fn lease_changed(&mut self, change: Option<LeaseChange>) {
         match change {
             None => {}
-            Some(LeaseChange::Began(token)) => self.began(token),
+            Some(LeaseChange::Began { token, lost }) => self.began(token, lost),
             Some(LeaseChange::Held(incumbent)) => {
                 tracing::info!(
                     node = incumbent.node,
@@ -74,11 +74,11 @@ impl Driver {
         }
     }
 
-    fn began(&mut self, token: Token) {
+    fn began(&mut self, token: Token, lost: Option<Epoch>) {
         tracing::info!(epoch = token.epoch.0, holder = %token.holder, "a term began");
         self.keeper.deaf();
         self.telling.term_since_ms = Some(self.clock.wall_ms());
-        if let Some(lost) = self.lease.take_regressed() {
+        if let Some(lost) = lost {
             let text = format!(
                 "the database had lost every term up to {}, which a server knows: this one stands above it. What was \
                  written in the lost terms is missing; see to the failover that lost it",
