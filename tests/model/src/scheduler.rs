@@ -1,0 +1,287 @@
+//! The schedulers.
+
+use super::network::{Answer, Reply, Request};
+use super::state::{Asked, Attach, Fault, Given, Leg, Row, RowState, Scheduler, State, Write};
+use super::store::Written;
+use super::{Commit, Part, Recovery, Who};
+
+/// What the plan makes of the meeting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Bucket {
+    Nothing,
+    TakeOver,
+    FinishStart,
+    Ended,
+    Vanished,
+    Orphan,
+}
+
+impl Recovery {
+    pub(crate) fn crash(&self, state: &mut State, who: Who) -> Option<()> {
+        let crashes = state.of(who).crashes;
+        if crashes == self.bounds.crashes {
+            return None;
+        }
+        *state.of_mut(who) = Scheduler { crashes: crashes + 1, ..Scheduler::default() };
+        Some(())
+    }
+
+    pub(crate) fn step_down(&self, state: &mut State, who: Who) -> Option<()> {
+        if state.of(who).term == Some(state.term) {
+            return None;
+        }
+        let crashes = state.of(who).crashes;
+        *state.of_mut(who) = Scheduler { crashes, ..Scheduler::default() };
+        Some(())
+    }
+
+    pub(crate) fn link_lost(&self, state: &mut State, who: Who) -> Option<()> {
+        let scheduler = state.of_mut(who);
+        (scheduler.attach, scheduler.asked, scheduler.seen) = (Attach::No, Asked::No, None);
+        scheduler.last = false;
+        Some(())
+    }
+
+    pub(crate) fn ask_attach(&self, state: &mut State, who: Who) -> Option<()> {
+        let scheduler = state.of_mut(who);
+        if scheduler.attach != Attach::No || scheduler.sure == 0 {
+            return None;
+        }
+        scheduler.attach = Attach::Asked;
+        let term = scheduler.term?;
+        state.packets.send(Request::Attach, term, 0);
+        Some(())
+    }
+
+    pub(crate) fn ask_inventory(&self, state: &mut State, who: Who) -> Option<()> {
+        let bounds = self.bounds;
+        let scheduler = state.of_mut(who);
+        let again = match (scheduler.asked, scheduler.attach) {
+            (Asked::No, _) => true,
+            // The attach shows that the inventory was cut too early: one more, which is the last.
+            (Asked::Answered(cut), Attach::Done { boot, revision }) => {
+                !scheduler.last && (cut.boot, cut.revision) != (boot, revision) && scheduler.seen.is_some()
+            }
+            _ => false,
+        };
+        if !again || scheduler.inventories == bounds.inventories || scheduler.unsettled.is_some() {
+            return None;
+        }
+        scheduler.inventories += 1;
+        scheduler.asked = Asked::Yes;
+        scheduler.last = matches!(scheduler.attach, Attach::Done { .. });
+        if self.has(Part::SecondLookUp) {
+            scheduler.seen = None;
+        }
+        Some(())
+    }
+
+    pub(crate) fn plan(&self, state: &mut State, who: Who, commit: Commit) -> Option<()> {
+        let scheduler = *state.of(who);
+        let (Asked::Answered(cut), Some(seen), Attach::Done { boot, revision }) =
+            (scheduler.asked, scheduler.seen, scheduler.attach)
+        else {
+            return None;
+        };
+        // Final: cut after the attach, or nothing has moved between. In one life of the table, too.
+        let is_final = cut.boot == boot && (scheduler.last || cut.revision == revision);
+        if !is_final || scheduler.unsettled.is_some() {
+            return None;
+        }
+        let term = self.may_command(state, who)?;
+        (state.of_mut(who).asked, state.of_mut(who).seen, state.of_mut(who).last) = (Asked::No, None, false);
+        let write = match self.bucket(cut.boot, cut.leg, cut.revision, seen.row) {
+            Bucket::Nothing => None,
+            Bucket::TakeOver => {
+                state.packets.send(Request::Takeover, term, boot);
+                None
+            }
+            Bucket::FinishStart => Some(Write::Touch),
+            Bucket::Ended => Some(Write::Ended),
+            Bucket::Vanished => Some(Write::Closed),
+            Bucket::Orphan => {
+                state.fault = Some(Fault::Orphaned);
+                None
+            }
+        };
+        match write {
+            // The row is not what the plan saw: nothing comes of it, and the next round plans again.
+            Some(_) if seen.stale && self.has(Part::CompareAndSet) => only(commit, Commit::Known),
+            Some(write) => self.write_and_go_on(state, who, write, commit),
+            None => only(commit, Commit::Known),
+        }
+    }
+
+    fn bucket(&self, boot: u8, leg: Leg, revision: u8, row: Row) -> Bucket {
+        match (leg, row.state) {
+            (Leg::Live, RowState::None) => Bucket::Orphan,
+            (Leg::Live, RowState::Starting | RowState::InMeeting | RowState::Ending) => Bucket::TakeOver,
+            (_, RowState::None | RowState::Ended | RowState::Closed) => Bucket::Nothing,
+            (Leg::Tombstone, _) => Bucket::Ended,
+            (Leg::Never | Leg::Forgotten, RowState::Starting) if self.has(Part::UnansweredStart) => Bucket::FinishStart,
+            (Leg::Never | Leg::Forgotten, RowState::Starting) => Bucket::Vanished,
+            (Leg::Never | Leg::Forgotten, RowState::InMeeting | RowState::Ending) => {
+                let moved = revision > row.revision || !self.has(Part::TableRevision);
+                match row.boot != Some(boot) || moved {
+                    true => Bucket::Vanished,
+                    false => Bucket::Nothing,
+                }
+            }
+        }
+    }
+
+    pub(crate) fn client_start(&self, state: &mut State, who: Who, commit: Commit) -> Option<()> {
+        // One meeting, whose id its client gives once.
+        if state.row.state != RowState::None || state.unknown.late.is_some() {
+            return None;
+        }
+        self.attached(state, who)?;
+        self.may_command(state, who)?;
+        self.write_and_go_on(state, who, Write::Insert, commit)
+    }
+
+    pub(crate) fn client_command(&self, state: &mut State, who: Who) -> Option<()> {
+        let boot = self.commands_meeting(state, who)?;
+        let term = self.may_command(state, who)?;
+        if state.row.command != Given::No || !self.write_command(state, who, Given::Open) {
+            return None;
+        }
+        state.packets.send(Request::Command, term, boot);
+        Some(())
+    }
+
+    pub(crate) fn client_end(&self, state: &mut State, who: Who, commit: Commit) -> Option<()> {
+        self.commands_meeting(state, who)?;
+        self.may_command(state, who)?;
+        if state.refused_end {
+            return None;
+        }
+        self.write_and_go_on(state, who, Write::Ending, commit)
+    }
+
+    /// An answer reaches the scheduler.
+    pub(crate) fn answered(&self, state: &mut State, who: Who, answer: Answer, commit: Commit) -> Option<()> {
+        let Answer { reply, term, boot } = answer;
+        if state.of(who).term != Some(term) || state.of(who).unsettled.is_some() {
+            return None;
+        }
+        // Answers of another life of the table than the one attached to are ignored.
+        if matches!(state.of(who).attach, Attach::Done { boot: attached, .. } if attached != boot) {
+            return None;
+        }
+        let here = state.row.boot.is_none_or(|stored| stored == boot);
+        match reply {
+            Reply::Started | Reply::TakenOver if state.row.state == RowState::Ending => {
+                only(commit, Commit::Known)?;
+                let term = self.may_command(state, who)?;
+                state.packets.send(Request::End, term, boot);
+                Some(())
+            }
+            Reply::Started | Reply::TakenOver => {
+                let write = Write::InMeeting(boot, Leg::Live.revision());
+                self.write_and_go_on(state, who, write, commit)?;
+                // The leg's open intents are sent again, in order.
+                if commit == Commit::Known && state.row.command == Given::Open && state.of(who).sure > 0 {
+                    state.packets.send(Request::Command, term, boot);
+                }
+                Some(())
+            }
+            Reply::Done => {
+                only(commit, Commit::Known)?;
+                let open = state.row.command == Given::Open && !state.row.has_ended();
+                (open && self.write_command(state, who, Given::Done)).then_some(())
+            }
+            Reply::Ended if here => self.write_and_go_on(state, who, Write::Ended, commit),
+            Reply::Unknown if here => self.write_and_go_on(state, who, Write::Closed, commit),
+            Reply::Ended | Reply::Unknown => None,
+            Reply::Stale => {
+                only(commit, Commit::Known)?;
+                self.step_down(state, who)
+            }
+        }
+    }
+
+    /// The attached scheduler hears the meeting's end. It is acknowledged when it is stored.
+    pub(crate) fn hear_end(&self, state: &mut State, who: Who, commit: Commit) -> Option<()> {
+        let heard = state.leg == Leg::Tombstone && state.session && state.of(who).term == Some(state.highest);
+        if !heard || state.of(who).unsettled.is_some() {
+            return None;
+        }
+        self.attached(state, who)?;
+        match state.row.state {
+            RowState::None => None,
+            RowState::Ended | RowState::Closed => {
+                only(commit, Commit::Known)?;
+                state.leg = Leg::Forgotten;
+                Some(())
+            }
+            _ => self.write_and_go_on(state, who, Write::Ended, commit),
+        }
+    }
+
+    /// What became of the commit is found out, and what was to follow it follows, if it stands.
+    pub(crate) fn settle(&self, state: &mut State, who: Who) -> Option<()> {
+        let write = state.of(who).unsettled?;
+        let stands = self.settled(state, who)?;
+        state.of_mut(who).unsettled = None;
+        match (stands, write) {
+            (true, write) => self.follow(state, who, write),
+            // A new row is settled by making it: one of both stands.
+            (false, Write::Insert) => return self.write_and_go_on(state, who, write, Commit::Known),
+            (false, Write::Ending) => state.refused_end = true,
+            // It comes again: with the next round, or with the packet.
+            (false, _) => {}
+        }
+        Some(())
+    }
+
+    fn write_and_go_on(&self, state: &mut State, who: Who, write: Write, commit: Commit) -> Option<()> {
+        let scheduler = state.of(who);
+        let used_up = state.unknown.count == self.bounds.unknown || state.unknown.late.is_some();
+        if scheduler.unsettled.is_some() || (commit == Commit::Unknown && used_up) {
+            return None;
+        }
+        match self.write(state, who, write, commit) {
+            Written::Stands => self.follow(state, who, write),
+            Written::Unknown => {}
+            Written::Lost => return None,
+        }
+        Some(())
+    }
+
+    /// The command that a stored intent releases.
+    fn follow(&self, state: &mut State, who: Who, write: Write) {
+        let request = match write {
+            Write::Insert | Write::Touch => Request::Start,
+            Write::Ending => Request::End,
+            Write::InMeeting(..) | Write::Ended | Write::Closed => return,
+        };
+        if let (Some(term), Some(boot)) = (self.may_command(state, who), self.attached(state, who)) {
+            state.packets.send(request, term, boot);
+        }
+    }
+
+    /// Rule 5: sure of its lease.
+    fn may_command(&self, state: &State, who: Who) -> Option<u8> {
+        let scheduler = state.of(who);
+        scheduler.term.filter(|_| scheduler.sure > 0)
+    }
+
+    fn attached(&self, state: &State, who: Who) -> Option<u8> {
+        match state.of(who).attach {
+            Attach::Done { boot, .. } => Some(boot),
+            _ => None,
+        }
+    }
+
+    /// In-meeting in the life of the table that it is attached to.
+    fn commands_meeting(&self, state: &State, who: Who) -> Option<u8> {
+        let boot = self.attached(state, who)?;
+        (state.row.state == RowState::InMeeting && state.row.boot == Some(boot)).then_some(boot)
+    }
+}
+
+/// The step makes no commit: there is one of it only.
+fn only(commit: Commit, wanted: Commit) -> Option<()> {
+    (commit == wanted).then_some(())
+}

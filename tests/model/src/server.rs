@@ -1,0 +1,148 @@
+//! The autonomous server.
+
+use super::network::{Packet, Reply, Request};
+use super::state::{Asked, Attach, Fault, Inventory, Leg, State};
+use super::{Part, Recovery, Who};
+
+impl Recovery {
+    /// A packet reaches the server.
+    pub(crate) fn deliver(&self, state: &mut State, packet: Packet) -> Option<()> {
+        let Packet { request, term, boot } = packet;
+        if request == Request::Attach {
+            return self.attach(state, term);
+        }
+        if term < state.highest && self.has(Part::Fencing) {
+            state.answers.send(Reply::Stale, term, state.boot);
+            return Some(());
+        }
+        // A session ends with the server's restart, and with its table's life.
+        if boot != state.boot || (!state.session && term == state.highest) {
+            return None;
+        }
+        let reply = match request {
+            Request::Attach => return None,
+            Request::Start => self.start(state, term),
+            Request::Takeover => match state.leg {
+                Leg::Live => {
+                    self.commanded(state, term);
+                    state.owner = term;
+                    Reply::TakenOver
+                }
+                Leg::Tombstone => Reply::Ended,
+                Leg::Never | Leg::Forgotten => Reply::Unknown,
+            },
+            // A command is executed for the token only that started the leg or took it over.
+            Request::Command | Request::End if state.owner != term && self.has(Part::Fencing) => return None,
+            Request::Command if state.leg != Leg::Live => return None,
+            Request::Command => {
+                if !state.seen_command {
+                    self.commanded(state, term);
+                    if state.executed {
+                        state.fault = Some(Fault::ExecutedTwice);
+                    }
+                    (state.seen_command, state.executed) = (true, true);
+                }
+                Reply::Done
+            }
+            Request::End if state.leg == Leg::Live => {
+                self.commanded(state, term);
+                if state.refused_end {
+                    state.fault = Some(Fault::Killed);
+                }
+                // The end's event says it; the answer adds nothing.
+                return self.ends_itself(state);
+            }
+            Request::End => return None,
+        };
+        state.answers.send(reply, term, boot);
+        Some(())
+    }
+
+    /// Fences every older token. (One that is attached already may attach again.)
+    fn attach(&self, state: &mut State, term: u8) -> Option<()> {
+        if term < state.highest {
+            state.answers.send(Reply::Stale, term, state.boot);
+            return Some(());
+        }
+        if term > state.highest {
+            // Request ids are a token's.
+            state.seen_start = false;
+        }
+        (state.highest, state.session) = (term, true);
+        let (boot, revision) = (state.boot, state.leg.revision());
+        for who in &mut state.schedulers {
+            if who.term == Some(term) && who.attach == Attach::Asked {
+                who.attach = Attach::Done { boot, revision };
+            }
+        }
+        Some(())
+    }
+
+    fn start(&self, state: &mut State, term: u8) -> Reply {
+        match state.leg {
+            Leg::Live => Reply::Started,
+            Leg::Tombstone => Reply::Ended,
+            // It ran, and the meeting has ended since (SPEC T-8).
+            Leg::Never | Leg::Forgotten if state.seen_start => Reply::Ended,
+            Leg::Never | Leg::Forgotten => {
+                self.commanded(state, term);
+                if state.leg == Leg::Forgotten || state.row.has_ended() {
+                    state.fault = Some(Fault::RanTwice);
+                }
+                (state.leg, state.owner, state.seen_start) = (Leg::Live, term, true);
+                Reply::Started
+            }
+        }
+    }
+
+    fn commanded(&self, state: &mut State, term: u8) {
+        if term < state.highest {
+            state.fault = Some(Fault::StaleCommand);
+        }
+    }
+
+    pub(crate) fn ends_itself(&self, state: &mut State) -> Option<()> {
+        if state.leg != Leg::Live {
+            return None;
+        }
+        state.leg = if self.has(Part::Tombstones) { Leg::Tombstone } else { Leg::Forgotten };
+        // What it was commanded by and had executed is of no use to anybody.
+        (state.owner, state.seen_command) = (0, false);
+        Some(())
+    }
+
+    /// Cuts the inventory that the scheduler asked for; again, if the answer was lost.
+    pub(crate) fn cut(&self, state: &mut State, who: Who) -> Option<()> {
+        let inventory = Inventory { boot: state.boot, leg: state.leg, revision: state.leg.revision() };
+        let scheduler = state.of_mut(who);
+        if scheduler.asked == Asked::No || (scheduler.seen.is_some() && matches!(scheduler.asked, Asked::Answered(_))) {
+            return None;
+        }
+        scheduler.asked = Asked::Answered(inventory);
+        Some(())
+    }
+
+    pub(crate) fn restart(&self, state: &mut State) -> Option<()> {
+        if state.restarts == self.bounds.restarts {
+            return None;
+        }
+        state.restarts += 1;
+        state.session = false;
+        if !self.has(Part::ExecutedMemory) {
+            (state.seen_start, state.seen_command) = (false, false);
+        }
+        Some(())
+    }
+
+    pub(crate) fn loss(&self, state: &mut State) -> Option<()> {
+        if state.boot == self.bounds.losses {
+            return None;
+        }
+        state.boot += 1;
+        state.session = false;
+        (state.leg, state.owner) = (Leg::Never, 0);
+        // A new life of the table: what was executed in the old one is gone with it.
+        (state.seen_start, state.seen_command, state.executed) = (false, false, false);
+        Some(())
+    }
+}

@@ -1,0 +1,155 @@
+//! The database: the term, its lease, the meeting's row.
+
+use super::state::{Fault, Given, Row, RowState, Scheduler, State, Write};
+use super::{Commit, Part, Recovery, Who};
+
+/// Ticks of a lease, counted by the database from a renewal's execution.
+const LEASE: u8 = 2;
+/// Ticks until a holder stops by itself, counted by its own clock from before it asked for the renewal.
+const SURE: u8 = LEASE - 1;
+
+/// What became of a write, for who made it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Written {
+    Stands,
+    /// The row is not what the write compares with, or the term is another's.
+    Lost,
+    Unknown,
+}
+
+impl Recovery {
+    pub(crate) fn tick(&self, state: &mut State) -> Option<()> {
+        state.lease = state.lease.saturating_sub(1);
+        for who in &mut state.schedulers {
+            who.sure = who.sure.saturating_sub(1);
+        }
+        Some(())
+    }
+
+    pub(crate) fn begin_term(&self, state: &mut State, who: Who) -> Option<()> {
+        let is_free = state.lease == 0 || state.node == Some(who);
+        if state.of(who).term.is_some() || !is_free || state.term == self.bounds.terms {
+            return None;
+        }
+        state.term += 1;
+        state.node = Some(who);
+        state.lease = LEASE;
+        let crashes = state.of(who).crashes;
+        *state.of_mut(who) = Scheduler { term: Some(state.term), sure: SURE, crashes, ..Scheduler::default() };
+        Some(())
+    }
+
+    pub(crate) fn renew(&self, state: &mut State, who: Who, heard: bool) -> Option<()> {
+        if state.of(who).term != Some(state.term) {
+            return None;
+        }
+        state.lease = LEASE;
+        if heard {
+            state.of_mut(who).sure = SURE;
+        }
+        Some(())
+    }
+
+    pub(crate) fn look_up(&self, state: &mut State, who: Who) -> Option<()> {
+        let row = state.row;
+        let scheduler = state.of_mut(who);
+        let answered = matches!(scheduler.asked, super::state::Asked::Answered(_));
+        if !answered || scheduler.seen.is_some() || scheduler.unsettled.is_some() {
+            return None;
+        }
+        scheduler.seen = Some(super::state::Seen { row, stale: false });
+        Some(())
+    }
+
+    /// Makes a change of the row under the scheduler's term.
+    pub(crate) fn write(&self, state: &mut State, who: Who, write: Write, commit: Commit) -> Written {
+        let Some(term) = state.of(who).term else { return Written::Lost };
+        match commit {
+            Commit::Known => match self.apply(state, write, term) {
+                true => Written::Stands,
+                false => Written::Lost,
+            },
+            Commit::Unknown => {
+                state.unknown.count += 1;
+                state.unknown.late = Some((write, term));
+                state.unknown.settled = None;
+                state.of_mut(who).unsettled = Some(write);
+                Written::Unknown
+            }
+        }
+    }
+
+    /// The statement itself: false if it loses.
+    fn apply(&self, state: &mut State, write: Write, term: u8) -> bool {
+        if term != state.term && self.has(Part::TermCheck) {
+            return false;
+        }
+        let before = state.row;
+        let ended = before.has_ended();
+        let legal = match write {
+            Write::Insert => before.state == RowState::None,
+            Write::Touch => before.state == RowState::Starting,
+            Write::InMeeting(..) => matches!(before.state, RowState::Starting | RowState::InMeeting),
+            Write::Ending => before.state == RowState::InMeeting,
+            Write::Ended | Write::Closed => before.state != RowState::None && !ended,
+        };
+        if !legal && (self.has(Part::CompareAndSet) || !matches!(write, Write::InMeeting(..))) {
+            return false;
+        }
+        if term != state.term {
+            state.fault = Some(Fault::StaleWrite);
+        }
+        if ended {
+            state.fault = Some(Fault::CameBack);
+        }
+        state.row = match write {
+            Write::Insert => Row { state: RowState::Starting, ..before },
+            Write::Touch => before,
+            Write::InMeeting(boot, revision) => {
+                Row { state: RowState::InMeeting, boot: Some(boot), revision, ..before }
+            }
+            Write::Ending => Row { state: RowState::Ending, ..before },
+            // What else stood in an ended row is of no use to anybody.
+            Write::Ended => Row { state: RowState::Ended, ..Row::default() },
+            Write::Closed => Row { state: RowState::Closed, ..Row::default() },
+        };
+        self.version_rises(state);
+        true
+    }
+
+    /// Whatever compares the row with what it was before loses.
+    fn version_rises(&self, state: &mut State) {
+        state.unknown.late = None;
+        for seen in state.schedulers.iter_mut().filter_map(|who| who.seen.as_mut()) {
+            seen.stale = true;
+        }
+    }
+
+    /// The client's command: its intent, or its result. Of known outcome always.
+    pub(crate) fn write_command(&self, state: &mut State, who: Who, command: Given) -> bool {
+        if state.of(who).term != Some(state.term) {
+            return false;
+        }
+        state.row.command = command;
+        self.version_rises(state);
+        true
+    }
+
+    pub(crate) fn late_commit(&self, state: &mut State) -> Option<()> {
+        let (write, term) = state.unknown.late.take()?;
+        self.apply(state, write, term).then_some(())
+    }
+
+    /// Whether the write that is unsettled stands, settled so that it stays so (rule 12).
+    pub(crate) fn settled(&self, state: &mut State, who: Who) -> Option<bool> {
+        if state.of(who).term != Some(state.term) {
+            return None;
+        }
+        let stands = state.unknown.late.is_none();
+        if self.has(Part::ReRead) {
+            self.version_rises(state);
+        }
+        state.unknown.settled = Some(stands);
+        Some(stands)
+    }
+}
