@@ -1,5 +1,5 @@
-//! The network: what was ever sent, each way. Nothing is ever taken out, so that everything may be lost, come
-//! late, come twice and in any order.
+//! The network: what was ever sent, each way. Nothing is taken out that could have an effect yet, so that
+//! everything may be lost, come late, come twice and in any order.
 
 /// What a scheduler asks of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -17,8 +17,7 @@ pub enum Request {
     End,
 }
 
-const REQUESTS: [Request; 5] =
-    [Request::Attach, Request::Start, Request::Takeover, Request::Command, Request::End];
+const REQUESTS: [Request; 5] = [Request::Attach, Request::Start, Request::Takeover, Request::Command, Request::End];
 
 /// A packet to the server: a request of a session, which is a term and a life of the server's table. (`Attach`
 /// is of none: its `boot` is 0.) Sent again it is the same packet: its request id stays.
@@ -46,12 +45,9 @@ pub enum Reply {
     Ended,
     /// There is no such meeting.
     Unknown,
-    /// A newer token has attached.
-    Stale,
 }
 
-const REPLIES: [Reply; 6] =
-    [Reply::Started, Reply::TakenOver, Reply::Done, Reply::Ended, Reply::Unknown, Reply::Stale];
+const REPLIES: [Reply; 5] = [Reply::Started, Reply::TakenOver, Reply::Done, Reply::Ended, Reply::Unknown];
 
 /// A packet from the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -72,6 +68,15 @@ fn place(kind: u8, term: u8, boot: u8) -> u64 {
     1 << ((kind * TERMS + term) * BOOTS + boot)
 }
 
+/// Kind, term and boot of every bit.
+fn places(mut bits: u64) -> impl Iterator<Item = (usize, u8, u8)> {
+    std::iter::from_fn(move || {
+        let place = u8::try_from(bits.checked_ilog2()?).ok()?;
+        bits &= !(1 << place);
+        Some((usize::from(place / BOOTS / TERMS), place / BOOTS % TERMS, place % BOOTS))
+    })
+}
+
 /// Every packet that was ever sent to the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Packets(u64);
@@ -82,13 +87,19 @@ impl Packets {
     }
 
     pub(crate) fn iter(self) -> impl Iterator<Item = Packet> {
-        all().flat_map(|(term, boot)| REQUESTS.map(|request| Packet { request, term, boot })).filter(
-            move |packet| self.0 & place(packet.request as u8, packet.term, packet.boot) != 0,
-        )
+        places(self.0).map(|(kind, term, boot)| Packet { request: REQUESTS[kind], term, boot })
+    }
+
+    /// Takes out what can have no effect any more; true if there was any.
+    pub(crate) fn keep(&mut self, is_of_use: impl Fn(Packet) -> bool) -> bool {
+        let before = self.0;
+        let kept = self.iter().filter(|packet| is_of_use(*packet));
+        self.0 = kept.fold(0, |bits, packet| bits | place(packet.request as u8, packet.term, packet.boot));
+        self.0 != before
     }
 }
 
-/// Every answer that was ever sent, and is not to somebody who is gone.
+/// Every answer that was ever sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Answers(u64);
 
@@ -98,22 +109,12 @@ impl Answers {
     }
 
     pub(crate) fn iter(self) -> impl Iterator<Item = Answer> {
-        all().flat_map(|(term, boot)| REPLIES.map(|reply| Answer { reply, term, boot })).filter(
-            move |answer| self.0 & place(answer.reply as u8, answer.term, answer.boot) != 0,
-        )
+        places(self.0).map(|(kind, term, boot)| Answer { reply: REPLIES[kind], term, boot })
     }
 
-    /// Keeps those to the given terms only.
-    pub(crate) fn keep(&mut self, terms: &[Option<u8>]) {
-        let kept = self.iter().filter(|answer| terms.contains(&Some(answer.term)));
+    /// Takes out what can have no effect any more.
+    pub(crate) fn keep(&mut self, is_of_use: impl Fn(Answer) -> bool) {
+        let kept = self.iter().filter(|answer| is_of_use(*answer));
         self.0 = kept.fold(0, |bits, answer| bits | place(answer.reply as u8, answer.term, answer.boot));
     }
-
-    pub(crate) fn any_refusal(self) -> bool {
-        self.iter().any(|answer| answer.reply == Reply::Stale)
-    }
-}
-
-fn all() -> impl Iterator<Item = (u8, u8)> {
-    (0..TERMS).flat_map(|term| (0..BOOTS).map(move |boot| (term, boot)))
 }

@@ -18,11 +18,7 @@ enum Bucket {
 
 impl Recovery {
     pub(crate) fn crash(&self, state: &mut State, who: Who) -> Option<()> {
-        let crashes = state.of(who).crashes;
-        if crashes == self.bounds.crashes {
-            return None;
-        }
-        *state.of_mut(who) = Scheduler { crashes: crashes + 1, ..Scheduler::default() };
+        *state.of_mut(who) = Scheduler::default();
         Some(())
     }
 
@@ -30,8 +26,7 @@ impl Recovery {
         if state.of(who).term == Some(state.term) {
             return None;
         }
-        let crashes = state.of(who).crashes;
-        *state.of_mut(who) = Scheduler { crashes, ..Scheduler::default() };
+        *state.of_mut(who) = Scheduler::default();
         Some(())
     }
 
@@ -43,18 +38,13 @@ impl Recovery {
     }
 
     pub(crate) fn ask_attach(&self, state: &mut State, who: Who) -> Option<()> {
-        let scheduler = state.of_mut(who);
-        if scheduler.attach != Attach::No || scheduler.sure == 0 {
-            return None;
-        }
-        scheduler.attach = Attach::Asked;
-        let term = scheduler.term?;
+        let term = self.may_command(state, who)?;
         state.packets.send(Request::Attach, term, 0);
         Some(())
     }
 
     pub(crate) fn ask_inventory(&self, state: &mut State, who: Who) -> Option<()> {
-        let bounds = self.bounds;
+        let inventory = self.inventory(state);
         let scheduler = state.of_mut(who);
         let again = match (scheduler.asked, scheduler.attach) {
             (Asked::No, _) => true,
@@ -64,11 +54,10 @@ impl Recovery {
             }
             _ => false,
         };
-        if !again || scheduler.inventories == bounds.inventories || scheduler.unsettled.is_some() {
+        if !again || scheduler.unsettled.is_some() {
             return None;
         }
-        scheduler.inventories += 1;
-        scheduler.asked = Asked::Yes;
+        scheduler.asked = Asked::Answered(inventory);
         scheduler.last = matches!(scheduler.attach, Attach::Done { .. });
         if self.has(Part::SecondLookUp) {
             scheduler.seen = None;
@@ -143,7 +132,10 @@ impl Recovery {
     pub(crate) fn client_command(&self, state: &mut State, who: Who) -> Option<()> {
         let boot = self.commands_meeting(state, who)?;
         let term = self.may_command(state, who)?;
-        if state.row.command != Given::No || !self.write_command(state, who, Given::Open) {
+        if state.of(who).unsettled.is_some() {
+            return None;
+        }
+        if !self.bounds.command || state.row.command != Given::No || !self.write_command(state, who, Given::Open) {
             return None;
         }
         state.packets.send(Request::Command, term, boot);
@@ -165,8 +157,8 @@ impl Recovery {
         if state.of(who).term != Some(term) || state.of(who).unsettled.is_some() {
             return None;
         }
-        // Answers of another life of the table than the one attached to are ignored.
-        if matches!(state.of(who).attach, Attach::Done { boot: attached, .. } if attached != boot) {
+        // Answers of an earlier life of the table than the one attached to are ignored.
+        if state.of(who).known_boot.is_some_and(|known| known > boot) {
             return None;
         }
         let here = state.row.boot.is_none_or(|stored| stored == boot);
@@ -181,7 +173,8 @@ impl Recovery {
                 let write = Write::InMeeting(boot, Leg::Live.revision());
                 self.write_and_go_on(state, who, write, commit)?;
                 // The leg's open intents are sent again, in order.
-                if commit == Commit::Known && state.row.command == Given::Open && state.of(who).sure > 0 {
+                if commit == Commit::Known && state.row.command == Given::Open && self.may_command(state, who).is_some()
+                {
                     state.packets.send(Request::Command, term, boot);
                 }
                 Some(())
@@ -194,10 +187,6 @@ impl Recovery {
             Reply::Ended if here => self.write_and_go_on(state, who, Write::Ended, commit),
             Reply::Unknown if here => self.write_and_go_on(state, who, Write::Closed, commit),
             Reply::Ended | Reply::Unknown => None,
-            Reply::Stale => {
-                only(commit, Commit::Known)?;
-                self.step_down(state, who)
-            }
         }
     }
 
@@ -237,8 +226,8 @@ impl Recovery {
 
     fn write_and_go_on(&self, state: &mut State, who: Who, write: Write, commit: Commit) -> Option<()> {
         let scheduler = state.of(who);
-        let used_up = state.unknown.count == self.bounds.unknown || state.unknown.late.is_some();
-        if scheduler.unsettled.is_some() || (commit == Commit::Unknown && used_up) {
+        let too_many = !self.bounds.unknown || state.unknown.late.is_some();
+        if scheduler.unsettled.is_some() || (commit == Commit::Unknown && too_many) {
             return None;
         }
         match self.write(state, who, write, commit) {
@@ -263,8 +252,7 @@ impl Recovery {
 
     /// Rule 5: sure of its lease.
     fn may_command(&self, state: &State, who: Who) -> Option<u8> {
-        let scheduler = state.of(who);
-        scheduler.term.filter(|_| scheduler.sure > 0)
+        state.of(who).term.filter(|term| *term == state.term && state.sure)
     }
 
     fn attached(&self, state: &State, who: Who) -> Option<u8> {

@@ -1,8 +1,8 @@
 //! The autonomous server.
 
 use super::network::{Packet, Reply, Request};
-use super::state::{Asked, Attach, Fault, Inventory, Leg, State};
-use super::{Part, Recovery, Who};
+use super::state::{Attach, Fault, Inventory, Leg, State};
+use super::{Part, Recovery};
 
 impl Recovery {
     /// A packet reaches the server.
@@ -12,8 +12,7 @@ impl Recovery {
             return self.attach(state, term);
         }
         if term < state.highest && self.has(Part::Fencing) {
-            state.answers.send(Reply::Stale, term, state.boot);
-            return Some(());
+            return None;
         }
         // A session ends with the server's restart, and with its table's life.
         if boot != state.boot || (!state.session && term == state.highest) {
@@ -61,18 +60,22 @@ impl Recovery {
     /// Fences every older token. (One that is attached already may attach again.)
     fn attach(&self, state: &mut State, term: u8) -> Option<()> {
         if term < state.highest {
-            state.answers.send(Reply::Stale, term, state.boot);
-            return Some(());
+            return None;
         }
         if term > state.highest {
             // Request ids are a token's.
             state.seen_start = false;
         }
         (state.highest, state.session) = (term, true);
+        if self.has(Part::Fencing) {
+            // Whatever older tokens have under way is refused.
+            state.refused = state.packets.keep(|packet| packet.request == Request::Attach || packet.term >= term);
+            state.packets.keep(|packet| packet.term >= term);
+        }
         let (boot, revision) = (state.boot, state.leg.revision());
         for who in &mut state.schedulers {
-            if who.term == Some(term) && who.attach == Attach::Asked {
-                who.attach = Attach::Done { boot, revision };
+            if who.term == Some(term) && who.attach == Attach::No {
+                (who.attach, who.known_boot) = (Attach::Done { boot, revision }, Some(boot));
             }
         }
         Some(())
@@ -111,22 +114,12 @@ impl Recovery {
         Some(())
     }
 
-    /// Cuts the inventory that the scheduler asked for; again, if the answer was lost.
-    pub(crate) fn cut(&self, state: &mut State, who: Who) -> Option<()> {
-        let inventory = Inventory { boot: state.boot, leg: state.leg, revision: state.leg.revision() };
-        let scheduler = state.of_mut(who);
-        if scheduler.asked == Asked::No || (scheduler.seen.is_some() && matches!(scheduler.asked, Asked::Answered(_))) {
-            return None;
-        }
-        scheduler.asked = Asked::Answered(inventory);
-        Some(())
+    /// The inventory, as it is now.
+    pub(crate) fn inventory(&self, state: &State) -> Inventory {
+        Inventory { boot: state.boot, leg: state.leg, revision: state.leg.revision() }
     }
 
     pub(crate) fn restart(&self, state: &mut State) -> Option<()> {
-        if state.restarts == self.bounds.restarts {
-            return None;
-        }
-        state.restarts += 1;
         state.session = false;
         if !self.has(Part::ExecutedMemory) {
             (state.seen_start, state.seen_command) = (false, false);
@@ -139,6 +132,8 @@ impl Recovery {
             return None;
         }
         state.boot += 1;
+        let boot = state.boot;
+        state.packets.keep(|packet| packet.request == Request::Attach || packet.boot == boot);
         state.session = false;
         (state.leg, state.owner) = (Leg::Never, 0);
         // A new life of the table: what was executed in the old one is gone with it.

@@ -1,7 +1,7 @@
 //! What there is: the database, the server, the two schedulers, the network.
 
 use super::Who;
-use super::network::{Answers, Packets};
+use super::network::{Answers, Packets, Request};
 
 /// The stored state of the meeting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -74,11 +74,9 @@ pub enum Write {
 /// What was made of commits of unknown outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Unknown {
-    /// How many there were.
-    pub count: u8,
     /// One that may stand yet, with its term. It compares the row's version, so any other write makes it lose.
     pub late: Option<(Write, u8)>,
-    /// How the last was settled: it stood, or not.
+    /// The last step settled one: it stood, or not.
     pub settled: Option<bool>,
 }
 
@@ -110,7 +108,7 @@ impl Leg {
 
 /// An inventory: the life of the table, and the meeting in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Inventory {
+pub(crate) struct Inventory {
     pub(crate) boot: u8,
     pub(crate) leg: Leg,
     pub(crate) revision: u8,
@@ -119,11 +117,9 @@ pub struct Inventory {
 /// Where the scheduler is with its inventory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub(crate) enum Asked {
-    /// None is asked for.
+    /// There is none.
     #[default]
     No,
-    /// It is asked for.
-    Yes,
     /// The server has cut it.
     Answered(Inventory),
 }
@@ -139,27 +135,21 @@ pub(crate) struct Seen {
 /// What the scheduler knows of its attach.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub(crate) enum Attach {
-    /// It has not asked.
+    /// It has not heard of one on this link.
     #[default]
     No,
-    /// It has asked.
-    Asked,
     /// The server has attached it, in this life of its table, at this table revision.
     Done { boot: u8, revision: u8 },
 }
 
 /// A scheduler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct Scheduler {
+pub(crate) struct Scheduler {
     /// The term that it holds, or believes to hold. None: a standby.
-    pub term: Option<u8>,
-    /// Ticks for which it is sure of its lease.
-    pub sure: u8,
-    /// How often it has died.
-    pub crashes: u8,
-    /// Inventories that it asked for in this term.
-    pub(crate) inventories: u8,
+    pub(crate) term: Option<u8>,
     pub(crate) attach: Attach,
+    /// The latest life of the server's table that it has attached to in this term.
+    pub(crate) known_boot: Option<u8>,
     pub(crate) asked: Asked,
     /// The inventory was asked for after the attach.
     pub(crate) last: bool,
@@ -195,8 +185,8 @@ pub struct State {
     pub term: u8,
     /// The node of its holder.
     pub(crate) node: Option<Who>,
-    /// Ticks until its lease runs out.
-    pub lease: u8,
+    /// Its holder is sure of its lease.
+    pub(crate) sure: bool,
     /// The meeting.
     pub row: Row,
     /// Commits of unknown outcome.
@@ -204,8 +194,6 @@ pub struct State {
     // The server.
     /// The life of its table.
     pub(crate) boot: u8,
-    /// How often it restarted with its table.
-    pub(crate) restarts: u8,
     /// The highest token that has attached.
     pub(crate) highest: u8,
     /// That token has a session now.
@@ -222,6 +210,8 @@ pub struct State {
     pub(crate) schedulers: [Scheduler; 2],
     pub(crate) packets: Packets,
     pub(crate) answers: Answers,
+    /// The last step refused a command of a fenced token.
+    pub(crate) refused: bool,
     /// The command was executed in truth.
     pub(crate) executed: bool,
     /// The client was told that the meeting could not be ended.
@@ -231,6 +221,32 @@ pub struct State {
 }
 
 impl State {
+    /// Nothing can befall any more: the meeting is over, and nothing on its way could start it.
+    pub(crate) fn is_over(&self) -> bool {
+        let starts = self.packets.iter().any(|packet| packet.request == Request::Start);
+        let settled = self.schedulers.iter().all(|who| who.unsettled.is_none()) && self.unknown.late.is_none();
+        self.row.has_ended() && matches!(self.leg, Leg::Never | Leg::Forgotten) && !starts && settled
+    }
+
+    /// Takes what makes no difference out of a stale look-up: its writes lose, what else may follow from it is
+    /// a takeover.
+    pub(crate) fn forget_stale_rows(&mut self) {
+        for seen in self.schedulers.iter_mut().filter_map(|who| who.seen.as_mut()).filter(|seen| seen.stale) {
+            let state = match seen.row.state {
+                RowState::Starting | RowState::InMeeting | RowState::Ending => RowState::Starting,
+                RowState::Closed => RowState::Ended,
+                state => state,
+            };
+            seen.row = Row { state, ..Row::default() };
+        }
+    }
+
+    /// Begins a step: what only tells of the last one is over.
+    pub(crate) fn begin_step(&mut self) {
+        self.unknown.settled = None;
+        self.refused = false;
+    }
+
     pub(crate) fn of(&self, who: Who) -> &Scheduler {
         &self.schedulers[who.index()]
     }
@@ -239,9 +255,15 @@ impl State {
         &mut self.schedulers[who.index()]
     }
 
-    /// An answer to a term that nobody holds any more has no effect on anybody.
-    pub(crate) fn forget_answers_to_nobody(&mut self) {
-        let terms = self.schedulers.map(|who| who.term);
-        self.answers.keep(&terms);
+    /// Takes out of the network what can have no effect any more, so that states do not differ by it.
+    pub(crate) fn forget_what_is_of_no_use(&mut self, answers_after_the_end: bool) {
+        let schedulers = self.schedulers;
+        let ended = self.row.has_ended();
+        self.answers.keep(|answer| {
+            let hears = |who: &Scheduler| {
+                who.term == Some(answer.term) && who.known_boot.is_none_or(|boot| boot <= answer.boot)
+            };
+            schedulers.iter().any(hears) && (answers_after_the_end || !ended)
+        });
     }
 }

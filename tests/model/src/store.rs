@@ -3,11 +3,6 @@
 use super::state::{Fault, Given, Row, RowState, Scheduler, State, Write};
 use super::{Commit, Part, Recovery, Who};
 
-/// Ticks of a lease, counted by the database from a renewal's execution.
-const LEASE: u8 = 2;
-/// Ticks until a holder stops by itself, counted by its own clock from before it asked for the renewal.
-const SURE: u8 = LEASE - 1;
-
 /// What became of a write, for who made it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Written {
@@ -18,35 +13,35 @@ pub(crate) enum Written {
 }
 
 impl Recovery {
-    pub(crate) fn tick(&self, state: &mut State) -> Option<()> {
-        state.lease = state.lease.saturating_sub(1);
-        for who in &mut state.schedulers {
-            who.sure = who.sure.saturating_sub(1);
-        }
+    pub(crate) fn time_passes(&self, state: &mut State) -> Option<()> {
+        state.sure = false;
         Some(())
     }
 
     pub(crate) fn begin_term(&self, state: &mut State, who: Who) -> Option<()> {
-        let is_free = state.lease == 0 || state.node == Some(who);
-        if state.of(who).term.is_some() || !is_free || state.term == self.bounds.terms {
+        let is_free = !state.sure || state.node == Some(who);
+        // The two are alike: let the first be the first.
+        let is_first = state.term > 0 || who == Who::A;
+        if state.of(who).term.is_some() || !is_free || !is_first || state.term == self.bounds.terms {
             return None;
         }
         state.term += 1;
         state.node = Some(who);
-        state.lease = LEASE;
-        let crashes = state.of(who).crashes;
-        *state.of_mut(who) = Scheduler { term: Some(state.term), sure: SURE, crashes, ..Scheduler::default() };
+        state.sure = true;
+        if self.has(Part::TermCheck) {
+            // The replaced holder is not sure, so it sends nothing, and its writes lose: what it still does makes
+            // no difference to anybody. What it has sent is on its way.
+            state.schedulers = Default::default();
+        }
+        *state.of_mut(who) = Scheduler { term: Some(state.term), ..Scheduler::default() };
         Some(())
     }
 
-    pub(crate) fn renew(&self, state: &mut State, who: Who, heard: bool) -> Option<()> {
+    pub(crate) fn renew(&self, state: &mut State, who: Who) -> Option<()> {
         if state.of(who).term != Some(state.term) {
             return None;
         }
-        state.lease = LEASE;
-        if heard {
-            state.of_mut(who).sure = SURE;
-        }
+        state.sure = true;
         Some(())
     }
 
@@ -70,9 +65,7 @@ impl Recovery {
                 false => Written::Lost,
             },
             Commit::Unknown => {
-                state.unknown.count += 1;
                 state.unknown.late = Some((write, term));
-                state.unknown.settled = None;
                 state.of_mut(who).unsettled = Some(write);
                 Written::Unknown
             }
