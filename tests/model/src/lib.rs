@@ -5,8 +5,11 @@
 //! **The network** is two sets of packets, one each way, that only grow. That a packet is lost is that its
 //! delivery is never chosen; that it comes twice, late or out of order is that it is chosen again, or later.
 //!
-//! **Time** has three ticks: a lease runs out two ticks after its renewal reached the database, and its holder
-//! stops by itself one tick earlier, counted from before the renewal was asked. Renewals are not bounded.
+//! **Time** is whether the holder is sure of its lease. That nobody else can begin a term while it is, whatever
+//! the clocks, the renewals and their answers do, is shown by a model of its own, [`lease`]. A holder that was
+//! replaced is not followed further: it sends nothing, and its writes lose. What it has sent is on its way.
+//!
+//! Rounds, renewals, crashes and restarts of the server are not counted, hence not bounded.
 //!
 //! **Merged steps.** Sending is one step with the commit before it, because a crash between them is a packet
 //! that is never delivered. Receiving is one step with what the receiver does, because it may be put off at will.
@@ -14,6 +17,7 @@
 //! **Not here**: several meetings and servers, keys and proofs, back-fill, events other than the end's, and rule
 //! 18 (that things come right once faults stop), which the simulation shows.
 
+pub mod lease;
 pub mod network;
 mod scheduler;
 mod server;

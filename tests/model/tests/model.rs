@@ -1,5 +1,6 @@
 //! Checks the model: all parts to exhaustion, and each part's absence for its counterexample.
 
+use remeet_model::lease::Lease;
 use remeet_model::{Bounds, Part, Recovery};
 use stateright::{Checker, CheckerBuilder, HasDiscoveries, Model};
 use std::time::Instant;
@@ -9,7 +10,11 @@ fn checker(bounds: Bounds, without: Option<Part>) -> CheckerBuilder<Recovery> {
     Recovery { bounds, without }.checker().threads(threads)
 }
 
-fn report(what: &str, checker: &impl Checker<Recovery>, began: Instant) {
+fn report<M: Model>(what: &str, checker: &impl Checker<M>, began: Instant)
+where
+    M::State: std::hash::Hash + Clone + PartialEq,
+    M::Action: Clone + PartialEq,
+{
     let (states, steps) = (checker.unique_state_count(), checker.state_count());
     let (depth, seconds) = (checker.max_depth(), began.elapsed().as_secs_f64());
     println!("{what}: {states} states, {steps} steps, depth {depth}, in {seconds:.1} s");
@@ -25,6 +30,20 @@ fn no_rule_is_broken_whatever_two_schedulers_and_a_server_do() {
 
 const CLOSED: &str = "rule 8: no live meeting is closed";
 const TWICE: &str = "rule 11: no meeting runs twice";
+
+const LEASE: Lease = Lease { terms: 3, renewals: 2, crashes: 1, from_before: true };
+
+#[test]
+fn rule_5_a_holder_is_sure_of_its_lease_only_while_it_has_it() {
+    let began = Instant::now();
+    let checker = LEASE.checker().spawn_bfs().join();
+    report("the lease, to exhaustion", &checker, began);
+    checker.assert_properties();
+    let checker = Lease { from_before: false, ..LEASE }.checker().finish_when(HasDiscoveries::AnyFailures).spawn_bfs();
+    let checker = checker.join();
+    report("the lease, counted from the answer", &checker, began);
+    assert!(checker.discovery("rule 5: who is sure of its lease holds the term, and nobody can take it").is_some());
+}
 
 /// The properties one of which must be broken without the part.
 fn broken(part: Part) -> &'static [&'static str] {
