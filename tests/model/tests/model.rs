@@ -1,5 +1,7 @@
 //! Checks the model: all parts to exhaustion, and each part's absence for its counterexample.
 
+#![expect(clippy::disallowed_methods, reason = "tests tell how long the check took")]
+
 use remeet_model::lease::Lease;
 use remeet_model::{Bounds, Part, Recovery};
 use stateright::{Checker, CheckerBuilder, HasDiscoveries, Model};
