@@ -2,7 +2,7 @@
 //! wrong between them. It is checked to exhaustion, and with each of the parts switched off that the design
 //! (§5) names as needed; then a counterexample must be found, or the model would prove nothing.
 //!
-//! **The network** is two sets of packets, one each way, that only grow. That a packet is lost is that its
+//! **The network** is two sets of packets, one each way. Nothing that could have an effect is taken out. That a packet is lost is that its
 //! delivery is never chosen; that it comes twice, late or out of order is that it is chosen again, or later.
 //!
 //! **Time** is whether the holder is sure of its lease. That nobody else can begin a term while it is, whatever

@@ -90,12 +90,10 @@ impl Packets {
         places(self.0).map(|(kind, term, boot)| Packet { request: REQUESTS[kind], term, boot })
     }
 
-    /// Takes out what can have no effect any more; true if there was any.
-    pub(crate) fn keep(&mut self, is_of_use: impl Fn(Packet) -> bool) -> bool {
-        let before = self.0;
+    /// Takes out what can have no effect any more.
+    pub(crate) fn keep(&mut self, is_of_use: impl Fn(Packet) -> bool) {
         let kept = self.iter().filter(|packet| is_of_use(*packet));
         self.0 = kept.fold(0, |bits, packet| bits | place(packet.request as u8, packet.term, packet.boot));
-        self.0 != before
     }
 }
 

@@ -1,7 +1,7 @@
 //! The schedulers.
 
 use super::network::{Answer, Reply, Request};
-use super::state::{Asked, Attach, Fault, Given, Leg, Row, RowState, Scheduler, State, Write};
+use super::state::{Attach, Fault, Given, Inventory, Leg, Row, RowState, Scheduler, State, Write};
 use super::store::Written;
 use super::{Commit, Part, Recovery, Who};
 
@@ -32,7 +32,7 @@ impl Recovery {
 
     pub(crate) fn link_lost(&self, state: &mut State, who: Who) -> Option<()> {
         let scheduler = state.of_mut(who);
-        (scheduler.attach, scheduler.asked, scheduler.seen) = (Attach::No, Asked::No, None);
+        (scheduler.attach, scheduler.inventory, scheduler.seen) = (Attach::No, None, None);
         scheduler.last = false;
         Some(())
     }
@@ -46,18 +46,18 @@ impl Recovery {
     pub(crate) fn ask_inventory(&self, state: &mut State, who: Who) -> Option<()> {
         let inventory = self.inventory(state);
         let scheduler = state.of_mut(who);
-        let again = match (scheduler.asked, scheduler.attach) {
-            (Asked::No, _) => true,
+        let again = match (scheduler.inventory, scheduler.attach) {
+            (None, _) => true,
             // The attach shows that the inventory was cut too early: one more, which is the last.
-            (Asked::Answered(cut), Attach::Done { boot, revision }) => {
-                !scheduler.last && (cut.boot, cut.revision) != (boot, revision) && scheduler.seen.is_some()
+            (Some(cut), Attach::Done { boot, revision }) => {
+                !scheduler.last && (cut.boot, cut.leg.revision()) != (boot, revision) && scheduler.seen.is_some()
             }
             _ => false,
         };
         if !again || scheduler.unsettled.is_some() {
             return None;
         }
-        scheduler.asked = Asked::Answered(inventory);
+        scheduler.inventory = Some(inventory);
         scheduler.last = matches!(scheduler.attach, Attach::Done { .. });
         if self.has(Part::SecondLookUp) {
             scheduler.seen = None;
@@ -67,19 +67,19 @@ impl Recovery {
 
     pub(crate) fn plan(&self, state: &mut State, who: Who, commit: Commit) -> Option<()> {
         let scheduler = *state.of(who);
-        let (Asked::Answered(cut), Some(seen), Attach::Done { boot, revision }) =
-            (scheduler.asked, scheduler.seen, scheduler.attach)
+        let (Some(cut), Some(seen), Attach::Done { boot, revision }) =
+            (scheduler.inventory, scheduler.seen, scheduler.attach)
         else {
             return None;
         };
         // Final: cut after the attach, or nothing has moved between. In one life of the table, too.
-        let is_final = cut.boot == boot && (scheduler.last || cut.revision == revision);
+        let is_final = cut.boot == boot && (scheduler.last || cut.leg.revision() == revision);
         if !is_final || scheduler.unsettled.is_some() {
             return None;
         }
         let term = self.may_command(state, who)?;
-        (state.of_mut(who).asked, state.of_mut(who).seen, state.of_mut(who).last) = (Asked::No, None, false);
-        let write = match self.bucket(cut.boot, cut.leg, cut.revision, seen.row) {
+        (state.of_mut(who).inventory, state.of_mut(who).seen, state.of_mut(who).last) = (None, None, false);
+        let write = match self.bucket(cut, seen.row) {
             Bucket::Nothing => None,
             Bucket::TakeOver => {
                 state.packets.send(Request::Takeover, term, boot);
@@ -101,7 +101,7 @@ impl Recovery {
         }
     }
 
-    fn bucket(&self, boot: u8, leg: Leg, revision: u8, row: Row) -> Bucket {
+    fn bucket(&self, Inventory { boot, leg }: Inventory, row: Row) -> Bucket {
         match (leg, row.state) {
             (Leg::Live, RowState::None) => Bucket::Orphan,
             (Leg::Live, RowState::Starting | RowState::InMeeting | RowState::Ending) => Bucket::TakeOver,
@@ -110,7 +110,7 @@ impl Recovery {
             (Leg::Never | Leg::Forgotten, RowState::Starting) if self.has(Part::UnansweredStart) => Bucket::FinishStart,
             (Leg::Never | Leg::Forgotten, RowState::Starting) => Bucket::Vanished,
             (Leg::Never | Leg::Forgotten, RowState::InMeeting | RowState::Ending) => {
-                let moved = revision > row.revision || !self.has(Part::TableRevision);
+                let moved = leg.revision() > row.revision || !self.has(Part::TableRevision);
                 match row.boot != Some(boot) || moved {
                     true => Bucket::Vanished,
                     false => Bucket::Nothing,

@@ -69,7 +69,8 @@ impl Recovery {
         (state.highest, state.session) = (term, true);
         if self.has(Part::Fencing) {
             // Whatever older tokens have under way is refused.
-            state.refused = state.packets.keep(|packet| packet.request == Request::Attach || packet.term >= term);
+            let mut commands = state.packets.iter().filter(|packet| packet.request != Request::Attach);
+            state.refused = commands.any(|packet| packet.term < term);
             state.packets.keep(|packet| packet.term >= term);
         }
         let (boot, revision) = (state.boot, state.leg.revision());
@@ -116,7 +117,7 @@ impl Recovery {
 
     /// The inventory, as it is now.
     pub(crate) fn inventory(&self, state: &State) -> Inventory {
-        Inventory { boot: state.boot, leg: state.leg, revision: state.leg.revision() }
+        Inventory { boot: state.boot, leg: state.leg }
     }
 
     pub(crate) fn restart(&self, state: &mut State) -> Option<()> {

@@ -111,17 +111,6 @@ impl Leg {
 pub(crate) struct Inventory {
     pub(crate) boot: u8,
     pub(crate) leg: Leg,
-    pub(crate) revision: u8,
-}
-
-/// Where the scheduler is with its inventory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub(crate) enum Asked {
-    /// There is none.
-    #[default]
-    No,
-    /// The server has cut it.
-    Answered(Inventory),
 }
 
 /// The row as it was read.
@@ -150,7 +139,8 @@ pub(crate) struct Scheduler {
     pub(crate) attach: Attach,
     /// The latest life of the server's table that it has attached to in this term.
     pub(crate) known_boot: Option<u8>,
-    pub(crate) asked: Asked,
+    /// What the plan is to be made from.
+    pub(crate) inventory: Option<Inventory>,
     /// The inventory was asked for after the attach.
     pub(crate) last: bool,
     pub(crate) seen: Option<Seen>,

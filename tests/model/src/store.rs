@@ -1,6 +1,6 @@
 //! The database: the term, its lease, the meeting's row.
 
-use super::state::{Fault, Given, Row, RowState, Scheduler, State, Write};
+use super::state::{Fault, Given, Row, RowState, Scheduler, Seen, State, Write};
 use super::{Commit, Part, Recovery, Who};
 
 /// What became of a write, for who made it.
@@ -48,11 +48,10 @@ impl Recovery {
     pub(crate) fn look_up(&self, state: &mut State, who: Who) -> Option<()> {
         let row = state.row;
         let scheduler = state.of_mut(who);
-        let answered = matches!(scheduler.asked, super::state::Asked::Answered(_));
-        if !answered || scheduler.seen.is_some() || scheduler.unsettled.is_some() {
+        if scheduler.inventory.is_none() || scheduler.seen.is_some() || scheduler.unsettled.is_some() {
             return None;
         }
-        scheduler.seen = Some(super::state::Seen { row, stale: false });
+        scheduler.seen = Some(Seen { row, stale: false });
         Some(())
     }
 
