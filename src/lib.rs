@@ -34,3 +34,4 @@ pub mod session;
 pub mod simulator;
 mod stage;
 pub mod store;
+mod sync;

@@ -17,6 +17,7 @@
 mod desk;
 mod driver;
 mod memory;
+mod newest;
 mod open;
 
 pub use memory::{MemoryError, OpenCommand};

@@ -1,6 +1,7 @@
 //! One client's connection: handshake, identity and rights (rule 16), requests, subscription.
 
 use super::envelope::Envelope;
+use super::promises::{Began, Promises};
 use super::pulse::{Due, Pulse};
 use super::snapshot::{Snapshot, Source};
 use super::views::{self, Page, Unavailable};
@@ -15,7 +16,7 @@ use remeet_protocol::message::{
 use remeet_protocol::packet::VERSION;
 use remeet_protocol::wire::{Text, pack};
 use remeet_protocol::{Address, BootId, DomainId, ErrorCode, Flags, Incoming, MeetingId, Message, Packet};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -30,8 +31,6 @@ const IN_FLIGHT: usize = 256;
 /// Packets of one client that wait for room among those; a client that sends more without waiting for its
 /// answers is cut.
 const BACKLOG: usize = 4_096;
-/// Meetings whose update a connection is promised at a time (SPEC K-7): more are answered without one.
-const PROMISES: usize = 4_096;
 /// A client that takes nothing for this long is given up; its link cuts it at about the same time.
 const SEND_DEADLINE: Duration = Duration::from_secs(10);
 /// What a client that must come back is told to wait.
@@ -67,13 +66,7 @@ pub(super) struct Connection {
     subscription: Option<Subscription>,
     /// Of the subscription; events wait in the feed until it is sent.
     snapshot: Option<Snapshot>,
-    /// Meetings whose update was promised, with the request that asked.
-    promised: BTreeMap<MeetingId, u64>,
-    /// Promised updates that can be read now, as there is room.
-    owed: VecDeque<(MeetingId, u64)>,
-    /// Gets under way, and meetings that were recovered meanwhile: their answers may be older than that.
-    gets: usize,
-    refreshed: BTreeSet<MeetingId>,
+    promises: Promises,
     backlog: VecDeque<Incoming>,
 }
 
@@ -92,6 +85,7 @@ enum Done {
         packets: Vec<Packet>,
         meeting: MeetingId,
         request: u64,
+        began: Began,
         recovering: bool,
         /// It is the one that was promised.
         update: bool,
@@ -128,10 +122,7 @@ impl Connection {
             feed: None,
             subscription: None,
             snapshot: None,
-            promised: BTreeMap::new(),
-            owed: VecDeque::new(),
-            gets: 0,
-            refreshed: BTreeSet::new(),
+            promises: Promises::default(),
             backlog: VecDeque::new(),
         }
     }
@@ -185,7 +176,7 @@ impl Connection {
     /// Takes on what waits, as far as there is room.
     async fn serve(&mut self) -> Result<(), Over> {
         while self.in_flight.len() < IN_FLIGHT {
-            if let Some((meeting, request)) = self.owed.pop_front() {
+            if let Some((meeting, request)) = self.promises.next() {
                 self.get(self.envelope(request), meeting, true);
                 continue;
             }
@@ -378,39 +369,28 @@ impl Connection {
     }
 
     fn get(&mut self, envelope: Envelope, meeting_id: MeetingId, update: bool) {
-        self.gets += 1;
-        self.in_flight.spawn(meeting(envelope, self.hall.handle.clone(), meeting_id, update));
-    }
-
-    fn got(&mut self) {
-        self.gets = self.gets.saturating_sub(1);
-        if self.gets == 0 {
-            self.refreshed.clear();
-        }
+        let began = self.promises.begin();
+        self.in_flight.spawn(meeting(envelope, self.hall.handle.clone(), meeting_id, began, update));
     }
 
     async fn finish(&mut self, done: Done) -> Result<(), Over> {
         match done {
             Done::Answer(packets) => self.send(packets).await,
             Done::NoMeeting(packets) => {
-                self.got();
+                self.promises.failed();
                 self.rest();
                 self.send(packets).await
             }
-            Done::Meeting { packets, meeting, request, recovering, update } => {
+            Done::Meeting { packets, meeting, request, began, recovering, update } => {
                 // One of several legs stands again: the promise is of all.
                 if !(update && recovering) {
                     self.send(packets).await?;
                 }
-                if recovering && self.refreshed.contains(&meeting) {
-                    // Recovered while it was read: the promised update comes at once.
-                    self.owed.push_back((meeting, request));
-                } else if recovering && self.promised.len() + self.owed.len() < PROMISES {
-                    self.promised.insert(meeting, request);
+                if recovering {
+                    self.promises.recovering(began, meeting, request);
                 } else {
-                    self.promised.remove(&meeting);
+                    self.promises.answered();
                 }
-                self.got();
                 self.rest();
                 Ok(())
             }
@@ -494,8 +474,7 @@ impl Connection {
     async fn reset(&mut self, missed: u64) -> Result<(), Over> {
         self.hall.handle.count("subscriptions_reset");
         tracing::info!(peer = %self.peer, missed, "a slow subscriber is given a snapshot");
-        // What was promised may have been among the missed: everything promised is answered again.
-        self.owed.extend(std::mem::take(&mut self.promised));
+        self.promises.lost();
         self.begin_anew().await
     }
 
@@ -519,21 +498,14 @@ impl Connection {
             EventKind::State => published.cause != EndCause::None,
             _ => false,
         };
-        if !stands {
-            return;
-        }
-        if self.gets > 0 {
-            self.refreshed.insert(published.leg.meeting);
-        }
-        if let Some(request) = self.promised.remove(&published.leg.meeting) {
-            self.owed.push_back((published.leg.meeting, request));
+        if stands {
+            self.promises.stands(published.leg.meeting);
         }
     }
 
     /// Nobody waits for events any more: they are not followed.
     fn rest(&mut self) {
-        let idle = self.promised.is_empty() && self.owed.is_empty() && self.in_flight.is_empty();
-        if self.subscription.is_none() && idle {
+        if self.subscription.is_none() && self.promises.is_idle() {
             self.feed = None;
         }
     }
@@ -603,11 +575,11 @@ impl Visitor {
 }
 
 /// Reads a meeting for a client.
-async fn meeting(envelope: Envelope, handle: Handle, meeting: MeetingId, update: bool) -> Done {
+async fn meeting(envelope: Envelope, handle: Handle, meeting: MeetingId, began: Began, update: bool) -> Done {
     match views::meeting(&handle, meeting, update).await {
         Ok(Some((messages, recovering))) => {
             let (packets, request) = (envelope.answer(messages), envelope.request);
-            Done::Meeting { packets, meeting, request, recovering, update }
+            Done::Meeting { packets, meeting, request, began, recovering, update }
         }
         Ok(None) => {
             let failure = Failure::new(ErrorCode::UNKNOWN_MEETING, "no such meeting");

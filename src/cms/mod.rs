@@ -3,6 +3,7 @@
 //!
 //! - [`listen`], [`Door`] – the port for clients; one task a connection.
 //! - `connection` – one client: handshake, identity and rights, requests, subscription.
+//! - `promises` – updates of answers that were given during recovery.
 //! - `snapshot` – what a subscriber is given first, page by page; `pulse` – whether a client is still there.
 //! - `views` – what a client is shown of meetings: state, records, lists, snapshots.
 //! - [`client`] – the other side: the meeting-client library.
@@ -11,6 +12,7 @@ pub mod client;
 mod connection;
 mod door;
 mod envelope;
+mod promises;
 mod pulse;
 mod snapshot;
 mod views;

@@ -1,8 +1,7 @@
 //! The bounded queue of packets to one peer. Its bound counts packets, so that it bounds memory.
 
+use crate::sync::{Arc, Semaphore, TryAcquireError, mpsc};
 use remeet_protocol::Packet;
-use std::sync::Arc;
-use tokio::sync::{Semaphore, mpsc};
 
 /// Puts packets into the queue. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -59,8 +58,8 @@ impl Outbox {
                 permit.forget();
                 self.batches.send(Batch { packets, permits }).map_err(|_| SendError::Closed)
             }
-            Err(tokio::sync::TryAcquireError::NoPermits) => Err(SendError::Full(packets)),
-            Err(tokio::sync::TryAcquireError::Closed) => Err(SendError::Closed),
+            Err(TryAcquireError::NoPermits) => Err(SendError::Full(packets)),
+            Err(TryAcquireError::Closed) => Err(SendError::Closed),
         }
     }
 

@@ -8,14 +8,17 @@
 //!
 //! [`Seam`] is what `remeet run` hands to the scheduler.
 
+mod heartbeat;
 pub mod lock;
 pub mod operator;
+mod said;
 pub mod status;
 pub mod systemd;
 pub mod telemetry;
 
+pub use heartbeat::Heartbeat;
 pub use operator::OperatorSocket;
-pub use systemd::{Heartbeat, ServiceManager};
+pub use systemd::ServiceManager;
 
 /// What `remeet run` hands to the scheduler: how to tell the outside how it is.
 ///

@@ -3,14 +3,15 @@
 //! Nothing here can fail the daemon: without `NOTIFY_SOCKET` every call does nothing, and a manager
 //! that does not read loses the notification (the socket is never waited for).
 
+use super::heartbeat::{Heartbeat, Watch};
+use super::said::Said;
 use sd_notify::NotifyState;
 use std::ffi::OsString;
 use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -26,8 +27,8 @@ pub struct ServiceManager {
 #[derive(Debug)]
 struct Inner {
     socket: UnixDatagram,
-    /// The last status text: one that did not change is not sent.
-    said: Mutex<String>,
+    /// The status text: one that did not change is not sent.
+    said: Said,
 }
 
 impl ServiceManager {
@@ -55,7 +56,7 @@ impl ServiceManager {
         let socket = UnixDatagram::unbound()?;
         socket.connect_addr(&address)?;
         socket.set_nonblocking(true)?;
-        Ok(Self { inner: Some(Arc::new(Inner { socket, said: Mutex::default() })) })
+        Ok(Self { inner: Some(Arc::new(Inner { socket, said: Said::default() })) })
     }
 
     /// Whether a service manager listens.
@@ -72,15 +73,7 @@ impl ServiceManager {
     /// One line for people; sent only when it changed.
     pub fn status(&self, text: &str) {
         let Some(inner) = &self.inner else { return };
-        let text = one_line(text);
-        {
-            let mut said = inner.said.lock().unwrap_or_else(PoisonError::into_inner);
-            if *said == text {
-                return;
-            }
-            said.clone_from(&text);
-        }
-        self.send(&[NotifyState::Status(&text)]);
+        inner.said.say(&one_line(text), |text| self.send(&[NotifyState::Status(text)]));
     }
 
     /// The daemon is stopping.
@@ -92,12 +85,15 @@ impl ServiceManager {
         self.send(&[NotifyState::Watchdog]);
     }
 
-    fn send(&self, states: &[NotifyState<'_>]) {
-        let Some(inner) = &self.inner else { return };
+    /// Whether the manager has got it.
+    fn send(&self, states: &[NotifyState<'_>]) -> bool {
+        let Some(inner) = &self.inner else { return false };
         let message: String = states.iter().map(|state| format!("{state}\n")).collect();
-        if let Err(error) = inner.socket.send(message.as_bytes()) {
+        let sent = inner.socket.send(message.as_bytes());
+        if let Err(error) = &sent {
             tracing::debug!(%error, "a notification to the service manager was lost");
         }
+        sent.is_ok()
     }
 }
 
@@ -108,23 +104,6 @@ fn one_line(text: &str) -> String {
         end -= 1;
     }
     text[..end].chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
-}
-
-/// Counts the rounds of a loop that must never stand still. Cheap to clone.
-#[derive(Debug, Clone, Default)]
-pub struct Heartbeat(Arc<AtomicU64>);
-
-impl Heartbeat {
-    /// One round more.
-    pub fn beat(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Rounds so far.
-    #[must_use]
-    pub fn count(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
 }
 
 /// How often the service manager wants the watchdog fed, if it does: `WATCHDOG_USEC` of this process.
@@ -138,17 +117,16 @@ pub fn watchdog_interval() -> Option<Duration> {
 /// it is fed in any case: the end of a stopping process is bounded by its own deadline. Runs until it is
 /// dropped.
 pub async fn feed_watchdog(service: ServiceManager, interval: Duration, heartbeat: Heartbeat, stop: CancellationToken) {
-    let mut seen = None;
+    let mut watch = Watch::default();
     let mut ticks = tokio::time::interval(interval / 3);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let count = heartbeat.count();
-        if seen == Some(count) && !stop.is_cancelled() {
-            tracing::warn!(count, "the scheduler's loop has not moved: the watchdog is not fed");
-        } else {
-            seen = Some(count);
+        if watch.moved(&heartbeat) || stop.is_cancelled() {
             service.watchdog();
+        } else {
+            let count = heartbeat.count();
+            tracing::warn!(count, "the scheduler's loop has not moved: the watchdog is not fed");
         }
     }
 }

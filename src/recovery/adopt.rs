@@ -80,7 +80,7 @@ impl Core {
         let (title, boot) = (title(adopt.leg), server.last_boot);
         let is_it = |leg: &&LegId| {
             self.legs.get(leg).map(|known| &known.row).is_some_and(|row| {
-                let stands = matches!(row.state, StoredState::Adopting | StoredState::InMeeting);
+                let stands = matches!(row.state, StoredState::Adopting | StoredState::InMeeting | StoredState::Ending);
                 stands && row.handle == Some(adopt.handle) && row.boot == boot && row.title == title
             })
         };
@@ -90,8 +90,12 @@ impl Core {
     /// Another command for an orphan that is adopted, or is being: the same command finds its intent.
     fn adopt_again(&mut self, leg: LegId, waiting: &Waiting, end: bool) {
         let Some(known) = self.legs.get(&leg) else { return };
-        if known.row.state != StoredState::InMeeting {
-            return self.refuse(waiting, ErrorCode::RETRY, "it is being adopted for another command");
+        match known.row.state {
+            StoredState::InMeeting => {}
+            StoredState::Ending => {
+                return self.refuse(waiting, ErrorCode::WRONG_STATE, "it was adopted, and is being ended");
+            }
+            _ => return self.refuse(waiting, ErrorCode::RETRY, "it is being adopted for another command"),
         }
         if end {
             let op = Op::End(End { cause: EndCause::Operator });

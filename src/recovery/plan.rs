@@ -72,6 +72,7 @@ pub struct Planned {
 #[must_use]
 pub fn plan(seen: &Seen<'_>) -> Vec<Planned> {
     let adopting = adopting(seen);
+    let adopted = adopted_since(seen);
     // One entry a leg: with two handles for one leg the stored handle is the one, else the first.
     let mut chosen: BTreeMap<LegId, Handle> = BTreeMap::new();
     for entry in seen.inventory.iter().filter(|entry| entry.state == LegState::Live) {
@@ -100,6 +101,9 @@ pub fn plan(seen: &Seen<'_>) -> Vec<Planned> {
                 false if chosen.contains_key(&leg) => None,
                 false => Some(Bucket::Ended(entry.cause)),
             }
+        } else if let Some(row) = adopted.get(&entry.handle).filter(|row| live && row.leg != entry.leg) {
+            leg = row.leg;
+            Some(Bucket::Unclear("adopted after the inventory was made"))
         } else if !live {
             tombstone(seen, entry, &chosen)
         } else if chosen.get(&entry.leg) != Some(&entry.handle) {
@@ -147,6 +151,18 @@ fn adopting<'a>(seen: &Seen<'a>) -> BTreeMap<Handle, &'a StoredLeg> {
             let holder = taken.get(handle).and_then(|leg| seen.stored.get(leg)).filter(here);
             holder.is_none_or(|holder| holder.leg == row.leg || holder.handle != Some(*handle) || !stands(holder))
         })
+        .collect()
+}
+
+/// Legs by handle that were accepted after the inventory was made: an adopted one stands in it under its old name, and
+/// is no orphan.
+fn adopted_since<'a>(seen: &Seen<'a>) -> BTreeMap<Handle, &'a StoredLeg> {
+    seen.stored
+        .values()
+        .filter(|row| row.server == seen.server && row.boot == Some(seen.boot))
+        .filter(|row| row.table_revision > seen.table_revision)
+        .filter(|row| matches!(row.state, StoredState::InMeeting | StoredState::Ending))
+        .filter_map(|row| row.handle.map(|handle| (handle, *row)))
         .collect()
 }
 

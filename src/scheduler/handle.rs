@@ -1,5 +1,6 @@
 //! What everything above the scheduler may ask of it.
 
+use super::presence::{Presence, Presences};
 use crate::model::StoredLeg;
 use crate::ops::status::Status;
 use crate::recovery::dry_run::ServerPlan;
@@ -8,7 +9,6 @@ use crate::store::{Cache, Store};
 use remeet_protocol::message::{ClientAnswer, ClientCommand, MeetingState};
 use remeet_protocol::{Epoch, Holder, LegId, ServerId};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 /// The scheduler's public handle. Cheap to clone.
@@ -26,8 +26,8 @@ pub struct Handle {
 #[derive(Debug, Default)]
 pub(super) struct Shared {
     pub epoch: watch::Sender<Epoch>,
-    pub clients: AtomicU64,
-    pub subscribers: AtomicU64,
+    pub clients: Presences,
+    pub subscribers: Presences,
 }
 
 /// The scheduler has ended.
@@ -229,13 +229,13 @@ impl Handle {
     /// A client connected; the guard says when it leaves.
     #[must_use]
     pub fn client_connected(&self) -> Presence {
-        Presence::new(Arc::clone(&self.shared), |shared| &shared.clients)
+        self.shared.clients.enter()
     }
 
     /// A client subscribed; the guard says when it stops.
     #[must_use]
     pub fn client_subscribed(&self) -> Presence {
-        Presence::new(Arc::clone(&self.shared), |shared| &shared.subscribers)
+        self.shared.subscribers.enter()
     }
 
     /// Legs in trouble; and the servers that have not answered in this term, whose legs are only in the store.
@@ -243,25 +243,5 @@ impl Handle {
         let (answer, result) = oneshot::channel();
         self.requests.send(Request::Troubled(answer)).await.map_err(|_| Gone)?;
         result.await.map_err(|_| Gone)
-    }
-}
-
-/// Counts somebody as present until it is dropped.
-#[derive(Debug)]
-pub struct Presence {
-    shared: Arc<Shared>,
-    counter: fn(&Shared) -> &AtomicU64,
-}
-
-impl Presence {
-    fn new(shared: Arc<Shared>, counter: fn(&Shared) -> &AtomicU64) -> Self {
-        counter(&shared).fetch_add(1, Ordering::Relaxed);
-        Self { shared, counter }
-    }
-}
-
-impl Drop for Presence {
-    fn drop(&mut self) {
-        (self.counter)(&self.shared).fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -26,6 +26,8 @@ mod handle;
 mod helper;
 mod operator;
 mod peer;
+mod presence;
+mod present;
 mod reader;
 mod status;
 mod term;
@@ -34,7 +36,8 @@ mod tests;
 mod writer;
 
 pub use clock::Clock;
-pub use handle::{Gone, Handle, Presence, ReconcileError, Reconciled};
+pub use handle::{Gone, Handle, ReconcileError, Reconciled};
+pub use presence::Presence;
 
 use crate::config::{CacheAddress, Config, StoreAddress};
 use crate::ops::Seam;

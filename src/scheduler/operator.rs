@@ -1,6 +1,7 @@
 //! What the operator's local socket may ask of the scheduler.
 
 use super::handle::{Gone, Handle, ReconcileError, Troubled};
+use super::present::Present;
 use crate::model::{CommandId, StoredState};
 use crate::ops::operator::{Operator, OperatorAnswer, OperatorError, OperatorErrorKind, OperatorRequest};
 use crate::recovery::Rights;
@@ -10,25 +11,24 @@ use remeet_protocol::message::{ClientAnswer, ClientCommand, ClientOp};
 use remeet_protocol::{ErrorCode, LegId, MeetingId, ServerId};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use std::sync::{Arc, PoisonError, RwLock};
 
 /// The most legs of a dump: far beyond what the embedded cache holds.
 const DUMP_MAX: usize = 1_000_000;
 
 /// Answers operators over every life of the scheduler: with the handle of the present one.
 #[derive(Clone, Default)]
-pub(super) struct Desk(Arc<RwLock<Option<Handle>>>);
+pub(super) struct Desk(Present<Handle>);
 
 impl Desk {
     /// A new life has begun.
     pub(super) fn set(&self, handle: Handle) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(handle);
+        self.0.set(handle);
     }
 }
 
 impl Operator for Desk {
     fn handle(&self, request: OperatorRequest) -> BoxFuture<'_, Result<OperatorAnswer, OperatorError>> {
-        let handle = self.0.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let handle = self.0.get();
         Box::pin(async move { handle.ok_or(Gone)?.handle(request).await })
     }
 }

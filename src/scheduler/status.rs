@@ -302,8 +302,8 @@ pub(super) fn report(driver: &Driver) -> Status {
         cache: telling.cache.health(config.cache.url.shown(), driver.cacher.waiting()),
         clients: ClientsStatus {
             listen: telling.clients,
-            connected: driver.shared.clients.load(Ordering::Relaxed),
-            subscribed: driver.shared.subscribers.load(Ordering::Relaxed),
+            connected: driver.shared.clients.count(),
+            subscribed: driver.shared.subscribers.count(),
         },
         alarms: telling.alarms.clone(),
         counters,

@@ -105,6 +105,37 @@ fn an_adoption_that_was_not_looked_at_is_asked_again_after_a_pause_and_closes_no
 }
 
 #[test]
+fn an_orphan_that_is_adopted_and_being_ended_is_not_adopted_a_second_time() {
+    let mut rig = Rig::new(Settings::default(), BOOT);
+    rig.inventory(BOOT, 10, vec![entry(1, 101, LegState::Live, EndCause::None)]);
+    rig.look_up(&[], &[]);
+    rig.attach(BOOT, 10);
+    let adopt = AdoptOrphan { server: crate::plan::HERE, handle: Handle(101), leg: leg(1), end: false };
+    let command = |number, meeting, op| {
+        Input::Command(Command {
+            waiter: Waiter(number),
+            rights: Rights { control: true, operator: true },
+            command: ClientCommand { instance: 1, number, meeting, op },
+        })
+    };
+    rig.give(command(1, MeetingId::default(), ClientOp::Adopt(adopt)));
+    let id = rig.reads.last().expect("the instance is read").0;
+    rig.give(Input::Read(id, Ok(ReadResult::Instance(Instance::default()))));
+    rig.stored();
+    let ticket = rig.asked(|request| matches!(request, Request::Adopt(_)));
+    let (code, mark) = (ErrorCode::OK, Mark::default());
+    rig.hear(Heard::Adopted(ticket, Ok(AdoptAnswer { code, boot: BOOT, table_revision: 11, mark, intent: 0 })));
+    rig.stored();
+    let adopted = rig.answers.last().expect("it is adopted").meeting;
+    rig.give(command(2, adopted, ClientOp::End));
+    rig.stored();
+    rig.give(command(3, MeetingId::default(), ClientOp::Adopt(adopt)));
+    rig.stored();
+    assert_eq!(rig.answers.last().map(|answer| (answer.number, answer.code)), Some((3, ErrorCode::WRONG_STATE)));
+    assert_eq!(rig.count(|request| matches!(request, Request::Adopt(_))), 1);
+}
+
+#[test]
 fn an_adopted_leg_whose_end_overtakes_the_answer_stays_ended_and_leaves_nothing_open() {
     let mut rig = Rig::new(Settings::default(), BOOT);
     rig.inventory(BOOT, 10, vec![entry(1, 101, LegState::Live, EndCause::None)]);

@@ -111,7 +111,11 @@ async fn a_client_that_asks_during_recovery_gets_the_stored_state_at_once_and_th
     assert!(got.view.info.recovering, "{:?}", got.view.info);
     assert_eq!(got.view.info.title.as_str(), "a meeting under test");
     assert!(!got.view.records.is_empty(), "the stored configuration comes with it");
+    // Somebody else at the same client asks, too: the promise is each request's own (SPEC K-7).
+    let too = tokio::time::timeout(Duration::from_secs(5), client.get(meeting)).await.expect("at once").unwrap();
     rig.servers[0].control(Request::Hang { on: false }).await.unwrap();
+    let second = too.update.expect("an update is promised").wait(PATIENCE).await.unwrap();
+    assert!(!second.info.recovering);
     let update = got.update.expect("an update is promised").wait(PATIENCE).await.unwrap();
     assert!(!update.info.recovering);
     assert_eq!(update.info.state, MeetingState::InMeeting);

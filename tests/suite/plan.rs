@@ -256,6 +256,10 @@ plans! {
         => [(2, TAKE_OVER), (1, Is::Vanished(EndCause::Vanished))];
     a_handle_of_our_own_leg_is_nobodys_to_adopt: [in_meeting(2), adopting(1, 2)], [live(2)]
         => [(2, TAKE_OVER), (1, Is::Vanished(EndCause::Vanished))];
+    adopted_after_the_inventory_was_made_is_no_orphan: [in_meeting(1).handle(109).accepted_at(CUT + 1)], [live(9)]
+        => [(1, Is::Unclear)];
+    adopted_and_ended_again_after_the_inventory_was_made_is_no_orphan: [ending(1).handle(109).accepted_at(CUT + 1)], [live(9)]
+        => [(1, Is::Unclear)];
     a_leg_whose_name_stands_at_an_orphans_handle_is_not_absent: [in_meeting(2).handle(7), adopting(1, 9)], [live_at(2, 109)]
         => [(1, Is::Adoption(2)), (2, Is::Unclear)];
 }

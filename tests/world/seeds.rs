@@ -52,7 +52,11 @@ fn run_all(seeds: &[u64]) -> Vec<BTreeMap<&'static str, u64>> {
                     let Some(seed) = seeds.get(place) else { return };
                     match run(*seed) {
                         Ok(faults) => done.lock().unwrap().push(faults),
-                        Err(said) => failures.lock().unwrap().push(format!("seed {seed}: {said}")),
+                        Err(said) => {
+                            // At once: the last of a hundred thousand may take half an hour more.
+                            eprintln!("seed {seed} failed");
+                            failures.lock().unwrap().push(format!("seed {seed}: {said}"));
+                        }
                     }
                 }
             });

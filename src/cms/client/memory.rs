@@ -4,6 +4,7 @@
 //! command gets the same number, and the scheduler recognises the repeat. A crash leaves the old file
 //! or the new one, never a mixture (written aside, synced, renamed).
 
+use super::newest::Newest;
 use remeet_protocol::MeetingId;
 use remeet_protocol::message::ClientOp;
 use serde::{Deserialize, Serialize};
@@ -11,7 +12,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// A command without an answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,8 +62,8 @@ const LEFT_MAX: usize = super::COMMANDS_IN_FLIGHT;
 #[derive(Debug)]
 struct Place {
     path: PathBuf,
-    /// Number of the newest content written: a write that was left behind must not replace it.
-    written: Arc<Mutex<u64>>,
+    /// A write that was left behind must not replace a later one's content.
+    written: Arc<Newest>,
     /// Held for as long as the file is used: two clients of one instance would mix up their numbers.
     _lock: File,
 }
@@ -152,15 +153,7 @@ impl Memory {
         let wrong = |reason: String| MemoryError { path: place.path.clone(), reason };
         let bytes = serde_json::to_vec(&stored).map_err(|error| wrong(error.to_string()))?;
         let (path, written, number) = (place.path.clone(), Arc::clone(&place.written), self.saves);
-        let write = move || {
-            let mut newest = written.lock().unwrap_or_else(PoisonError::into_inner);
-            if number > *newest {
-                replace(&path, &bytes)?;
-                *newest = number;
-            }
-            Ok::<_, io::Error>(())
-        };
-        match tokio::task::spawn_blocking(write).await {
+        match tokio::task::spawn_blocking(move || written.write(number, || replace(&path, &bytes))).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(wrong(format!("cannot be written: {error}; free some space or give another file"))),
             Err(error) => Err(wrong(error.to_string())),

@@ -12,10 +12,10 @@
 //! - A silent Redis would cost every call its full deadline: after a second replacement in a row, calls
 //!   fail at once for a while.
 
+use super::life::{LifeLimits, Lives, NoLife};
 use crate::store::CacheError;
 use ::redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use ::redis::{Client, Pipeline, ServerError, Value};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
@@ -47,22 +47,12 @@ impl Default for RedisLimits {
     }
 }
 
+/// See the module's page. When it is given up is decided by [`Lives`].
 #[derive(Debug)]
 pub(super) struct Connection {
     client: Client,
     limits: RedisLimits,
-    life: Mutex<Life>,
-}
-
-#[derive(Debug, Default)]
-struct Life {
-    manager: Option<ConnectionManager>,
-    /// Counts the managers: a time-out on an earlier one says nothing of this one.
-    number: u64,
-    timeouts: u32,
-    /// Replacements since the last answer.
-    replaced: u32,
-    resting_until: Option<Instant>,
+    lives: Lives<ConnectionManager>,
 }
 
 impl Connection {
@@ -72,7 +62,8 @@ impl Connection {
             // The library's message names the fault, not the URL and its password.
             reason: format!("the URL is not one of Redis, such as redis://HOST:PORT/DB ({:?})", error.kind()),
         })?;
-        Ok(Self { client, limits, life: Mutex::default() })
+        let lives = Lives::new(LifeLimits { timeouts: limits.timeouts, rest: limits.rest });
+        Ok(Self { client, limits, lives })
     }
 
     /// When a call of `pipelines` pipelines that begins now must be over.
@@ -117,7 +108,7 @@ impl Connection {
                 Ok(Err(error)) => {
                     // Connected but not admitted (password, database): the manager would keep the refusal.
                     if !error.is_io_error() {
-                        self.give_up(number);
+                        self.lives.give_up(number);
                     }
                     return Err(fail(error.to_string()));
                 }
@@ -126,70 +117,29 @@ impl Connection {
     }
 
     fn manager(&self) -> Result<(ConnectionManager, u64), String> {
-        let mut life = self.life();
-        if life.resting_until.is_some_and(|until| until > Instant::now()) {
-            return Err(format!("not asked: {} connections in a row fell silent", life.replaced));
-        }
-        if let Some(manager) = &life.manager {
-            return Ok((manager.clone(), life.number));
-        }
         let config = ConnectionManagerConfig::new()
             // Retries would only hold the call that waits for them: the next call tries again.
             .set_number_of_retries(0)
             .set_connection_timeout(Some(self.limits.answer))
             // The deadline is `exchange`'s own; the library's default of 500 ms would cut it short.
             .set_response_timeout(None);
-        let manager =
-            ConnectionManager::new_lazy_with_config(self.client.clone(), config).map_err(|error| error.to_string())?;
-        life.manager = Some(manager.clone());
-        Ok((manager, life.number))
+        let make = || ConnectionManager::new_lazy_with_config(self.client.clone(), config);
+        self.lives.get(Instant::now(), make).map_err(|none| match none {
+            NoLife::Resting(replaced) => format!("not asked: {replaced} connections in a row fell silent"),
+            NoLife::NotMade(error) => error.to_string(),
+        })
     }
 
     fn answered(&self, number: u64) {
-        let mut life = self.life();
-        if life.number == number {
-            if life.replaced > 0 {
-                tracing::info!("the cache answers again");
-            }
-            (life.timeouts, life.replaced, life.resting_until) = (0, 0, None);
+        if self.lives.answered(number) {
+            tracing::info!("the cache answers again");
         }
     }
 
     fn timed_out(&self, number: u64) {
-        let mut life = self.life();
-        if life.number != number {
-            return;
+        if self.lives.timed_out(number, Instant::now()) {
+            tracing::warn!(timeouts = self.limits.timeouts, "the cache is silent: its connection is replaced");
         }
-        life.timeouts += 1;
-        if life.timeouts < self.limits.timeouts {
-            return;
-        }
-        tracing::warn!(timeouts = life.timeouts, "the cache is silent: its connection is replaced");
-        life.give_up();
-        life.replaced = life.replaced.saturating_add(1);
-        if let Some(doublings) = life.replaced.checked_sub(2) {
-            life.resting_until = Some(Instant::now() + self.limits.rest * (1 << doublings.min(4)));
-        }
-    }
-
-    fn give_up(&self, number: u64) {
-        let mut life = self.life();
-        if life.number == number {
-            life.give_up();
-        }
-    }
-
-    fn life(&self) -> MutexGuard<'_, Life> {
-        self.life.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Life {
-    /// The next call makes another manager; this one's connection closes when its last user is done.
-    fn give_up(&mut self) {
-        self.manager = None;
-        self.number += 1;
-        self.timeouts = 0;
     }
 }
 

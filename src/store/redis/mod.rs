@@ -56,6 +56,7 @@
 
 mod connection;
 mod layout;
+mod life;
 mod read;
 mod scripts;
 

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod cores;
+mod measure;
 mod wire;
 
 use remeet_fuzz::counting::Counting;
