@@ -140,6 +140,7 @@ impl Core {
         // What was handed to the store for this leg lost too: the row is the truth.
         known.row.version = 0;
         known.closing = None;
+        known.ending = None;
         known.control = super::leg::Control::None;
         let server = known.row.server;
         for found in found.found {

@@ -81,16 +81,20 @@ impl Core {
             writes.push(Write::State(StateWrite { leg, expect, state, cause: EndCause::None, accepted: None }));
         }
         known.row.intent += 1;
+        if state == Some(StoredState::Ending) {
+            known.ending = Some(known.row.intent);
+        }
         let intent = Intent { leg, number: known.row.intent, op, command };
         writes.push(Write::Intent(intent.clone()));
         Some((intent, writes))
     }
 
     pub(super) fn intent_stored(&mut self, leg: LegId, number: u64) {
-        if let Some(known) = self.legs.get_mut(&leg)
-            && let Some(open) = known.open.iter_mut().find(|open| open.intent.number == number)
-        {
-            open.after = None;
+        if let Some(known) = self.legs.get_mut(&leg) {
+            known.ending.take_if(|ending| *ending == number);
+            if let Some(open) = known.open.iter_mut().find(|open| open.intent.number == number) {
+                open.after = None;
+            }
         }
         self.send_open(leg);
     }

@@ -135,6 +135,8 @@ pub(super) struct Leg {
     pub in_round: bool,
     /// Its end is on its way to the store.
     pub closing: Option<PersistId>,
+    /// Number of the intent to end it, until that is known to be stored.
+    pub ending: Option<u64>,
     /// The server's content was behind the mark when it accepted the takeover.
     pub behind: bool,
     /// Cache tasks of this leg that are not answered.
@@ -173,6 +175,7 @@ impl Leg {
             unsent: false,
             in_round: false,
             closing: None,
+            ending: None,
             behind: false,
             cache_open: 0,
             lifting: Vec::new(),
@@ -192,6 +195,12 @@ impl Leg {
     /// Its start, of this term, is under way: it is not being recovered, its state says all.
     pub(super) fn starts(&self) -> bool {
         self.row.state == StoredState::Starting && self.open.front().is_some_and(|open| open.asked.is_some())
+    }
+
+    /// Its state in memory is that of an end, or of the intent to end it, which may still be lost. It is not cached:
+    /// a cached end gives way to nothing of its term.
+    pub(super) fn ends_unstored(&self) -> bool {
+        self.closing.is_some() || self.ending.is_some()
     }
 
     /// Whether commands may be handed to the session.

@@ -120,6 +120,8 @@ impl Core {
             known.unacknowledged.clear();
             known.strangers.clear();
             known.gaps.clear();
+            // Their handles mean nothing in the new table: one that is adopted now would be another leg, or none.
+            known.orphans.clear();
             for leg in &known.legs {
                 if let Some(leg) = self.legs.get_mut(leg) {
                     leg.held.clear();

@@ -118,7 +118,7 @@ fn an_orphan_that_is_adopted_and_being_ended_is_not_adopted_a_second_time() {
             command: ClientCommand { instance: 1, number, meeting, op },
         })
     };
-    rig.give(command(1, MeetingId::default(), ClientOp::Adopt(adopt)));
+    rig.give(command(1, MeetingId::default(), ClientOp::Adopt(adopt.clone())));
     let id = rig.reads.last().expect("the instance is read").0;
     rig.give(Input::Read(id, Ok(ReadResult::Instance(Instance::default()))));
     rig.stored();

@@ -6,10 +6,12 @@ use crate::core_rig::Rig;
 use crate::plan::{BOOT, HERE, OLD_BOOT, leg, row};
 use remeet::model::{LegContent, StoredLeg, StoredState};
 use remeet::recovery::report::MISSING_MAX;
-use remeet::recovery::{Input, RoundReport, Settings, StoredDigest, Trigger};
-use remeet::session::{Heard, Request};
-use remeet::store::Outcome;
-use remeet_protocol::message::{EndCause, Event};
+use remeet::recovery::{
+    CacheTask, Command, Input, Read, ReadResult, Rights, RoundReport, Settings, StoredDigest, Trigger, Waiter,
+};
+use remeet::session::{Heard, PersistId, Request};
+use remeet::store::{Instance, Outcome};
+use remeet_protocol::message::{ClientCommand, ClientOp, EndCause, Event, MeetingState};
 use remeet_protocol::record::{
     Business, BusinessState, Decode, DisplayMode, EntryRow, LeaveReason, Mark, MediaCodec, Record, RecordState,
     Resolution, TerminalRow,
@@ -301,4 +303,33 @@ fn an_operator_is_told_once_of_a_condition_and_once_of_its_end() {
     rig.inventory(BOOT, 12, vec![orphan]);
     rig.look_up(&[], &[]);
     assert_eq!((rig.alarms.len(), rig.alarms_over.len()), (2, 1));
+}
+
+#[test]
+fn an_end_is_cached_once_it_is_stored_for_a_cached_one_gives_way_to_nothing() {
+    let mut rig = up(BOOT);
+    rig.take_over(BOOT, &stored(5), mark(5));
+    let command = ClientCommand { instance: 1, number: 1, meeting: leg(1).meeting, op: ClientOp::End };
+    let rights = Rights { control: true, operator: true };
+    rig.give(Input::Command(Command { waiter: Waiter(1), rights, command }));
+    let read = rig.reads.iter().rev().find(|(_, read)| matches!(read, Read::Instance(_))).expect("it is read").0;
+    rig.give(Input::Read(read, Ok(ReadResult::Instance(Instance::default()))));
+    let (end, _) = rig.persists.pop().expect("the intent is handed to the store");
+    let mut cached = |number: u64, first: Option<(PersistId, Outcome)>| {
+        rig.cache_tasks.clear();
+        if let Some((id, outcome)) = first {
+            rig.give(Input::Written(id, outcome));
+        }
+        let revision = number + 5;
+        rig.hear(event(number, revision - 1, mark(revision), present("x", revision)));
+        rig.stored();
+        let states = rig.cache_tasks.iter().filter_map(|task| match task {
+            CacheTask::Write(write) => Some(write.head.state),
+            CacheTask::Refill(head) => Some(head.state),
+            _ => None,
+        });
+        states.collect::<Vec<_>>()
+    };
+    assert_eq!(cached(1, None), [MeetingState::InMeeting], "its intent is on its way");
+    assert_eq!(cached(2, Some((end, Outcome::Lost { version: 9 }))), [MeetingState::InMeeting], "it was lost");
 }
