@@ -96,11 +96,13 @@ impl World {
     }
 
     /// An end is acknowledged after it is stored; its server forgets it then.
-    pub(super) fn check_ends_acknowledged(&mut self, server: ServerId, number: u64) {
-        if self.lossy {
+    /// Numbers are of the boot id that the scheduler knows: one that has not heard of a restart speaks of events that
+    /// nobody holds any more.
+    pub(super) fn check_ends_acknowledged(&mut self, server: ServerId, known: Option<BootId>, number: u64) {
+        let boot = self.servers[&server].core.boot();
+        if self.lossy || known != Some(boot) {
             return;
         }
-        let boot = self.servers[&server].core.boot();
         let told = self.seen.ends.extract_if((server, 0)..=(server, number), |_, _| true);
         for ((_, event), (of, leg, handle)) in told.collect::<Vec<_>>() {
             let is_it = |kept: &&Kept| {

@@ -10,9 +10,9 @@ use remeet::recovery::cache_queue::CacheQueue;
 use remeet::recovery::lanes::{Awaited, Lanes};
 use remeet::recovery::lease::{Lease, LeaseTiming, commands};
 use remeet::recovery::{Alarm, Core, Input, Output, Published, Read, ReadId, ReadResult, StoredDigest, Waiter};
-use remeet::session::{Identity, PersistId, Session};
+use remeet::session::{Heard, Identity, PersistId, Session};
 use remeet::store::{Outcome, Write};
-use remeet_protocol::{Holder, LegId, ServerId};
+use remeet_protocol::{BootId, Holder, LegId, ServerId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -41,6 +41,8 @@ pub(super) struct Process {
     pub(super) reads: BTreeMap<&'static str, u64>,
     /// Legs that this life has read from the store, or made: for the check of rule 10.
     pub(super) read: BTreeSet<LegId>,
+    /// The boot id that each server last named to it: event numbers are of that.
+    boots: BTreeMap<ServerId, BootId>,
     wakes_at: Option<Moment>,
     pub(super) published: Vec<Published>,
     pub(super) alarms: Vec<Alarm>,
@@ -73,6 +75,7 @@ impl Process {
             outputs: 0,
             reads: BTreeMap::new(),
             read: BTreeSet::new(),
+            boots: BTreeMap::new(),
             wakes_at: None,
             published: Vec::new(),
             alarms: Vec::new(),
@@ -211,10 +214,13 @@ impl World {
                 }
             }
             let (now, wall_ms) = (self.calendar.now(), self.wall_ms() + self.nodes[node].wall_ahead_ms);
-            let Process { core, sessions, .. } = &mut *process;
+            let Process { core, sessions, boots, .. } = &mut *process;
             for (server, session) in sessions {
                 while let Some(heard) = session.poll_heard() {
                     quiet = false;
+                    if let Heard::Up { boot, .. } = &heard {
+                        boots.insert(*server, *boot);
+                    }
                     tracing::trace!(at = now.0, server = server.0, ?heard);
                     core.handle(now, wall_ms, Input::Heard(*server, heard));
                 }
@@ -289,7 +295,7 @@ impl World {
                 if self.check_acknowledged {
                     self.check_told(server, number);
                 }
-                self.check_ends_acknowledged(server, number);
+                self.check_ends_acknowledged(server, process.boots.get(&server).copied(), number);
                 if let Some(session) = process.sessions.get_mut(&server) {
                     session.acknowledge(number);
                 }
