@@ -387,7 +387,7 @@ impl Connection {
                     self.send(packets).await?;
                 }
                 if recovering {
-                    self.promises.recovering(began, meeting, request);
+                    self.promises.recovering(began, meeting, request, update);
                 } else {
                     self.promises.answered();
                 }

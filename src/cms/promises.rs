@@ -50,8 +50,9 @@ impl Promises {
         }
     }
 
-    /// A read has found the meeting in recovery, and its answer said so. Whether an update follows.
-    pub(super) fn recovering(&mut self, began: Began, meeting: MeetingId, request: u64) -> bool {
+    /// A read has found the meeting in recovery, and its answer said so. Whether an update follows: a first answer beyond
+    /// the bound goes without, an `update` was promised already.
+    pub(super) fn recovering(&mut self, began: Began, meeting: MeetingId, request: u64, update: bool) -> bool {
         let stood = self.stood.get(&meeting).copied().unwrap_or_default().max(self.lost);
         self.failed();
         if stood > began.0 {
@@ -59,7 +60,7 @@ impl Promises {
             self.owed.push_back((meeting, request));
             return true;
         }
-        if self.count + self.owed.len() >= PROMISES {
+        if !update && self.count + self.owed.len() >= PROMISES {
             return false;
         }
         if self.promised.entry(meeting).or_default().insert(request) {

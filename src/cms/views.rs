@@ -41,12 +41,14 @@ pub(super) async fn meeting(
     let rows = handle.store().meeting(meeting).await?;
     let Some(first) = rows.iter().min_by_key(|row| row.leg).cloned() else { return Ok(None) };
     let legs: Vec<LegId> = rows.iter().map(|row| row.leg).collect();
-    let contents = handle.store().contents(&legs).await?;
-    let revision = |leg: LegId| contents.iter().find(|found| found.leg == leg).map_or(0, |found| found.mark.revision);
     let servers: Vec<ServerId> = rows.iter().map(|row| row.server).collect();
     // The meeting, then each of its legs by itself: a leg's state is that of a meeting of one.
     let asked = std::iter::once(rows.clone()).chain(rows.into_iter().map(|row| vec![row]));
     let mut derived = handle.derive(asked.collect()).await?.into_iter();
+    // Read after that was asked: content from before it could lack what a recovery that is over by then has brought, and
+    // no update would follow (SPEC K-7).
+    let contents = handle.store().contents(&legs).await?;
+    let revision = |leg: LegId| contents.iter().find(|found| found.leg == leg).map_or(0, |found| found.mark.revision);
     let (state, recovering) = derived.next().unwrap_or((MeetingState::Ended, false));
     let infos = legs.iter().zip(servers).zip(derived).map(|((leg, server), (state, _))| LegInfo {
         leg: leg.leg,

@@ -11,6 +11,7 @@ use super::core::{After, Asked, Core, lane};
 use super::instances::answer;
 use super::leg::{Control, Leg, OpenIntent};
 use super::meetings::{leg_row, new_row};
+use super::plan::adopted_title;
 use super::report::Fate;
 use super::takeover::Place;
 use crate::model::{CommandId, Intent, StoredState};
@@ -20,7 +21,7 @@ use rand_chacha::rand_core::RngCore;
 use remeet_protocol::message::{Adopt, AdoptAnswer, AdoptOrphan, Create, End, EndCause, Op, Start};
 use remeet_protocol::record::Number;
 use remeet_protocol::wire::Text;
-use remeet_protocol::{ErrorCode, Handle, LegId, MeetingId, ServerId};
+use remeet_protocol::{Epoch, ErrorCode, Handle, LegId, MeetingId, ServerId};
 
 impl Core {
     pub(super) fn adopt(&mut self, waiting: Waiting, adopt: &AdoptOrphan) {
@@ -42,7 +43,7 @@ impl Core {
             meeting: leg.meeting,
             server: adopt.server,
             number: Number::default(),
-            title: title(orphan.leg),
+            title: adopted_title(orphan.leg),
             creator: Number::default(),
             creator_name: Text::default(),
         };
@@ -77,11 +78,12 @@ impl Core {
     /// The leg that this orphan has become, or is becoming: a command repeated over a crash finds it.
     fn adopted_before(&self, adopt: &AdoptOrphan) -> Option<LegId> {
         let server = self.servers.get(&adopt.server)?;
-        let (title, boot) = (title(adopt.leg), server.last_boot);
+        let (title, boot) = (adopted_title(adopt.leg), server.last_boot);
         let is_it = |leg: &&LegId| {
             self.legs.get(leg).map(|known| &known.row).is_some_and(|row| {
-                let stands = matches!(row.state, StoredState::Adopting | StoredState::InMeeting | StoredState::Ending);
-                stands && row.handle == Some(adopt.handle) && row.boot == boot && row.title == title
+                // One that was refused never was a leg of ours: the orphan is still there.
+                let ours = row.state != StoredState::Ended || row.epoch != Epoch::default();
+                ours && row.handle == Some(adopt.handle) && row.boot == boot && row.title == title
             })
         };
         server.legs.iter().find(is_it).copied()
@@ -95,6 +97,7 @@ impl Core {
             StoredState::Ending => {
                 return self.refuse(waiting, ErrorCode::WRONG_STATE, "it was adopted, and is being ended");
             }
+            StoredState::Ended => return self.refuse(waiting, ErrorCode::ENDED, "it was adopted, and has ended"),
             _ => return self.refuse(waiting, ErrorCode::RETRY, "it is being adopted for another command"),
         }
         if end {
@@ -174,9 +177,8 @@ impl Core {
         let cause = EndCause::ByServer;
         let expect = Expect { version: known.row.version, state: known.row.state };
         let open = std::mem::take(&mut known.open);
-        known.row.state = StoredState::Ended;
+        known.ends(StoredState::Ended);
         known.row.cause = cause;
-        known.row.version += 1;
         known.control = Control::None;
         let state = StateWrite { leg, expect, state: StoredState::Ended, cause, accepted: None };
         let mut writes = vec![Write::State(state)];
@@ -198,9 +200,4 @@ impl Core {
         self.random.fill_bytes(&mut random);
         MeetingId(uuid::Builder::from_unix_timestamp_millis(self.wall_ms, &random).into_uuid())
     }
-}
-
-/// The title of an adopted meeting names the orphan: a repeated command finds it by that.
-fn title(orphan: LegId) -> Text<256> {
-    Text::cut(&format!("adopted from {orphan}"))
 }

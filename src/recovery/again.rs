@@ -139,8 +139,7 @@ impl Core {
         let Some(known) = self.legs.get_mut(&leg) else { return };
         // What was handed to the store for this leg lost too: the row is the truth.
         known.row.version = 0;
-        known.closing = None;
-        known.ending = None;
+        known.end_is_known();
         known.control = super::leg::Control::None;
         let server = known.row.server;
         for found in found.found {

@@ -508,8 +508,8 @@ impl Core {
         let (boot, handle) = (leg.row.boot?, leg.row.handle?);
         // The row's state and nothing of the moment: that a link is down, or a takeover under way, is never stored, for
         // nobody would write the status again when that is over.
-        let in_meeting = leg.is_ours(self.token) || leg.ends_unstored();
-        let state = if in_meeting { MeetingState::InMeeting } else { leg.row.state.of_meeting() };
+        let stored = leg.before_end.unwrap_or(leg.row.state);
+        let state = if leg.is_ours(self.token) { MeetingState::InMeeting } else { stored.of_meeting() };
         Some(CachedHead {
             leg: leg.row.leg,
             domain: leg.row.domain,

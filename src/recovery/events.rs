@@ -13,6 +13,9 @@ use remeet_protocol::message::{EndCause, Event, EventKind};
 use remeet_protocol::record::RecordState;
 use remeet_protocol::{LegId, ServerId};
 
+/// A number before that of every event (SPEC E-1): as a gap it holds up every acknowledgement.
+pub(super) const BELOW_ALL: u64 = 0;
+
 impl Core {
     pub(super) fn event(&mut self, server: ServerId, event: Event) {
         let number = event.number;
@@ -69,7 +72,7 @@ impl Core {
     /// (SPEC E-6): it waits for the end of a round.
     pub(super) fn gap(&mut self, server: ServerId, last: u64) {
         self.set_taken(server, last, Taken::Held);
-        if let Some(known) = self.servers.get_mut(&server) {
+        if let Some(known) = self.servers.get_mut(&server).filter(|known| !known.gaps.contains(&last)) {
             known.gaps.push(last);
         }
     }
@@ -197,9 +200,8 @@ impl Core {
         let leg = event.leg;
         let expect = Expect { version: known.row.version, state: known.row.state };
         let cause = event.ended;
-        known.row.state = StoredState::Ended;
+        known.ends(StoredState::Ended);
         known.row.cause = cause;
-        known.row.version += 1;
         known.control = Control::None;
         known.content = Content::Idle;
         let write = StateWrite { leg, expect, state: StoredState::Ended, cause, accepted: None };
@@ -220,7 +222,7 @@ impl Core {
         self.mark_stored(server, leg, id);
         if event.ended != EndCause::None {
             let Some(known) = self.legs.get_mut(&leg) else { return };
-            known.closing = None;
+            known.end_is_known();
             return self.settle_ended(leg);
         }
         self.cache_event(leg, &event, base);

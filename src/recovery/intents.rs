@@ -76,14 +76,16 @@ impl Core {
         let mut writes = Vec::new();
         if let Some(state) = state {
             let expect = Expect { version: known.row.version, state: known.row.state };
-            known.row.state = state;
-            known.row.version += 1;
+            if state == StoredState::Ending {
+                known.ends(state);
+                known.ending = Some(known.row.intent + 1);
+            } else {
+                known.row.state = state;
+                known.row.version += 1;
+            }
             writes.push(Write::State(StateWrite { leg, expect, state, cause: EndCause::None, accepted: None }));
         }
         known.row.intent += 1;
-        if state == Some(StoredState::Ending) {
-            known.ending = Some(known.row.intent);
-        }
         let intent = Intent { leg, number: known.row.intent, op, command };
         writes.push(Write::Intent(intent.clone()));
         Some((intent, writes))
@@ -91,7 +93,7 @@ impl Core {
 
     pub(super) fn intent_stored(&mut self, leg: LegId, number: u64) {
         if let Some(known) = self.legs.get_mut(&leg) {
-            known.ending.take_if(|ending| *ending == number);
+            known.ending_stored(number);
             if let Some(open) = known.open.iter_mut().find(|open| open.intent.number == number) {
                 open.after = None;
             }

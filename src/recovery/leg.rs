@@ -135,7 +135,10 @@ pub(super) struct Leg {
     pub in_round: bool,
     /// Its end is on its way to the store.
     pub closing: Option<PersistId>,
-    /// Number of the intent to end it, until that is known to be stored.
+    /// The state before an end, or before the intent to end it, that is on its way to the store: what is stored, and
+    /// therefore cached. A cached end gives way to nothing of its term, and this one may still be lost.
+    pub before_end: Option<StoredState>,
+    /// Number of that intent.
     pub ending: Option<u64>,
     /// The server's content was behind the mark when it accepted the takeover.
     pub behind: bool,
@@ -175,6 +178,7 @@ impl Leg {
             unsent: false,
             in_round: false,
             closing: None,
+            before_end: None,
             ending: None,
             behind: false,
             cache_open: 0,
@@ -197,10 +201,23 @@ impl Leg {
         self.row.state == StoredState::Starting && self.open.front().is_some_and(|open| open.asked.is_some())
     }
 
-    /// Its state in memory is that of an end, or of the intent to end it, which may still be lost. It is not cached:
-    /// a cached end gives way to nothing of its term.
-    pub(super) fn ends_unstored(&self) -> bool {
-        self.closing.is_some() || self.ending.is_some()
+    /// An end, or the intent to end it, is handed to the store.
+    pub(super) fn ends(&mut self, state: StoredState) {
+        self.before_end.get_or_insert(self.row.state);
+        self.row.state = state;
+        self.row.version += 1;
+    }
+
+    /// The intent to end it is stored.
+    pub(super) fn ending_stored(&mut self, number: u64) {
+        if self.ending.take_if(|ending| *ending == number).is_some() {
+            self.before_end = self.closing.map(|_| StoredState::Ending);
+        }
+    }
+
+    /// Its end is stored, or its row is read again.
+    pub(super) fn end_is_known(&mut self) {
+        (self.closing, self.ending, self.before_end) = (None, None, None);
     }
 
     /// Whether commands may be handed to the session.

@@ -1,10 +1,11 @@
 //! A term begins; a server comes, goes, or is another's: what that means for its legs.
 
-use super::Trigger;
 use super::core::{Asked, Core};
 use super::leg::Control;
+use super::{AlarmKind, Trigger};
 use remeet_protocol::message::EventKind;
 use remeet_protocol::{BootId, ErrorCode, LegId, ServerId, Token};
+use std::collections::BTreeMap;
 
 impl Core {
     pub(super) fn term_began(&mut self, token: Token) {
@@ -18,13 +19,14 @@ impl Core {
 
     pub(super) fn up(&mut self, server: ServerId, boot: BootId) {
         let Some(known) = self.servers.get_mut(&server) else { return };
+        let mut orphans = BTreeMap::new();
         if known.last_boot.replace(boot).is_some_and(|before| before != boot) {
             // Event numbers begin anew with a boot id; what was held belongs to a life that is over.
             known.unacknowledged.clear();
             known.strangers.clear();
             known.gaps.clear();
             // Their handles mean nothing in the new table: one that is adopted now would be another leg, or none.
-            known.orphans.clear();
+            orphans = std::mem::take(&mut known.orphans);
             for leg in &known.legs {
                 if let Some(leg) = self.legs.get_mut(leg) {
                     leg.held.clear();
@@ -35,6 +37,9 @@ impl Core {
         known.attached = None;
         known.trouble = None;
         known.retry_at = None;
+        for orphan in orphans.into_values() {
+            self.condition_over(AlarmKind::Orphan, Some(server), Some(orphan.leg));
+        }
         self.want_round(server, Trigger::LinkRestored);
     }
 

@@ -4,6 +4,7 @@
 use crate::guard::{Guard, holds};
 use crate::model::{StoredLeg, StoredState};
 use remeet_protocol::message::{EndCause, InventoryEntry, LegState};
+use remeet_protocol::wire::Text;
 use remeet_protocol::{BootId, Handle, LegId, ServerId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -101,7 +102,8 @@ pub fn plan(seen: &Seen<'_>) -> Vec<Planned> {
                 false if chosen.contains_key(&leg) => None,
                 false => Some(Bucket::Ended(entry.cause)),
             }
-        } else if let Some(row) = adopted.get(&entry.handle).filter(|row| live && row.leg != entry.leg) {
+        } else if let Some(row) = adopted.get(&entry.handle).filter(|row| live && row.title == adopted_title(entry.leg))
+        {
             leg = row.leg;
             Some(Bucket::Unclear("adopted after the inventory was made"))
         } else if !live {
@@ -154,6 +156,11 @@ fn adopting<'a>(seen: &Seen<'a>) -> BTreeMap<Handle, &'a StoredLeg> {
         .collect()
 }
 
+/// The title of a leg that was an orphan of this name: a command that is repeated over a crash finds it by that.
+pub(super) fn adopted_title(orphan: LegId) -> Text<256> {
+    Text::cut(&format!("adopted from {orphan}"))
+}
+
 /// Legs by handle that were accepted after the inventory was made: an adopted one stands in it under its old name, and
 /// is no orphan.
 fn adopted_since<'a>(seen: &Seen<'a>) -> BTreeMap<Handle, &'a StoredLeg> {
@@ -161,7 +168,7 @@ fn adopted_since<'a>(seen: &Seen<'a>) -> BTreeMap<Handle, &'a StoredLeg> {
         .values()
         .filter(|row| row.server == seen.server && row.boot == Some(seen.boot))
         .filter(|row| row.table_revision > seen.table_revision)
-        .filter(|row| matches!(row.state, StoredState::InMeeting | StoredState::Ending))
+        .filter(|row| matches!(row.state, StoredState::InMeeting | StoredState::Ending | StoredState::Ended))
         .filter_map(|row| row.handle.map(|handle| (handle, *row)))
         .collect()
 }

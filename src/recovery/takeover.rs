@@ -2,12 +2,13 @@
 //! in-meeting (rule 7).
 
 use super::core::{After, Asked, Core, Reading, Started, lane, same_place};
+use super::events::BELOW_ALL;
 use super::intents::Done;
 use super::leg::{Content, Control};
 use super::plan::{Bucket, takeover_order};
 use super::report::{Fate, KeySource};
 use super::round::Stage;
-use super::{AlarmKind, CacheTask, Output, Read};
+use super::{AlarmKind, CacheTask, Output, Read, Trigger};
 use crate::guard::{Guard, holds};
 use crate::model::StoredState;
 use crate::session::{PersistId, Request, RequestError, TakeoverResults};
@@ -215,7 +216,10 @@ impl Core {
                 self.accepted(server, leg, place, result.mark, None);
             }
             // Its ended event, or the next inventory's tombstone, says why and closes it.
-            ErrorCode::ENDED => self.claim_done(server, leg, Fate::Ended),
+            ErrorCode::ENDED => {
+                self.claim_done(server, leg, Fate::Ended);
+                self.expect_end(server, leg);
+            }
             ErrorCode::UNKNOWN_MEETING => self.unknown_meeting(server, leg, boot),
             ErrorCode::BAD_KEY => self.bad_key(server, leg),
             ErrorCode::STALE_TOKEN => self.claim_failed(server, leg, "stale token"),
@@ -230,6 +234,19 @@ impl Core {
                 tracing::warn!(server = server.0, %leg, "takeover refused: {code}");
                 self.claim_failed(server, leg, "refused");
             }
+        }
+    }
+
+    /// A leg has ended, and if no event has told it yet, the one that did may be lost. Its server forgets the leg when
+    /// a later event is acknowledged, and would then start it again: nothing is acknowledged until a round has compared
+    /// everything.
+    fn expect_end(&mut self, server: ServerId, leg: LegId) {
+        let told = self.legs.get(&leg).is_some_and(|known| {
+            known.closing.is_some() || known.held.iter().any(|event| event.ended != EndCause::None)
+        });
+        if !told {
+            self.gap(server, BELOW_ALL);
+            self.want_round(server, Trigger::Reconcile);
         }
     }
 
@@ -420,9 +437,8 @@ impl Core {
             return;
         }
         let expect = Expect { version: known.row.version, state: known.row.state };
-        known.row.state = StoredState::Ended;
+        known.ends(StoredState::Ended);
         known.row.cause = cause;
-        known.row.version += 1;
         known.control = Control::None;
         known.content = Content::Idle;
         let write = StateWrite { leg, expect, state: StoredState::Ended, cause, accepted: None };
@@ -434,7 +450,7 @@ impl Core {
 
     pub(super) fn closed(&mut self, id: PersistId, leg: LegId) {
         let Some(known) = self.legs.get_mut(&leg) else { return };
-        known.closing = None;
+        known.end_is_known();
         let server = known.row.server;
         self.persist_stored(server, id);
         self.settle_ended(leg);

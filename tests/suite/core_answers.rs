@@ -3,7 +3,7 @@
 use crate::core_rig::Rig;
 use crate::plan::{BOOT, entry, leg, row};
 use remeet::model::StoredState;
-use remeet::recovery::{AlarmKind, Command, Input, ReadResult, Rights, Settings, Waiter};
+use remeet::recovery::{AlarmKind, Command, Input, Read, ReadResult, Rights, Settings, Waiter};
 use remeet::session::{Heard, Request, RequestError};
 use remeet::store::{Instance, Write};
 use remeet_protocol::message::{AdoptAnswer, AdoptOrphan, ClientCommand, ClientOp, EndCause, Event, Failure, LegState};
@@ -68,6 +68,25 @@ fn rule_8_a_claim_that_is_answered_unknown_meeting_ends_the_leg_with_the_cause_t
         let told = rig.alarms.iter().filter(|alarm| alarm.kind == AlarmKind::Vanished).count();
         assert_eq!(told, alarms, "{state:?}");
     }
+}
+
+#[test]
+fn rule_9_after_an_end_that_no_event_has_told_nothing_is_acknowledged_until_a_round_has_stored_it() {
+    let mut rig = claiming(StoredState::InMeeting);
+    rig.claim_answered(BOOT, &row(1, StoredState::InMeeting), ErrorCode::ENDED, 0);
+    let (mark, changes) = (Mark::default(), Vec::new());
+    let orphans =
+        Event { number: 7, leg: leg(9), handle: Handle(109), previous: 1, mark, ended: EndCause::None, changes };
+    rig.hear(Heard::Event(orphans));
+    assert_eq!(rig.acknowledged, [0; 0], "its server would forget the end, and could start the leg again");
+    rig.inventory(BOOT, 11, vec![entry(1, 101, LegState::Ended, EndCause::ByServer)]);
+    if matches!(rig.reads.last(), Some((_, Read::LookUp { .. } | Read::Legs(_)))) {
+        rig.look_up(&[row(1, StoredState::InMeeting)], &[]);
+    }
+    assert_eq!(rig.states(), [(leg(1), StoredState::Ended, EndCause::ByServer)]);
+    assert_eq!(rig.acknowledged, [0; 0], "it is not stored yet");
+    rig.stored();
+    assert_eq!(rig.acknowledged, [7]);
 }
 
 #[test]

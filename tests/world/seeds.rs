@@ -10,13 +10,17 @@ use std::time::Instant;
 
 /// Seeds of a run of the tests.
 const SEEDS: u64 = 1_000;
-/// One of so many seeds runs twice.
-const TWICE: u64 = 100;
+/// The first of so many seeds run twice, and one at least.
+const TWICE: usize = 100;
 /// Failures after which no further seed is begun.
 const FAILURES_MAX: usize = 5;
 
-/// Seeds that failed once; what was wrong is in docs/testing.md.
-const ONCE_FAILED: [u64; 0] = [];
+/// Seeds that failed once (docs/testing.md): what each does changes with the simulation, but it costs nothing to ask
+/// again. What was wrong has a test of its own.
+const ONCE_FAILED: [u64; 26] = [
+    2, 43, 50, 115, 335, 597, 765, 1059, 1539, 2881, 2906, 4113, 4509, 9585, 16_009, 29_641, 31_903, 32_183, 40_795,
+    49_521, 55_099, 60_954, 64_842, 65_287, 75_795, 84_940,
+];
 
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
@@ -24,7 +28,7 @@ fn number(name: &str) -> Option<u64> {
 }
 
 /// What one seed came to: its faults; or what was wrong, and how it came about.
-fn run(seed: u64) -> Result<BTreeMap<&'static str, u64>, String> {
+fn run(seed: u64, twice: bool) -> Result<BTreeMap<&'static str, u64>, String> {
     let once = || {
         let result = catch_unwind(AssertUnwindSafe(|| disorder(seed)));
         result.map(|faults| (faults, trace::hash())).map_err(|panic| {
@@ -33,11 +37,11 @@ fn run(seed: u64) -> Result<BTreeMap<&'static str, u64>, String> {
             format!("{}\n{said}\nREMEET_SIM_SEED={seed} repeats it", trace::shown())
         })
     };
-    let (faults, hash) = once()?;
-    if seed.is_multiple_of(TWICE) && once()?.1 != hash {
+    let first = once()?;
+    if twice && once()? != first {
         return Err(format!("seed {seed} ran in two ways: something depends on more than the seed"));
     }
-    Ok(faults)
+    Ok(first.0)
 }
 
 /// Runs seeds on every core. Answers each one's faults.
@@ -50,7 +54,7 @@ fn run_all(seeds: &[u64]) -> Vec<BTreeMap<&'static str, u64>> {
                 while failures.lock().unwrap().len() < FAILURES_MAX {
                     let place = usize::try_from(next.fetch_add(1, Ordering::Relaxed)).unwrap();
                     let Some(seed) = seeds.get(place) else { return };
-                    match run(*seed) {
+                    match run(*seed, place <= seeds.len() / TWICE) {
                         Ok(faults) => done.lock().unwrap().push(faults),
                         Err(said) => {
                             // At once: the last of a hundred thousand may take half an hour more.

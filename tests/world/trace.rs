@@ -4,6 +4,7 @@
 
 use super::Happening;
 use super::network::Way;
+use bytes::BytesMut;
 use remeet::model::Moment;
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -28,6 +29,8 @@ struct Trace {
     hasher: DefaultHasher,
     count: u64,
     kept: usize,
+    /// A packet's, on their way into the hash.
+    bytes: BytesMut,
 }
 
 thread_local! {
@@ -56,6 +59,14 @@ pub(super) fn fault(now: Moment, kind: &'static str) {
 }
 
 pub(super) fn happening(now: Moment, happening: &Happening) {
+    if let Happening::Packet { packet, .. } = happening {
+        // What a packet says is in the hash, though not in what is printed.
+        TRACE.with_borrow_mut(|Trace { hasher, bytes, .. }| {
+            bytes.clear();
+            packet.write(bytes).expect("it was sent");
+            bytes.hash(hasher);
+        });
+    }
     let life = |what, life: &u64, count: usize| Line::Life { what, life: *life, count: count as u64 };
     let line = match happening {
         Happening::Packet { server, connection, way, packet } => Line::Packet {

@@ -2,13 +2,14 @@
 //! nor run on for ever. Method: a session and the recovery core between a simulated server and a store that answers as
 //! the input says; packets are lost, doubled and put in place of others on the way.
 
+use crate::shelf::Shelf;
 use bytes::BytesMut;
 use remeet::config::{Credentials, Environment, parse};
 use remeet::model::Moment;
-use remeet::recovery::{Command, Core, Input, Output, Read, ReadId, ReadResult, Rights, StoredDigest, Waiter};
+use remeet::recovery::{CacheTask, Command, Core, Input, Output, Read, ReadId, Rights, Waiter};
 use remeet::session::{Identity, PersistId, Request, Session, Ticket};
 use remeet::simulator::core as server;
-use remeet::store::{Instance, LookUp, Outcome};
+use remeet::store::{CacheOutcome, Outcome, Unit};
 use remeet_fuzz::packets::repaired;
 use remeet_protocol::message::{AdoptOrphan, ClientCommand, ClientOp, Create};
 use remeet_protocol::wire::Text;
@@ -100,28 +101,45 @@ struct Rig {
     peer: Peer,
     session: Session,
     core: Core,
-    persists: VecDeque<PersistId>,
+    /// The scheduler's life: its epoch.
+    life: u64,
+    shelf: Shelf,
+    persists: VecDeque<(PersistId, Unit)>,
     reads: VecDeque<(ReadId, Read)>,
+    caching: VecDeque<LegId>,
     caused: u32,
 }
 
 impl Rig {
     fn new() -> Self {
-        let holder = Holder::from_bytes([9; 16]);
-        let identity = Identity { domain: DOMAIN, name: "fuzz".to_owned(), holder, server: SERVER };
         Self {
             now: Moment(0),
             peer: Peer::new(),
-            session: Session::new(identity, remeet::session::Settings::default()),
-            core: Core::new(remeet::recovery::Settings::default(), &[(SERVER, DOMAIN)], [4; 32]),
+            session: session(),
+            core: core(1),
+            life: 1,
+            shelf: Shelf::default(),
             persists: VecDeque::new(),
             reads: VecDeque::new(),
+            caching: VecDeque::new(),
             caused: 0,
         }
     }
 
+    /// The scheduler dies, with what it had not stored, and starts anew.
+    fn restart(&mut self) {
+        self.peer.hang_up();
+        self.life += 1;
+        (self.session, self.core) = (session(), core(self.life));
+        self.persists.clear();
+        self.reads.clear();
+        self.caching.clear();
+        self.input(Input::TermBegan(self.token()));
+        self.connect();
+    }
+
     fn token(&self) -> Token {
-        Token { epoch: Epoch(1), holder: Holder::from_bytes([9; 16]) }
+        Token { epoch: Epoch(self.life), holder: Holder::from_bytes([9; 16]) }
     }
 
     fn input(&mut self, input: Input) {
@@ -136,7 +154,9 @@ impl Rig {
                 quiet = false;
                 self.caused += 1;
                 match output {
-                    Output::Persist { id, .. } => self.persists.push_back(id),
+                    Output::Persist { id, unit, .. } => self.persists.push_back((id, unit)),
+                    Output::Cache(CacheTask::Write(write)) => self.caching.push_back(write.head.leg),
+                    Output::Cache(CacheTask::Refill(head)) => self.caching.push_back(head.leg),
                     Output::Ask { ticket, request, after, .. } => self.session.ask(self.now, ticket, request, after),
                     Output::Acknowledge { number, .. } => self.session.acknowledge(number),
                     Output::Read { id, read } => self.reads.push_back((id, read)),
@@ -172,30 +192,34 @@ impl Rig {
         }
     }
 
-    fn written(&mut self, applied: bool) {
-        if let Some(id) = self.persists.pop_front() {
-            if applied {
-                self.session.stored(self.now, id);
-            } else {
-                self.session.dropped(id);
+    /// The first, or another if lanes overtake one another, is stored; or lost, though it fitted.
+    fn written(&mut self, applied: bool, other: bool) {
+        let place = usize::from(other && self.persists.len() > 1);
+        if let Some((id, unit)) = self.persists.remove(place) {
+            let outcome = if applied { self.shelf.write(&unit) } else { Outcome::Lost { version: 9 } };
+            match outcome {
+                Outcome::Applied { .. } => self.session.stored(self.now, id),
+                Outcome::Lost { .. } => self.session.dropped(id),
             }
-            let outcome = if applied { Outcome::Applied { version: 1 } } else { Outcome::Lost { version: 9 } };
             self.input(Input::Written(id, outcome));
+        }
+    }
+
+    fn cached(&mut self, how: u8) {
+        if let Some(leg) = self.caching.pop_front() {
+            let outcome = match how % 8 {
+                0 => return self.input(Input::Cached(vec![leg], Err("away".to_owned()))),
+                1 => CacheOutcome::Stale,
+                2 => CacheOutcome::Lost,
+                _ => CacheOutcome::Applied,
+            };
+            self.input(Input::Cached(vec![leg], Ok(vec![outcome])));
         }
     }
 
     fn read(&mut self, answers: bool) {
         let Some((id, read)) = self.reads.pop_front() else { return };
-        let result = match read {
-            _ if !answers => Err("away".to_owned()),
-            Read::LookUp { .. } | Read::Legs(_) => Ok(ReadResult::LookUp(LookUp::default())),
-            Read::Roster { .. } => Ok(ReadResult::Roster(Vec::new())),
-            Read::Digests(_) => Ok(ReadResult::Digests(Vec::<StoredDigest>::new())),
-            Read::Instance(_) => Ok(ReadResult::Instance(Instance::default())),
-            Read::CachedKeys(_) => Ok(ReadResult::CachedKeys(Vec::new())),
-            Read::Stamps(_) => Ok(ReadResult::Stamps(Vec::new())),
-            Read::CachedNames(_) => Ok(ReadResult::CachedNames(Vec::new())),
-        };
+        let result = if answers { Ok(self.shelf.read(&read)) } else { Err("away".to_owned()) };
         self.input(Input::Read(id, result));
     }
 
@@ -260,8 +284,8 @@ impl Rig {
                 self.input(Input::Wake);
             }
             10 => {
-                let applied = !bytes.next().is_multiple_of(8);
-                self.written(applied);
+                let how = bytes.next();
+                self.written(!how.is_multiple_of(8), how & 0x40 != 0);
             }
             11 => {
                 let answers = !bytes.next().is_multiple_of(8);
@@ -282,9 +306,25 @@ impl Rig {
                 self.peer.core.overflow_events();
                 self.peer.flush();
             }
+            15 if bytes.0.first().is_some_and(|how| how % 16 == 15) => self.restart(),
+            15 => {
+                let how = bytes.next();
+                self.cached(how);
+            }
             _ => self.input(Input::Reconcile(None)),
         }
     }
+}
+
+fn session() -> Session {
+    let holder = Holder::from_bytes([9; 16]);
+    let identity = Identity { domain: DOMAIN, name: "fuzz".to_owned(), holder, server: SERVER };
+    Session::new(identity, remeet::session::Settings::default())
+}
+
+fn core(life: u64) -> Core {
+    let [.., seed] = life.to_be_bytes();
+    Core::new(remeet::recovery::Settings::default(), &[(SERVER, DOMAIN)], [seed; 32])
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 mod cores;
 mod measure;
+mod shelf;
 mod wire;
 
 use remeet_fuzz::counting::Counting;

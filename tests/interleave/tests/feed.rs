@@ -149,7 +149,7 @@ impl Connection {
         }
         if done.recovering {
             let now = if self.without == Without::Began { self.promises.begin() } else { done.began };
-            assert!(self.promises.recovering(now, done.meeting, done.request), "there is room for four");
+            assert!(self.promises.recovering(now, done.meeting, done.request, done.update), "there is room for four");
             if self.without == Without::Began {
                 self.promises.failed();
             }
