@@ -75,6 +75,7 @@ trait Departs {
     fn nowhere(self) -> Self;
     fn on(self, server: ServerId) -> Self;
     fn accepted_at(self, table_revision: u64) -> Self;
+    fn was(self, orphan: u8) -> Self;
 }
 
 impl Departs for StoredLeg {
@@ -92,6 +93,11 @@ impl Departs for StoredLeg {
     }
     fn accepted_at(self, table_revision: u64) -> Self {
         Self { table_revision, ..self }
+    }
+    /// Adopted, at the orphan's handle.
+    fn was(self, orphan: u8) -> Self {
+        let title = Text::cut(&format!("adopted from {}", leg(orphan)));
+        Self { title, ..self }.handle(100 + u64::from(orphan))
     }
 }
 
@@ -256,10 +262,14 @@ plans! {
         => [(2, TAKE_OVER), (1, Is::Vanished(EndCause::Vanished))];
     a_handle_of_our_own_leg_is_nobodys_to_adopt: [in_meeting(2), adopting(1, 2)], [live(2)]
         => [(2, TAKE_OVER), (1, Is::Vanished(EndCause::Vanished))];
-    adopted_after_the_inventory_was_made_is_no_orphan: [in_meeting(1).handle(109).accepted_at(CUT + 1)], [live(9)]
+    adopted_after_the_inventory_was_made_is_no_orphan: [in_meeting(1).was(9).accepted_at(CUT + 1)], [live(9)]
         => [(1, Is::Unclear)];
-    adopted_and_ended_again_after_the_inventory_was_made_is_no_orphan: [ending(1).handle(109).accepted_at(CUT + 1)], [live(9)]
+    adopted_and_ended_again_after_the_inventory_was_made_is_no_orphan: [ending(1).was(9).accepted_at(CUT + 1)], [live(9)]
         => [(1, Is::Unclear)];
+    adopted_and_ended_after_the_inventory_was_made_is_no_orphan: [ended(1, EndCause::Operator).was(9).accepted_at(CUT + 1)],
+        [live(9)] => [(1, Is::Unclear)];
+    a_leg_that_was_no_orphan_is_not_taken_for_one_by_its_handle: [in_meeting(1).handle(109).accepted_at(CUT + 1)], [live(9)]
+        => [(9, ORPHAN), (1, Is::Unclear)];
     a_leg_whose_name_stands_at_an_orphans_handle_is_not_absent: [in_meeting(2).handle(7), adopting(1, 9)], [live_at(2, 109)]
         => [(1, Is::Adoption(2)), (2, Is::Unclear)];
 }
