@@ -333,3 +333,23 @@ fn an_end_is_cached_once_it_is_stored_for_a_cached_one_gives_way_to_nothing() {
     assert_eq!(cached(1, None), [MeetingState::InMeeting], "its intent is on its way");
     assert_eq!(cached(2, Some((end, Outcome::Lost { version: 9 }))), [MeetingState::InMeeting], "it was lost");
 }
+
+#[test]
+fn an_end_that_is_stored_is_cached_with_what_comes_before_the_leg_has_ended() {
+    let mut rig = up(BOOT);
+    rig.take_over(BOOT, &stored(5), mark(5));
+    let command = ClientCommand { instance: 1, number: 1, meeting: leg(1).meeting, op: ClientOp::End };
+    let rights = Rights { control: true, operator: true };
+    rig.give(Input::Command(Command { waiter: Waiter(1), rights, command }));
+    let read = rig.reads.iter().rev().find(|(_, read)| matches!(read, Read::Instance(_))).expect("it is read").0;
+    rig.give(Input::Read(read, Ok(ReadResult::Instance(Instance::default()))));
+    rig.stored();
+    rig.cache_tasks.clear();
+    rig.hear(event(1, 5, mark(6), present("x", 6)));
+    rig.stored();
+    let states = rig.cache_tasks.iter().filter_map(|task| match task {
+        CacheTask::Write(write) => Some(write.head.state),
+        _ => None,
+    });
+    assert_eq!(states.collect::<Vec<_>>(), [MeetingState::Ending]);
+}

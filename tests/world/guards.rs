@@ -33,7 +33,7 @@ fn shows(guard: Option<Guard>, seed: u64) -> Option<String> {
 }
 
 /// A check has said what was wrong; any other panic is no notice.
-fn is_named(said: &String) -> bool {
+fn is_named(said: &str) -> bool {
     said.contains("rule ") || said.contains("rules ") || said.contains("is acknowledged and not stored")
 }
 
@@ -52,7 +52,8 @@ fn each_is_noticed(guards: &[Guard], seeds: u64) {
         for _ in 0..cores {
             scope.spawn(|| {
                 while let Some(guard) = guards.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let noticed = (0..seeds).find_map(|seed| Some((seed, shows(Some(*guard), seed).filter(is_named)?)));
+                    let noticed = (0..seeds)
+                        .find_map(|seed| Some((seed, shows(Some(*guard), seed).filter(|said| is_named(said))?)));
                     // The guard's lack was it, and nothing else.
                     let noticed = noticed.filter(|(seed, _)| shows(None, *seed).is_none());
                     let line = match noticed {

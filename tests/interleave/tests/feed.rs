@@ -41,8 +41,8 @@ struct Connection {
     results: (mpsc::UnboundedSender<Done>, mpsc::UnboundedReceiver<Done>),
     reads: usize,
     promises: Promises,
-    /// Of each request: whether the meeting was in recovery.
-    answers: BTreeMap<u64, Vec<bool>>,
+    /// Of each request: whether the meeting was in recovery; none for a read that failed.
+    answers: BTreeMap<u64, Vec<Option<bool>>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -50,7 +50,7 @@ struct Done {
     meeting: MeetingId,
     request: u64,
     began: Began,
-    recovering: bool,
+    recovering: Option<bool>,
     update: bool,
 }
 
@@ -71,7 +71,7 @@ impl Connection {
         self.reads += 1;
         let (stored, results) = (Arc::clone(&self.stored), self.results.0.clone());
         future::spawn(async move {
-            let recovering = stored.lock().unwrap()[&meeting] > 0;
+            let recovering = (!thread_rng().gen_bool(0.1)).then(|| stored.lock().unwrap()[&meeting] > 0);
             step();
             results.send(Done { meeting, request, began, recovering, update }).unwrap();
         });
@@ -122,7 +122,7 @@ impl Connection {
         next
     }
 
-    async fn run(mut self) -> BTreeMap<u64, Vec<bool>> {
+    async fn run(mut self) -> BTreeMap<u64, Vec<Option<bool>>> {
         loop {
             while let Some((meeting, request)) = self.promises.next() {
                 self.get(meeting, request, true);
@@ -144,10 +144,12 @@ impl Connection {
 
     fn finish(&mut self, done: Done) {
         self.reads -= 1;
-        if !(done.update && done.recovering) {
+        if !(done.update && done.recovering == Some(true)) {
             self.answers.entry(done.request).or_default().push(done.recovering);
         }
-        if done.recovering {
+        if done.recovering.is_none() {
+            self.promises.failed();
+        } else if done.recovering == Some(true) {
             let now = if self.without == Without::Began { self.promises.begin() } else { done.began };
             assert!(self.promises.recovering(now, done.meeting, done.request, done.update), "there is room for four");
             if self.without == Without::Began {
@@ -200,7 +202,9 @@ fn recovery(without: Without) {
         let answers = connection.await.unwrap();
         assert_eq!(answers.len(), 4);
         for (request, answers) in answers {
-            assert!(matches!(answers[..], [false] | [true, false]), "request {request} was answered {answers:?}");
+            // A failure is an answer, too: the client asks again (SPEC K-7).
+            let well = matches!(answers[..], [Some(false) | None] | [Some(true), Some(false) | None]);
+            assert!(well, "request {request} was answered {answers:?}");
         }
     });
 }

@@ -199,3 +199,28 @@ fn a_silent_connection_is_given_up_once_however_many_calls_wait_for_it() {
         assert!(*made.lock().unwrap() <= ANSWERS + 1, "one that answers is kept");
     });
 }
+
+#[test]
+fn calls_rest_after_a_second_silent_connection_in_a_row_longer_each_time_until_one_answers() {
+    in_every_order(|| {
+        let (rest, mut now) = (Duration::from_millis(250), Instant::now());
+        let lives = Lives::new(LifeLimits { timeouts: 1, rest });
+        let get = |now| lives.get(now, || Ok::<_, ()>(())).map(|(_, number)| number);
+        for (replacement, doublings) in
+            [(1, None), (2, Some(0)), (3, Some(1)), (4, Some(2)), (5, Some(3)), (6, Some(4)), (7, Some(4))]
+        {
+            assert!(lives.timed_out(get(now).unwrap(), now), "one time-out is enough here");
+            if let Some(doublings) = doublings {
+                assert_eq!(get(now), Err(NoLife::Resting(replacement)));
+                now += rest * (1 << doublings);
+            }
+        }
+        let number = get(now).unwrap();
+        assert!(lives.answered(number), "that is news");
+        assert!(!lives.answered(number), "and only once");
+        assert!(lives.timed_out(number, now));
+        assert!(get(now).is_ok(), "the first in a row again: no rest");
+        lives.give_up(get(now).unwrap());
+        assert_eq!(get(now), Ok(number + 2), "given up for another reason");
+    });
+}
