@@ -305,8 +305,8 @@ fn an_operator_is_told_once_of_a_condition_and_once_of_its_end() {
     assert_eq!((rig.alarms.len(), rig.alarms_over.len()), (2, 1));
 }
 
-#[test]
-fn an_end_is_cached_once_it_is_stored_for_a_cached_one_gives_way_to_nothing() {
+/// The leg is taken over, and its client commands its end: the intent is handed to the store.
+fn ending() -> Rig {
     let mut rig = up(BOOT);
     rig.take_over(BOOT, &stored(5), mark(5));
     let command = ClientCommand { instance: 1, number: 1, meeting: leg(1).meeting, op: ClientOp::End };
@@ -314,6 +314,12 @@ fn an_end_is_cached_once_it_is_stored_for_a_cached_one_gives_way_to_nothing() {
     rig.give(Input::Command(Command { waiter: Waiter(1), rights, command }));
     let read = rig.reads.iter().rev().find(|(_, read)| matches!(read, Read::Instance(_))).expect("it is read").0;
     rig.give(Input::Read(read, Ok(ReadResult::Instance(Instance::default()))));
+    rig
+}
+
+#[test]
+fn an_end_is_cached_once_it_is_stored_for_a_cached_one_gives_way_to_nothing() {
+    let mut rig = ending();
     let (end, _) = rig.persists.pop().expect("the intent is handed to the store");
     let mut cached = |number: u64, first: Option<(PersistId, Outcome)>| {
         rig.cache_tasks.clear();
@@ -336,13 +342,7 @@ fn an_end_is_cached_once_it_is_stored_for_a_cached_one_gives_way_to_nothing() {
 
 #[test]
 fn an_end_that_is_stored_is_cached_with_what_comes_before_the_leg_has_ended() {
-    let mut rig = up(BOOT);
-    rig.take_over(BOOT, &stored(5), mark(5));
-    let command = ClientCommand { instance: 1, number: 1, meeting: leg(1).meeting, op: ClientOp::End };
-    let rights = Rights { control: true, operator: true };
-    rig.give(Input::Command(Command { waiter: Waiter(1), rights, command }));
-    let read = rig.reads.iter().rev().find(|(_, read)| matches!(read, Read::Instance(_))).expect("it is read").0;
-    rig.give(Input::Read(read, Ok(ReadResult::Instance(Instance::default()))));
+    let mut rig = ending();
     rig.stored();
     rig.cache_tasks.clear();
     rig.hear(event(1, 5, mark(6), present("x", 6)));
