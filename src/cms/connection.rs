@@ -377,7 +377,7 @@ impl Connection {
         match done {
             Done::Answer(packets) => self.send(packets).await,
             Done::NoMeeting(packets) => {
-                self.promises.failed();
+                self.promises.answered();
                 self.rest();
                 self.send(packets).await
             }

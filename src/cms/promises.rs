@@ -8,7 +8,7 @@ use remeet_protocol::MeetingId;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Updates that a connection is promised at a time (SPEC K-7): more requests are answered without one.
-pub(super) const PROMISES: usize = 4_096;
+const PROMISES: usize = 4_096;
 /// Meetings told to stand that are remembered while reads are under way. Beyond, every read under way that finds a
 /// meeting in recovery is made again: that costs reads, and no promise.
 const STOOD_MAX: usize = 4_096;
@@ -42,8 +42,8 @@ impl Promises {
         Began(self.now)
     }
 
-    /// A read has failed, or found no such meeting: its request is answered, and nothing promised.
-    pub(super) fn failed(&mut self) {
+    /// A read is over, and nothing is promised: it has found the meeting standing, or none, or has failed.
+    pub(super) fn answered(&mut self) {
         self.reads = self.reads.saturating_sub(1);
         if self.reads == 0 {
             self.stood.clear();
@@ -54,7 +54,7 @@ impl Promises {
     /// the bound goes without, an `update` was promised already.
     pub(super) fn recovering(&mut self, began: Began, meeting: MeetingId, request: u64, update: bool) -> bool {
         let stood = self.stood.get(&meeting).copied().unwrap_or_default().max(self.lost);
-        self.failed();
+        self.answered();
         if stood > began.0 {
             // It was told to stand while it was read: the update is read at once.
             self.owed.push_back((meeting, request));
@@ -67,11 +67,6 @@ impl Promises {
             self.count += 1;
         }
         true
-    }
-
-    /// A read has found the meeting standing: its request is answered for good.
-    pub(super) fn answered(&mut self) {
-        self.failed();
     }
 
     /// An event told that the meeting stands, or has ended.

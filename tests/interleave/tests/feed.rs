@@ -147,13 +147,11 @@ impl Connection {
         if !(done.update && done.recovering == Some(true)) {
             self.answers.entry(done.request).or_default().push(done.recovering);
         }
-        if done.recovering.is_none() {
-            self.promises.failed();
-        } else if done.recovering == Some(true) {
+        if done.recovering == Some(true) {
             let now = if self.without == Without::Began { self.promises.begin() } else { done.began };
             assert!(self.promises.recovering(now, done.meeting, done.request, done.update), "there is room for four");
             if self.without == Without::Began {
-                self.promises.failed();
+                self.promises.answered();
             }
             self.feed.get_or_insert_with(|| self.published.subscribe());
         } else {
