@@ -16,6 +16,7 @@ pub enum Guard {
     FirstPassFromDatabase,
     KeyGeneration,
     FinalInventory,
+    WholeInventory,
     UnansweredStart,
     TableRevision,
     OwnServersEvents,
@@ -34,7 +35,7 @@ pub enum Guard {
 
 impl Guard {
     /// All of them.
-    pub const ALL: [Guard; 25] = [
+    pub const ALL: [Guard; 26] = [
         Guard::ServerToken,
         Guard::TakeoverProof,
         Guard::ExecutedMemory,
@@ -46,6 +47,7 @@ impl Guard {
         Guard::FirstPassFromDatabase,
         Guard::KeyGeneration,
         Guard::FinalInventory,
+        Guard::WholeInventory,
         Guard::UnansweredStart,
         Guard::TableRevision,
         Guard::OwnServersEvents,
@@ -77,6 +79,7 @@ impl Guard {
             Guard::FirstPassFromDatabase => "a term's first pass takes keys from the database (rule 10)",
             Guard::KeyGeneration => "a cached key counts only in the generation that is known (rule 10)",
             Guard::FinalInventory => "an inventory that the attach overtook is taken again (rule 8)",
+            Guard::WholeInventory => "an inventory of which a packet is missing is none (rule 8)",
             Guard::UnansweredStart => "a leg whose start is unanswered has not vanished (rule 8)",
             Guard::TableRevision => "absence counts only above the leg's table revision (rule 8)",
             Guard::OwnServersEvents => "events are of the leg's own server (rule 16)",

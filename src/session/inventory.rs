@@ -7,6 +7,7 @@
 use super::pages::{Added, Pages};
 use super::question::Step;
 use super::{Inventory, Settings};
+use crate::guard::{Guard, holds};
 use remeet_protocol::message::{InventoryEnd, InventoryEntry, InventoryPage, Message, Query};
 use remeet_protocol::packet::Header;
 use remeet_protocol::{BootId, Handle};
@@ -94,6 +95,7 @@ impl InventoryReading {
         self.held_cut = cut;
         match self.pages.add(header, message, u32::from(self.packets_max)) {
             Added::Whole => self.page(settings),
+            Added::Holes if !holds(Guard::WholeInventory) => self.page(settings),
             Added::Part => Err(Step::Part),
             Added::Holes => Err(Step::Holes),
             Added::Repeat => Err(Step::Repeat),
@@ -134,13 +136,14 @@ impl InventoryReading {
         let held = self.entries.len() as u64;
         let cap = settings.inventory_entries_max as u64;
         self.pages_read += 1;
-        if u64::from(end.page_entries) != page_entries as u64 {
-            return Err(format!("the end counts {} entries in its page, {page_entries} came", end.page_entries));
-        }
         if held > cap || end.total > cap {
             return Err(format!("an inventory of {} entries, at most {cap} are taken", end.total.max(held)));
         }
-        if held > end.total || (end.complete && held != end.total) {
+        let counts = holds(Guard::WholeInventory);
+        if counts && u64::from(end.page_entries) != page_entries as u64 {
+            return Err(format!("the end counts {} entries in its page, {page_entries} came", end.page_entries));
+        }
+        if counts && (held > end.total || (end.complete && held != end.total)) {
             return Err(format!("the cut counts {} entries in all, {held} came", end.total));
         }
         let table = (end.boot, end.table_revision, end.total);

@@ -1,6 +1,7 @@
 //! Adoption of an orphan, with and without its end, over crashes: one effect, one answer.
 
 use super::clients::add;
+use super::crash::crash_points;
 use super::options::{Options, seed};
 use super::*;
 use remeet::model::StoredState;
@@ -62,14 +63,15 @@ fn outputs(seed: u64, end: bool) -> u64 {
 fn rule_11_an_adoption_killed_after_any_output_has_one_effect_and_one_answer() {
     let seed = seed(40);
     for end in [false, true] {
-        for output in 1..=outputs(seed, end) {
+        for (output, stored) in crash_points(outputs(seed, end)) {
             let (mut world, leg, handle) = with_orphan(seed);
+            world.options.dead_commits = Some(stored);
             let number = world.ask(1, MeetingId::default(), adopt(leg, handle, end));
             let lived = world.process().unwrap().outputs;
             world.kill_after(lived + output);
             world.run_until("the kill", |world| !world.kill_is_due());
             world.later(Duration::from_millis(30), |world| world.boot(0));
-            one_effect(&mut world, number, end, &format!("end {end}, killed after output {output}"));
+            one_effect(&mut world, number, end, &format!("end {end}, killed after output {output}, commits {stored}"));
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The scheduler is killed at every step of an ordinary recovery, and the end is the same.
+//! The scheduler is killed at every step of an ordinary recovery, and the end is the same; whether or not what it gave to
+//! the store last is stored.
 
 use super::clients::{add, create, tell};
 use super::options::{Options, seed};
@@ -35,6 +36,11 @@ impl World {
     }
 }
 
+/// Every output to be killed after; each with and without the commits that are under way then.
+pub(super) fn crash_points(outputs: u64) -> impl Iterator<Item = (u64, bool)> {
+    (1..=outputs).flat_map(|output| [(output, false), (output, true)])
+}
+
 /// A world with a meeting of each kind, whose scheduler is dead, and will start again.
 fn before_recovery(seed: u64) -> World {
     let mut world = World::new(seed, Options { servers: 1, ..Options::default() });
@@ -68,13 +74,14 @@ fn killed_after_any_output_of_a_recovery_the_end_is_that_of_a_run_without_a_cras
     let expected = undisturbed.end();
     let outputs = undisturbed.process().unwrap().outputs;
     assert!(outputs > 30, "an ordinary recovery has many steps: {outputs}");
-    for output in 1..=outputs {
+    for (output, stored) in crash_points(outputs) {
         let mut world = before_recovery(seed);
+        world.options.dead_commits = Some(stored);
         world.kill_after(output);
         world.run_until("the kill", |world| world.life > 1 && !world.kill_is_due());
         world.later(Duration::from_millis(30), |world| world.boot(0));
         world.quiet();
-        assert_eq!(world.end(), expected, "killed after output {output} of {outputs}");
+        assert_eq!(world.end(), expected, "killed after output {output} of {outputs}, commits under way {stored}");
     }
 }
 

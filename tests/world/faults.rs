@@ -2,7 +2,7 @@
 //! must be recovered (rule 18).
 
 use super::clients::{add, add_leg, create, number, tell};
-use super::node::Interrupt;
+use super::node::{Due, Interrupt};
 use super::options::{Dice, Options};
 use super::*;
 use futures_util::FutureExt;
@@ -180,7 +180,7 @@ impl Disorder {
         Duration::from_millis(1 + self.dice.below(longest_ms))
     }
 
-    /// The fault befalls, if it can.
+    /// The fault befalls, if it can; or is set for a later step, and counts when that has come.
     fn befall(&mut self, world: &mut World, fault: Fault) {
         let server = ServerId(1 + self.dice.below(3) as u32);
         let node = self.dice.below(world.nodes.len() as u64) as usize;
@@ -188,6 +188,9 @@ impl Disorder {
         let span = self.within(1_500);
         match fault {
             Fault::Kill => {
+                if world.nodes[active].process.is_none() {
+                    return;
+                }
                 world.crash(active);
                 world.calendar.after(self.within(300), Happening::Boot { node: active });
             }
@@ -202,13 +205,18 @@ impl Disorder {
                     Fault::PauseInSend => Interrupt::PauseInSend(longer),
                     _ => Interrupt::Pause(longer),
                 };
-                world.nodes[active].interrupt = Some((outputs, interrupt));
+                world.nodes[active].interrupt = Some(Due { outputs, interrupt, fault: fault.name() });
                 if fault == Fault::KillSoon {
                     // Whether the kill has come or not.
                     world.calendar.after(self.within(300), Happening::Boot { node: active });
                 }
+                return;
             }
-            Fault::StepDown => world.step_down(active),
+            Fault::StepDown => {
+                if !world.step_down(active) {
+                    return;
+                }
+            }
             Fault::CutLink | Fault::CutServer => {
                 if fault == Fault::CutLink {
                     world.cut_at(node, server);
@@ -216,6 +224,11 @@ impl Disorder {
                     world.cut(server);
                 }
                 world.later(span, move |world| world.heal(server));
+            }
+            Fault::BreakLink | Fault::Garbage
+                if world.wire(active, server).is_none_or(|wire| !wire.stands()) =>
+            {
+                return;
             }
             Fault::BreakLink => world.break_link_of(active, server, "a fault"),
             Fault::Garbage => {
@@ -404,15 +417,13 @@ pub(super) fn disorder(seed: u64) -> BTreeMap<&'static str, u64> {
         disorder.meetings.extend(world.start_meetings(ServerId(server), 2, 2).iter().map(|leg| leg.meeting));
     }
     world.options.unknown_commits = unknown;
-    let (mut acts, mut befallen) = (0, 0);
-    while acts < ACTS_MIN || befallen < FAULTS_MIN {
+    let mut acts = 0;
+    while acts < ACTS_MIN || world.befallen < FAULTS_MIN {
         acts += 1;
         assert!(acts < 20 * ACTS_MIN, "the faults of this seed cannot befall: {:?}", world.faults);
         if disorder.dice.chance(disorder.fraction) {
             let fault = *disorder.dice.pick(&disorder.drawn).expect("some fault is on");
-            let before: u64 = world.faults.get(fault.name()).copied().unwrap_or_default();
             disorder.befall(&mut world, fault);
-            befallen += world.faults.get(fault.name()).copied().unwrap_or_default() - before;
         } else {
             disorder.live(&mut world);
         }

@@ -222,6 +222,8 @@ pub(super) struct World {
     wrong_keys: BTreeSet<LegId>,
     /// Faults that befell, of each kind.
     faults: BTreeMap<&'static str, u64>,
+    /// All of them, but for what is drawn for each packet or commit.
+    befallen: u64,
 }
 
 impl World {
@@ -258,6 +260,7 @@ impl World {
             lossy: options.loss > 0.0,
             wrong_keys: BTreeSet::new(),
             faults: BTreeMap::new(),
+            befallen: 0,
             options,
         };
         (0..world.nodes.len()).for_each(|node| world.boot(node));
@@ -288,6 +291,7 @@ impl World {
     /// A fault befell.
     fn fault(&mut self, kind: &'static str) {
         *self.faults.entry(kind).or_default() += 1;
+        self.befallen += 1;
         trace::fault(self.calendar.now(), kind);
     }
 

@@ -87,7 +87,9 @@ impl World {
         let (loses, doubles) = (wire.dice.chance(options.loss), wire.dice.chance(options.doubles));
         let copies = if loses { 0 } else { 1 + u64::from(doubles) };
         for (befalls, kind) in [(loses, "a packet is lost"), (doubles, "a packet comes twice")] {
-            *self.faults.entry(kind).or_default() += u64::from(befalls);
+            if befalls {
+                *self.faults.entry(kind).or_default() += 1;
+            }
         }
         for _ in 0..copies {
             let mut at = leaves + wire.dice.pause(options.delay);

@@ -20,13 +20,22 @@ pub(super) enum Interrupt {
     PauseInSend(Duration),
 }
 
+/// When it happens.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Due {
+    /// After so many outputs of the present or next life.
+    pub(super) outputs: u64,
+    pub(super) interrupt: Interrupt,
+    /// What it counts as once it has happened.
+    pub(super) fault: &'static str,
+}
+
 /// A machine.
 pub(super) struct Node {
     pub(super) name: &'static str,
     pub(super) process: Option<Process>,
     pub(super) wires: BTreeMap<ServerId, Wire>,
-    /// After so many outputs of the present or next life.
-    pub(super) interrupt: Option<(u64, Interrupt)>,
+    pub(super) interrupt: Option<Due>,
     pub(super) paused_until: Moment,
     /// It does not reach the database.
     pub(super) store_cut: bool,
@@ -85,7 +94,7 @@ impl World {
 
     /// Kills the scheduler after so many outputs of its present or next life.
     pub(super) fn kill_after(&mut self, outputs: u64) {
-        self.nodes[0].interrupt = Some((outputs, Interrupt::Kill));
+        self.nodes[0].interrupt = Some(Due { outputs, interrupt: Interrupt::Kill, fault: "the scheduler is killed" });
     }
 
     /// The kill is still to come.
@@ -102,13 +111,15 @@ impl World {
         }
     }
 
-    /// An operator hands over: what is under way is left to itself, then the lease is released.
-    pub(super) fn step_down(&mut self, node: usize) {
-        let Some(token) = self.nodes[node].process.as_ref().and_then(|process| process.lease.token()) else { return };
+    /// An operator hands over: what is under way is left to itself, then the lease is released. False: there is none.
+    pub(super) fn step_down(&mut self, node: usize) -> bool {
+        let process = self.nodes[node].process.as_ref();
+        let Some(token) = process.and_then(|process| process.lease.token()) else { return false };
         let lease = self.options.lease;
         self.end_life(node, lease);
         // Later than any commit that is under way.
         self.calendar.after(self.options.store_delay * 2, Happening::Released { token });
+        true
     }
 
     /// The life is over, the process goes on: as a standby that holds back for so long.

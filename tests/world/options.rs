@@ -28,6 +28,8 @@ pub(super) struct Options {
     pub(super) store_delay: Duration,
     /// Commits whose outcome is unknown, a fraction (rule 12).
     pub(super) unknown_commits: f64,
+    /// Whether a commit stands that was on its way when its sender died; `None`: one in two does.
+    pub(super) dead_commits: Option<bool>,
     /// The servers' bound of unsent events.
     pub(super) event_queue: usize,
     /// Removals that the servers keep a leg.
@@ -49,6 +51,7 @@ impl Default for Options {
             delay: Duration::from_millis(4),
             store_delay: Duration::from_millis(3),
             unknown_commits: 0.0,
+            dead_commits: None,
             event_queue: 1_000,
             removals: 1_000,
             recovery: recovery::Settings::default(),

@@ -208,9 +208,9 @@ impl World {
                 process.outputs += 1;
                 tracing::trace!(at = self.calendar.now().0, life = process.life, ?output);
                 self.carry_out(process, output);
-                let due = self.nodes[node].interrupt.take_if(|(limit, _)| process.outputs >= *limit);
-                if let Some((_, interrupt)) = due {
-                    return Some(interrupt);
+                if let Some(due) = self.nodes[node].interrupt.take_if(|due| process.outputs >= due.outputs) {
+                    self.fault(due.fault);
+                    return Some(due.interrupt);
                 }
             }
             let (now, wall_ms) = (self.calendar.now(), self.wall_ms() + self.nodes[node].wall_ahead_ms);

@@ -22,30 +22,40 @@ const ONCE_FAILED: [u64; 26] = [
     49_521, 55_099, 60_954, 64_842, 65_287, 75_795, 84_940,
 ];
 
+/// How many faults befell, of each kind.
+type Faults = BTreeMap<&'static str, u64>;
+
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
     Some(text.parse().unwrap_or_else(|_| panic!("{name}={text}: write a whole number")))
 }
 
-/// What one seed came to: its faults; or what was wrong, and how it came about.
-fn run(seed: u64, twice: bool) -> Result<BTreeMap<&'static str, u64>, String> {
-    let once = || {
-        let result = catch_unwind(AssertUnwindSafe(|| disorder(seed)));
-        result.map(|faults| (faults, trace::hash())).map_err(|panic| {
-            let said = panic.downcast_ref::<String>().map(String::as_str);
-            let said = said.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without words");
-            format!("{}\n{said}\nREMEET_SIM_SEED={seed} repeats it", trace::shown())
-        })
-    };
-    let first = once()?;
-    if twice && once()? != first {
-        return Err(format!("seed {seed} ran in two ways: something depends on more than the seed"));
+/// What one seed came to: its faults; or what was wrong.
+fn once(seed: u64, traced: bool) -> Result<Faults, String> {
+    trace::keep(traced);
+    catch_unwind(AssertUnwindSafe(|| disorder(seed))).map_err(|panic| {
+        let said = panic.downcast_ref::<String>().map(String::as_str);
+        said.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without words").to_owned()
+    })
+}
+
+/// The same; and how a failure came about.
+fn run(seed: u64, twice: bool) -> Result<Faults, String> {
+    let first = once(seed, twice);
+    let traced = trace::hash();
+    if let (Ok(faults), false) = (&first, twice) {
+        return Ok(faults.clone());
     }
-    Ok(first.0)
+    // Once more: to be the same, and to tell the way to a failure.
+    let again = once(seed, true);
+    if again != first || (twice && trace::hash() != traced) {
+        return Err(format!("seed {seed} ran in two ways: something depends on more than the seed\n{first:?}\n{again:?}"));
+    }
+    first.map_err(|said| format!("{}\n{said}\nREMEET_SIM_SEED={seed} repeats it", trace::shown()))
 }
 
 /// Runs seeds on every core. Answers each one's faults.
-fn run_all(seeds: &[u64]) -> Vec<BTreeMap<&'static str, u64>> {
+fn run_all(seeds: &[u64]) -> Vec<Faults> {
     let (next, done, failures) = (AtomicU64::new(0), Mutex::new(Vec::new()), Mutex::new(Vec::new()));
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {

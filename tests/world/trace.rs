@@ -1,6 +1,7 @@
-//! What happened, as short lines: the last of them for people, and a hash of all for runs that must be equal.
+//! What happened, as lines: the last of them for people, and a hash of all for runs that must be equal. They are written
+//! only where somebody asks ([`keep`]): a run that failed is run again for them.
 //!
-//! It stands beside the world, so that a run that ended in a panic can still be read.
+//! They stand beside the world, so that a run that ended in a panic can still be read.
 
 use super::Happening;
 use super::network::Way;
@@ -11,24 +12,17 @@ use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-/// Lines that are kept: the way to a failure is seldom longer. `REMEET_SIM_TRACE=n` keeps n.
+/// Lines that are kept: the way to a failure is seldom longer. `REMEET_SIM_TRACE=n` keeps n, and each in full.
 const KEPT: usize = 160;
-
-/// One line.
-#[derive(Debug, Clone, Copy, Hash)]
-enum Line {
-    Packet { server: u32, connection: u64, to_server: bool, name: &'static str, request: u64 },
-    Life { what: &'static str, life: u64, count: u64 },
-    Plain(&'static str),
-    Fault(&'static str),
-}
+/// Characters that are shown of a line: what a packet says begins with what matters.
+const WIDTH: usize = 300;
 
 #[derive(Default)]
 struct Trace {
-    lines: VecDeque<(Moment, Line)>,
+    on: bool,
+    lines: VecDeque<(Moment, String)>,
     hasher: DefaultHasher,
     count: u64,
-    kept: usize,
     /// A packet's, on their way into the hash.
     bytes: BytesMut,
 }
@@ -37,72 +31,91 @@ thread_local! {
     static TRACE: RefCell<Trace> = RefCell::default();
 }
 
-/// Another world begins on this thread.
-pub(super) fn begin() {
-    let kept = std::env::var("REMEET_SIM_TRACE").ok().and_then(|text| text.parse().ok()).unwrap_or(KEPT);
-    TRACE.with_borrow_mut(|trace| *trace = Trace { kept, ..Trace::default() });
+/// Whether the worlds that begin from now on this thread are traced.
+pub(super) fn keep(on: bool) {
+    TRACE.with_borrow_mut(|trace| trace.on = on);
 }
 
-fn note(now: Moment, line: Line) {
-    TRACE.with_borrow_mut(|trace| {
-        (now.0, line).hash(&mut trace.hasher);
-        trace.count += 1;
-        if trace.lines.len() >= trace.kept {
-            trace.lines.pop_front();
+/// Another world begins on this thread.
+pub(super) fn begin() {
+    TRACE.with_borrow_mut(|trace| *trace = Trace { on: trace.on, ..Trace::default() });
+}
+
+fn asked_for() -> Option<usize> {
+    std::env::var("REMEET_SIM_TRACE").ok().and_then(|text| text.parse().ok())
+}
+
+impl Trace {
+    fn note(&mut self, now: Moment, line: String) {
+        (now.0, &line).hash(&mut self.hasher);
+        self.count += 1;
+        if self.lines.len() >= asked_for().unwrap_or(KEPT) {
+            self.lines.pop_front();
         }
-        trace.lines.push_back((now, line));
-    });
+        self.lines.push_back((now, line));
+    }
 }
 
 pub(super) fn fault(now: Moment, kind: &'static str) {
-    note(now, Line::Fault(kind));
+    TRACE.with_borrow_mut(|trace| {
+        if trace.on {
+            trace.note(now, format!("FAULT: {kind}"));
+        }
+    });
 }
 
 pub(super) fn happening(now: Moment, happening: &Happening) {
-    if let Happening::Packet { packet, .. } = happening {
-        // What a packet says is in the hash, though not in what is printed.
-        TRACE.with_borrow_mut(|Trace { hasher, bytes, .. }| {
-            bytes.clear();
-            packet.write(bytes).expect("it was sent");
-            bytes.hash(hasher);
-        });
-    }
-    let life = |what, life: &u64, count: usize| Line::Life { what, life: *life, count: count as u64 };
-    let line = match happening {
-        Happening::Packet { server, connection, way, packet } => Line::Packet {
-            server: server.0,
-            connection: connection.0,
-            to_server: *way == Way::ToServer,
-            name: packet.message.name(),
-            request: packet.header.request,
-        },
-        Happening::Dial { life: of, server } => life("dials server", of, server.0 as usize),
-        Happening::LinkEnded { life: of, server } => life("has lost the link to server", of, server.0 as usize),
-        Happening::ServerHangsUp { .. } => Line::Plain("a server sees the end of a connection"),
-        Happening::Wakes { .. } => Line::Plain("a server that hung answers again"),
-        Happening::Boot { .. } => Line::Plain("a scheduler starts"),
-        Happening::LeaseAsked { life: of, .. } => life("its question about the lease is at the store", of, 0),
-        Happening::LeaseAnswered { life: of, .. } => life("hears about its lease", of, 0),
-        Happening::Released { .. } => Line::Plain("a lease is released"),
-        // Of no interest by itself.
-        Happening::Wake { .. } => return,
-        Happening::Commit { life: of, batch, .. } => life("commits units", of, batch.units.len()),
-        Happening::LateCommit { units, .. } => life("a late commit: units", &0, units.len()),
-        Happening::Settle { life: of, batch, .. } => life("settles units", of, batch.units.len()),
-        Happening::Written { life: of, outcomes, .. } => life("hears what was written: units", of, outcomes.len()),
-        Happening::Unwritten { life: of, batch, .. } => {
-            life("hears that nothing was written: units", of, batch.units.len())
+    TRACE.with_borrow_mut(|trace| {
+        if !trace.on {
+            return;
         }
-        Happening::ReadBegins { life: of, .. } => life("reads", of, 0),
-        Happening::ReadEnds { life: of, .. } => life("has read", of, 0),
-        Happening::CacheRun { life: of, tasks } => life("begins cache tasks", of, tasks.len()),
-        Happening::CacheWritten { life: of, tasks, .. } => life("carries out cache tasks", of, tasks.len()),
-        Happening::ClientAsks { .. } => Line::Plain("a client asks"),
-        Happening::ClientHears { .. } => Line::Plain("a client hears"),
-        Happening::ClientWaited { .. } => return,
-        Happening::Act(_) => Line::Plain("a fault ends"),
-    };
-    note(now, line);
+        if let Happening::Packet { packet, .. } = happening {
+            // Secrets are not written in words, and must be equal all the same.
+            trace.bytes.clear();
+            packet.write(&mut trace.bytes).expect("it was sent");
+            trace.bytes.hash(&mut trace.hasher);
+        }
+        if let Some(line) = line(happening) {
+            trace.note(now, line);
+        }
+    });
+}
+
+/// Nothing for what is of no interest by itself.
+fn line(happening: &Happening) -> Option<String> {
+    Some(match happening {
+        Happening::Packet { server, connection, way, packet } => {
+            let arrow = if *way == Way::ToServer { "-->" } else { "<--" };
+            let (server, connection, request) = (server.0, connection.0, packet.header.request);
+            format!("{arrow} server {server} (connection {connection}, request {request}): {:?}", packet.message)
+        }
+        Happening::Dial { life, server } => format!("life {life} dials server {server}"),
+        Happening::LinkEnded { life, server } => format!("life {life} has lost the link to server {server}"),
+        Happening::ServerHangsUp { server, connection } => {
+            format!("server {server} sees the end of connection {}", connection.0)
+        }
+        Happening::Wakes { server } => format!("server {server}, which hung, answers again"),
+        Happening::Boot { node } => format!("a scheduler starts on node {node}"),
+        Happening::LeaseAsked { life, ask } => format!("life {life} asks about the lease: {ask:?}"),
+        Happening::LeaseAnswered { life, answer } => format!("life {life} hears about its lease: {answer:?}"),
+        Happening::Released { token } => format!("a lease is released: {token:?}"),
+        Happening::Wake { .. } | Happening::ClientWaited { .. } => return None,
+        Happening::Commit { life, batch, .. } => format!("life {life} commits {:?}", batch.units),
+        Happening::LateCommit { units, .. } => format!("a late commit: {units:?}"),
+        Happening::Settle { life, batch, .. } => format!("life {life} settles {:?}", batch.units),
+        Happening::Written { life, outcomes, .. } => format!("life {life} hears what was written: {outcomes:?}"),
+        Happening::Unwritten { life, batch, fenced } => {
+            let why = if *fenced { "another term stands" } else { "no answer" };
+            format!("life {life} hears that nothing was written ({why}): {:?}", batch.units)
+        }
+        Happening::ReadBegins { life, id, read } => format!("life {life} reads {id:?}: {read:?}"),
+        Happening::ReadEnds { life, id, result } => format!("life {life} has read {id:?}: {result:?}"),
+        Happening::CacheRun { life, tasks } => format!("life {life} begins cache tasks {tasks:?}"),
+        Happening::CacheWritten { life, tasks, .. } => format!("life {life} carries out cache tasks {tasks:?}"),
+        Happening::ClientAsks { command } => format!("a client asks: {command:?}"),
+        Happening::ClientHears { client, answer } => format!("client {client} hears {answer:?}"),
+        Happening::Act(_) => "what was set for now happens (a fault ends)".to_owned(),
+    })
 }
 
 /// A hash of everything that happened on this thread's last world, and how much that was.
@@ -112,20 +125,13 @@ pub(super) fn hash() -> (u64, u64) {
 
 /// The last lines, for people.
 pub(super) fn shown() -> String {
+    let width = if asked_for().is_some() { usize::MAX } else { WIDTH };
     TRACE.with_borrow(|trace| {
         let mut text = format!("the last {} of {} steps:\n", trace.lines.len(), trace.count);
         for (at, line) in &trace.lines {
-            let _ = write!(text, "{:>12.6} s  ", at.0 as f64 / 1e6);
-            let _ = match line {
-                Line::Packet { server, connection, to_server, name, request } => {
-                    let arrow = if *to_server { "-->" } else { "<--" };
-                    writeln!(text, "{arrow} server {server} (connection {connection}): {name}, request {request}")
-                }
-                Line::Life { what, life, count: 0 } => writeln!(text, "life {life} {what}"),
-                Line::Life { what, life, count } => writeln!(text, "life {life} {what} {count}"),
-                Line::Plain(what) => writeln!(text, "{what}"),
-                Line::Fault(what) => writeln!(text, "FAULT: {what}"),
-            };
+            let end = line.char_indices().nth(width).map_or(line.len(), |(end, _)| end);
+            let more = if end < line.len() { " ..." } else { "" };
+            let _ = writeln!(text, "{:>12.6} s  {}{more}", at.0 as f64 / 1e6, &line[..end]);
         }
         text
     })

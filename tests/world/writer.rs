@@ -22,10 +22,11 @@ impl World {
         }
     }
 
-    /// The moment of a batch's commit. That of a dead process may still come through, or not.
+    /// The moment of a batch's commit. That of a dead process may still come through, or not
+    /// ([`super::Options::dead_commits`]).
     pub(super) fn commit(&mut self, life: u64, token: Token, batch: Batch) {
         let node = self.node_of(life);
-        if node.is_none() && self.dice.chance(0.5) {
+        if node.is_none() && !self.options.dead_commits.unwrap_or_else(|| self.dice.chance(0.5)) {
             return;
         }
         let pause = self.dice.pause(self.options.store_delay);
