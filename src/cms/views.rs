@@ -1,6 +1,9 @@
 //! What a client is shown of meetings. Read from the store, which holds what was committed; the core adds
 //! whether it may be behind.
 
+#[cfg(test)]
+mod tests;
+
 use crate::model::{StoredLeg, StoredState};
 use crate::scheduler::Handle;
 use crate::store::StoreError;

@@ -107,6 +107,28 @@ pub(super) struct Troubled {
     pub handle: Option<remeet_protocol::Handle>,
 }
 
+#[cfg(test)]
+impl Handle {
+    /// A handle without a scheduler behind it: the first request for states is answered by `derived`.
+    pub(crate) fn that_derives<F>(
+        store: Arc<dyn Store>,
+        derived: impl FnOnce(Vec<Vec<StoredLeg>>) -> F + Send + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Vec<(MeetingState, bool)>> + Send,
+    {
+        let (requests, mut asked) = mpsc::channel(1);
+        tokio::spawn(async move {
+            if let Some(Request::Derive { rows, answer }) = asked.recv().await {
+                let _ = answer.send(derived(rows).await);
+            }
+        });
+        let cache = crate::store::open_cache("memory:").expect("in process");
+        let (published, shared) = (broadcast::channel(1).0, Arc::default());
+        Self { requests, published, store, cache, shared, holder: Holder(uuid::Uuid::nil()) }
+    }
+}
+
 impl Handle {
     /// Carries out a client's command; answered once its result is stored.
     ///

@@ -8,7 +8,7 @@ use remeet::session::{Heard, Request, RequestError};
 use remeet::store::{Instance, Write};
 use remeet_protocol::message::{AdoptAnswer, AdoptOrphan, ClientCommand, ClientOp, EndCause, Event, Failure, LegState};
 use remeet_protocol::record::Mark;
-use remeet_protocol::{Epoch, ErrorCode, Handle, Holder, MeetingId, Token};
+use remeet_protocol::{BootId, Epoch, ErrorCode, Handle, Holder, MeetingId, Token};
 use std::time::Duration;
 
 /// A leg's claim is on its way.
@@ -18,6 +18,30 @@ fn claiming(state: StoredState) -> Rig {
     rig.look_up(&[row(1, state)], &[]);
     rig.attach(BOOT, 10);
     rig
+}
+
+/// Its server carries a leg that the store does not know, under handle 101.
+fn with_orphan() -> Rig {
+    let mut rig = Rig::new(Settings::default(), BOOT);
+    rig.inventory(BOOT, 10, vec![entry(1, 101, LegState::Live, EndCause::None)]);
+    rig.look_up(&[], &[]);
+    rig.attach(BOOT, 10);
+    rig
+}
+
+/// An operator's command.
+fn command(number: u64, meeting: MeetingId, op: ClientOp) -> Input {
+    let command = ClientCommand { instance: 1, number, meeting, op };
+    Input::Command(Command { waiter: Waiter(number), rights: Rights { control: true, operator: true }, command })
+}
+
+/// To adopt it; as the first command of its instance.
+fn adopt(rig: &mut Rig, end: bool) -> AdoptOrphan {
+    let adopt = AdoptOrphan { server: crate::plan::HERE, handle: Handle(101), leg: leg(1), end };
+    rig.give(command(1, MeetingId::default(), ClientOp::Adopt(adopt.clone())));
+    let id = rig.reads.last().expect("the instance is read").0;
+    rig.give(Input::Read(id, Ok(ReadResult::Instance(Instance::default()))));
+    adopt
 }
 
 #[test]
@@ -97,17 +121,8 @@ fn an_adoption_that_was_not_looked_at_is_asked_again_after_a_pause_and_closes_no
         (ErrorCode::BELOW_WINDOW, false),
         (ErrorCode::NOT_ALLOWED, true),
     ] {
-        let mut rig = Rig::new(Settings::default(), BOOT);
-        rig.inventory(BOOT, 10, vec![entry(1, 101, LegState::Live, EndCause::None)]);
-        rig.look_up(&[], &[]);
-        rig.attach(BOOT, 10);
-        let adopt = AdoptOrphan { server: crate::plan::HERE, handle: Handle(101), leg: leg(1), end: false };
-        let command =
-            ClientCommand { instance: 1, number: 1, meeting: MeetingId::default(), op: ClientOp::Adopt(adopt) };
-        let rights = Rights { control: true, operator: true };
-        rig.give(Input::Command(Command { waiter: Waiter(1), rights, command }));
-        let id = rig.reads.last().expect("the instance is read").0;
-        rig.give(Input::Read(id, Ok(ReadResult::Instance(Instance::default()))));
+        let mut rig = with_orphan();
+        adopt(&mut rig, false);
         rig.stored();
         let ticket = rig.asked(|request| matches!(request, Request::Adopt(_)));
         let failure = Failure::new(code, "for some reason");
@@ -124,22 +139,20 @@ fn an_adoption_that_was_not_looked_at_is_asked_again_after_a_pause_and_closes_no
 }
 
 #[test]
+fn an_orphan_is_forgotten_with_the_table_that_its_handle_was_of() {
+    for (boot, kept) in [(BOOT, 1), (BootId::from_bytes([77; 16]), 0)] {
+        let mut rig = with_orphan();
+        rig.hear(Heard::Down { reason: "the server restarted".to_owned() });
+        rig.hear(Heard::Up { boot, table_revision: 1 });
+        assert_eq!(rig.core.orphans().count(), kept, "in the new table the handle is another leg's, or nobody's");
+        assert_eq!(rig.alarms_over.len(), 1 - kept, "and the operator is told that the condition is over");
+    }
+}
+
+#[test]
 fn an_orphan_that_is_adopted_and_being_ended_is_not_adopted_a_second_time() {
-    let mut rig = Rig::new(Settings::default(), BOOT);
-    rig.inventory(BOOT, 10, vec![entry(1, 101, LegState::Live, EndCause::None)]);
-    rig.look_up(&[], &[]);
-    rig.attach(BOOT, 10);
-    let adopt = AdoptOrphan { server: crate::plan::HERE, handle: Handle(101), leg: leg(1), end: false };
-    let command = |number, meeting, op| {
-        Input::Command(Command {
-            waiter: Waiter(number),
-            rights: Rights { control: true, operator: true },
-            command: ClientCommand { instance: 1, number, meeting, op },
-        })
-    };
-    rig.give(command(1, MeetingId::default(), ClientOp::Adopt(adopt.clone())));
-    let id = rig.reads.last().expect("the instance is read").0;
-    rig.give(Input::Read(id, Ok(ReadResult::Instance(Instance::default()))));
+    let mut rig = with_orphan();
+    let adopt = adopt(&mut rig, false);
     rig.stored();
     let ticket = rig.asked(|request| matches!(request, Request::Adopt(_)));
     let (code, mark) = (ErrorCode::OK, Mark::default());
@@ -156,16 +169,8 @@ fn an_orphan_that_is_adopted_and_being_ended_is_not_adopted_a_second_time() {
 
 #[test]
 fn an_adopted_leg_whose_end_overtakes_the_answer_stays_ended_and_leaves_nothing_open() {
-    let mut rig = Rig::new(Settings::default(), BOOT);
-    rig.inventory(BOOT, 10, vec![entry(1, 101, LegState::Live, EndCause::None)]);
-    rig.look_up(&[], &[]);
-    rig.attach(BOOT, 10);
-    let adopt = AdoptOrphan { server: crate::plan::HERE, handle: Handle(101), leg: leg(1), end: true };
-    let command = ClientCommand { instance: 1, number: 1, meeting: MeetingId::default(), op: ClientOp::Adopt(adopt) };
-    let rights = Rights { control: true, operator: true };
-    rig.give(Input::Command(Command { waiter: Waiter(1), rights, command }));
-    let id = rig.reads.last().expect("the instance is read").0;
-    rig.give(Input::Read(id, Ok(ReadResult::Instance(Instance::default()))));
+    let mut rig = with_orphan();
+    adopt(&mut rig, true);
     let new_leg = |write: &Write| match write {
         Write::NewLeg(new) => Some(new.row.leg),
         _ => None,

@@ -225,9 +225,7 @@ impl Disorder {
                 }
                 world.later(span, move |world| world.heal(server));
             }
-            Fault::BreakLink | Fault::Garbage
-                if world.wire(active, server).is_none_or(|wire| !wire.stands()) =>
-            {
+            Fault::BreakLink | Fault::Garbage if world.wire(active, server).is_none_or(|wire| !wire.stands()) => {
                 return;
             }
             Fault::BreakLink => world.break_link_of(active, server, "a fault"),

@@ -49,7 +49,9 @@ fn run(seed: u64, twice: bool) -> Result<Faults, String> {
     // Once more: to be the same, and to tell the way to a failure.
     let again = once(seed, true);
     if again != first || (twice && trace::hash() != traced) {
-        return Err(format!("seed {seed} ran in two ways: something depends on more than the seed\n{first:?}\n{again:?}"));
+        return Err(format!(
+            "seed {seed} ran in two ways: something depends on more than the seed\n{first:?}\n{again:?}"
+        ));
     }
     first.map_err(|said| format!("{}\n{said}\nREMEET_SIM_SEED={seed} repeats it", trace::shown()))
 }

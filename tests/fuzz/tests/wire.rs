@@ -96,6 +96,14 @@ fn a_stream_is_read_the_same_wherever_it_is_cut() {
             cut.extend(packets);
             cut_end = error;
         }
+        if cut_end.is_none() {
+            // The stream ends here: in mid-packet that is a failure of its own.
+            match (bytes.len(), codec.decode_eof(&mut bytes)) {
+                (0, Ok(None)) => {}
+                (left, Err(CodecError::CutStream(cut))) => assert_eq!(cut, left),
+                (left, other) => panic!("{left} bytes are left at the end of a stream: {other:?}"),
+            }
+        }
         assert_eq!(cut, whole);
         assert_eq!(cut_end.map(|error| error.to_string()), end.map(|error| error.to_string()));
     });
