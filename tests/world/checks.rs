@@ -149,9 +149,9 @@ impl World {
     pub(super) fn check_published(&mut self, process: &Process, published: &Published) {
         let leg = published.leg;
         let Some(kept) = self.store.legs.get(&leg) else { panic!("rule 15: {leg} is told of, and not stored") };
-        let row = &kept.row;
-        // Unless a later term has written since.
-        if row.epoch <= process.core.token().unwrap_or_default().epoch {
+        // Unless a later term has written since: it may have brought back for a while what an earlier one removed, and
+        // need not have taken over a leg that it only ends.
+        if kept.content_of <= process.core.token().unwrap_or_default().epoch {
             for change in &published.changes {
                 let stored = kept.records.get(&change.key());
                 let committed = stored.is_none_or(|stored| stored.revision >= change.revision);

@@ -25,6 +25,8 @@ pub(super) struct Kept {
     pub(super) taken: BTreeSet<u64>,
     /// A record was written over a higher revision.
     pub(super) fell: bool,
+    /// The last term that wrote records.
+    pub(super) content_of: Epoch,
 }
 
 #[derive(Default)]
@@ -200,6 +202,7 @@ impl Store {
                     open: BTreeMap::new(),
                     taken: BTreeSet::new(),
                     fell: false,
+                    content_of: token.epoch,
                 };
                 if self.legs.contains_key(&new.row.leg) {
                     return false;
@@ -282,7 +285,10 @@ impl Kept {
     fn write(&mut self, token: Token, write: &Write) -> (bool, u64) {
         match write {
             Write::State(write) => (self.state(token, write), 0),
-            Write::Content(write) => (true, self.content(write)),
+            Write::Content(write) => {
+                self.content_of = token.epoch;
+                (true, self.content(write))
+            }
             Write::Key(key) => {
                 let fits = self.key.generation < key.generation || self.key == *key;
                 self.key = key.clone();
