@@ -15,9 +15,11 @@
 //! - [`simulator`] – the simulated autonomous server; shares only the protocol crate.
 //! - [`demo`] – the mission end to end, checked by an independent reader.
 //! - [`drill`] – the scheduler killed and stopped again and again, compared with an oracle after every cycle.
-//! - `stage` – what these two are played on: processes, stores, the independent reader.
+//! - [`bench`] – how fast, with real processes and stores, and how near to what the machine can do.
+//! - `stage` – what these three are played on: processes, stores, the independent reader.
 //! - [`cli`] – the command line.
 
+pub mod bench;
 pub mod cascade;
 pub mod cli;
 pub mod cms;

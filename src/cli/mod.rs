@@ -67,6 +67,8 @@ enum Command {
     Demo(Box<crate::demo::Options>),
     /// Kill or stop a scheduler at random moments, again and again, and compare everything after each cycle.
     Drill(Box<crate::drill::Options>),
+    /// Measure on this machine: recovery, beside what plain statements and packets take for the same.
+    Bench(Box<crate::bench::Options>),
 }
 
 /// Where the configuration is.
@@ -118,6 +120,7 @@ async fn dispatch(command: Command) -> ExitCode {
         Command::Simulate(options) => simulate::run(*options).await,
         Command::Demo(options) => return demo::run(*options).await,
         Command::Drill(options) => return drill::run(*options).await,
+        Command::Bench(options) => return Box::pin(crate::bench::run(*options)).await,
     };
     output::end(result)
 }

@@ -1,6 +1,6 @@
 //! The command line of `remeet demo`.
 
-use crate::stage::Stores;
+use crate::stage::{Stores, fraction};
 
 /// The mission end to end: kill -9 the scheduler, take every live meeting back, check every field.
 ///
@@ -53,13 +53,6 @@ impl Options {
             ));
         }
         Ok(())
-    }
-}
-
-fn fraction(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(value) if (0.0..=1.0).contains(&value) => Ok(value),
-        _ => Err("give a fraction from 0 to 1, such as 0.25".to_owned()),
     }
 }
 

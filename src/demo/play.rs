@@ -10,8 +10,8 @@ use crate::simulator::Stats;
 use crate::stage::backing::Backing;
 use crate::stage::directory::Directory;
 use crate::stage::progress::Progress;
-use crate::stage::reader::compare::{Expected, Findings, compare};
-use crate::stage::{Setting, Stage, StageError, interrupted, say, status};
+use crate::stage::reader::compare::{Expected, Findings};
+use crate::stage::{Setting, Stage, StageError, say, status, with_backing};
 use remeet_protocol::{Epoch, LegId, ServerId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -38,18 +38,8 @@ pub(crate) struct Play<'a> {
 /// Plays the demo; whatever it made is gone when this returns.
 pub(crate) async fn play(options: &Options) -> Result<Verdict, StageError> {
     let progress = Progress::new();
-    let directory = Directory::make("demo")?;
-    let mut backing = Backing::open(&options.stores, &directory).await?;
-    let played = tokio::select! {
-        played = Box::pin(on_stage(options, &progress, &backing, directory)) => played,
-        // Dropping the stage kills its processes and removes its files.
-        name = interrupted() => Err(StageError::new(format!("ended by {name}"))),
-    };
-    match (played, backing.close().await) {
-        (Ok(verdict), Ok(())) => Ok(verdict),
-        (Err(error), Ok(())) | (Ok(_), Err(error)) => Err(error),
-        (Err(error), Err(closing)) => Err(StageError::new(format!("{error}; and {closing}"))),
-    }
+    let play = async |backing: &Backing, directory| on_stage(options, &progress, backing, directory).await;
+    with_backing("demo", &options.stores, play).await
 }
 
 async fn on_stage(
@@ -165,11 +155,6 @@ impl Play<'_> {
     }
 
     async fn read_and_compare(&mut self, epoch: Epoch) -> Result<Findings, StageError> {
-        let truth = self.stage.truth().await?;
-        let (database, cached) = tokio::try_join!(
-            async { self.backing.database.read().await.map_err(StageError::from) },
-            self.backing.cached(&self.stage.schedulers[0].operator),
-        )?;
         let mut expected = Expected { epoch, orphans: self.orphans.clone(), ..Expected::default() };
         for meeting in &self.population.meetings {
             match meeting.ended {
@@ -181,9 +166,7 @@ impl Play<'_> {
                 }
             }
         }
-        // Seconds of work for a large network: not on a thread that clients need.
-        let compared = tokio::task::spawn_blocking(move || compare(&truth, &database, &cached, &expected));
-        compared.await.map_err(StageError::new)
+        self.stage.compare(0, self.backing, expected).await
     }
 
     /// Prints an act's table and differences, and keeps what was not as expected.

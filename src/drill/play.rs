@@ -11,7 +11,7 @@ use crate::cms::client::{Client, ClientSettings};
 use crate::stage::backing::Backing;
 use crate::stage::directory::Directory;
 use crate::stage::progress::Progress;
-use crate::stage::{Setting, Stage, StageError, interrupted, say, status};
+use crate::stage::{Setting, Stage, StageError, say, status, with_backing};
 use futures_util::future::join_all;
 use remeet_protocol::wire::Text;
 use std::net::SocketAddr;
@@ -28,22 +28,12 @@ const LOG_LINES: usize = 60;
 /// Plays the drill; whatever it made is gone when this returns. The tally has what was done until then.
 pub(crate) async fn play(options: &Options, seed: u64, tally: &mut Tally) -> Result<(), StageError> {
     let progress = Progress::new();
-    let directory = Directory::make("drill")?;
     if let Some(logs) = &options.logs {
         let made = std::fs::create_dir_all(logs);
         made.map_err(|error| StageError::new(format!("--logs {}: {error}", logs.display())))?;
     }
-    let mut backing = Backing::open(&options.stores, &directory).await?;
-    let played = tokio::select! {
-        played = Box::pin(on_stage(options, seed, &progress, &backing, directory, tally)) => played,
-        // Dropping the stage kills its processes and removes its files.
-        name = interrupted() => Err(StageError::new(format!("ended by {name}"))),
-    };
-    match (played, backing.close().await) {
-        (Ok(()), Ok(())) => Ok(()),
-        (Err(error), Ok(())) | (Ok(()), Err(error)) => Err(error),
-        (Err(error), Err(closing)) => Err(StageError::new(format!("{error}; and {closing}"))),
-    }
+    let play = async |backing: &Backing, directory| on_stage(options, seed, &progress, backing, directory, tally).await;
+    with_backing("drill", &options.stores, play).await
 }
 
 async fn on_stage(

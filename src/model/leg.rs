@@ -147,6 +147,8 @@ pub struct RecoveryKey {
 pub struct LegContent {
     /// The leg.
     pub leg: LegId,
+    /// Where the leg that it is of lives, in the same snapshot: the life of the server's table, and its name there.
+    pub place: Option<(BootId, Handle)>,
     /// The mark in the same snapshot.
     pub mark: Mark,
     /// Its records (present ones only), each with the revision that wrote it.

@@ -89,6 +89,8 @@ pub struct RoundReport {
     pub began_at_ms: u64,
     /// When the last leg was accepted: milliseconds since 1970 UTC; 0 if none was.
     pub in_control_at_ms: u64,
+    /// How many legs were accepted when. An answer accepts many, so there are far fewer moments than legs.
+    pub accepted_at_ms: BTreeMap<u64, u32>,
     /// When the last back-fill was written: milliseconds since 1970 UTC; 0 if none was.
     pub backfilled_at_ms: u64,
     /// When the round ended: milliseconds since 1970 UTC.
@@ -157,6 +159,18 @@ impl RoundReport {
         self.pending.values().sum()
     }
 
+    /// When this part of the legs that were accepted had been: 0.99 for all but one in a hundred.
+    #[must_use]
+    pub fn in_control_at(&self, part: f64) -> Option<u64> {
+        let all: u64 = self.accepted_at_ms.values().map(|legs| u64::from(*legs)).sum();
+        let mut by_then = 0;
+        let is_then = |(_, legs): &(&u64, &u32)| {
+            by_then += u64::from(**legs);
+            by_then as f64 >= part * all as f64
+        };
+        self.accepted_at_ms.iter().find(is_then).map(|(at_ms, _)| *at_ms)
+    }
+
     /// Rule 6.
     #[must_use]
     pub fn adds_up(&self) -> bool {
@@ -196,9 +210,30 @@ impl RoundReport {
             (one, two) => one.min(two),
         };
         self.in_control_at_ms = self.in_control_at_ms.max(other.in_control_at_ms);
+        for (at_ms, legs) in &other.accepted_at_ms {
+            *self.accepted_at_ms.entry(*at_ms).or_default() += legs;
+        }
         self.backfilled_at_ms = self.backfilled_at_ms.max(other.backfilled_at_ms);
         self.ended_at_ms = self.ended_at_ms.max(other.ended_at_ms);
         self.in_control_ms = self.in_control_ms.max(other.in_control_ms);
         self.backfilled_ms = self.backfilled_ms.max(other.backfilled_ms);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_moment_by_which_a_part_was_accepted_is_that_of_the_last_leg_which_it_needs() {
+        let report = RoundReport { accepted_at_ms: [(100, 90), (200, 9), (900, 1)].into(), ..RoundReport::default() };
+        assert_eq!(
+            [0.5, 0.9, 0.91, 0.99, 1.0].map(|part| report.in_control_at(part)),
+            [100, 100, 200, 200, 900].map(Some)
+        );
+        assert_eq!(RoundReport::default().in_control_at(0.99), None, "nothing was accepted");
+        let mut sum = report.clone();
+        sum.add(&RoundReport { accepted_at_ms: [(900, 100)].into(), ..RoundReport::default() });
+        assert_eq!((sum.in_control_at(0.5), sum.in_control_at(0.4)), (Some(900), Some(100)));
     }
 }

@@ -8,7 +8,7 @@ use crate::session::PersistId;
 use remeet_protocol::message::{Event, InventoryEntry};
 use remeet_protocol::{BootId, DomainId, Handle, LegId, ServerId};
 use serde::Serialize;
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 /// The longest pause that a busy server may ask for: a lying one must not keep its meetings from recovery.
@@ -58,7 +58,7 @@ pub(super) struct Server {
     /// Pulls whose last rows are on their way to the store, also those of an earlier connection.
     pub storing_pulls: usize,
     /// The last round of each trigger.
-    pub reports: HashMap<Trigger, RoundReport>,
+    pub reports: BTreeMap<Trigger, RoundReport>,
     /// Why the last round failed or the link is down.
     pub trouble: Option<String>,
     /// How often the server broke the protocol.
@@ -99,7 +99,7 @@ pub struct ServerView {
     /// Why the last round failed or the link is down.
     pub trouble: Option<String>,
     /// The last round of each trigger.
-    pub reports: HashMap<Trigger, RoundReport>,
+    pub reports: BTreeMap<Trigger, RoundReport>,
 }
 
 impl Server {
@@ -126,7 +126,7 @@ impl Server {
             pulls: VecDeque::new(),
             pulling: 0,
             storing_pulls: 0,
-            reports: HashMap::new(),
+            reports: BTreeMap::new(),
             trouble: Some("not connected yet".to_owned()),
             misbehaved: 0,
         }

@@ -387,6 +387,7 @@ impl Core {
         if let Some(round) = self.round(server).filter(|round| round.claims.contains(&leg)) {
             round.report.in_control_ms = millis(now.since(round.begun));
             round.report.in_control_at_ms = wall_ms;
+            *round.report.accepted_at_ms.entry(wall_ms).or_default() += 1;
             round.backfill.insert(leg);
             let fate = if matches!(before, StoredState::Ending | StoredState::Ended) {
                 round.backfill.remove(&leg);

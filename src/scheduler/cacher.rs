@@ -2,7 +2,7 @@
 //! [`crate::recovery::cache_queue`]'s.
 
 use super::helper::Helpers;
-use crate::model::{Moment, StoredState};
+use crate::model::{LegContent, Moment, StoredState};
 use crate::recovery::cache_queue::CacheQueue;
 use crate::recovery::{CacheTask, Input};
 use crate::store::{Cache, CacheError, CacheOutcome, CacheWrite, CachedHead, Store};
@@ -177,7 +177,7 @@ impl Worker {
         let legs: Vec<LegId> = heads.iter().map(|head| head.leg).collect();
         let found = self.store.legs(&legs).await.map_err(|error| error.to_string())?;
         let keys: Vec<_> = found.found.into_iter().filter_map(|found| found.key).collect();
-        let mut contents: BTreeMap<LegId, _> = self
+        let mut contents: BTreeMap<LegId, LegContent> = self
             .store
             .contents(&legs)
             .await
@@ -191,7 +191,10 @@ impl Worker {
         let mut places = Vec::new();
         let mut writes = Vec::new();
         for (place, head) in heads.iter().enumerate() {
-            if let Some(content) = contents.remove(&head.leg) {
+            // Unless it is of an earlier life of the leg, whose later one is not stored yet: that would be taken for newer
+            // than whatever follows.
+            let is_its = |content: &LegContent| content.place == Some((head.boot, head.handle));
+            if let Some(content) = contents.remove(&head.leg).filter(is_its) {
                 places.push(place);
                 writes.push(CacheWrite {
                     head: head.clone(),
@@ -204,7 +207,7 @@ impl Worker {
         let result = self.cache.write(&writes).await;
         done.note(&result);
         let outcomes = result.map_err(|error| error.to_string())?;
-        // A leg that is not stored (any more) has nothing to cache.
+        // A leg that is not stored (any more, or there yet) has nothing to cache: what stores it refills again.
         let mut all = vec![CacheOutcome::Lost; heads.len()];
         for (place, outcome) in places.into_iter().zip(outcomes) {
             all[place] = outcome;

@@ -77,7 +77,7 @@ pub(super) struct Driver {
     pub(super) shared: Arc<Shared>,
     pub(super) telling: Telling,
     store: Arc<dyn Store>,
-    readers: Readers,
+    pub(super) readers: Readers,
     helpers: Helpers,
     /// What a helper did that panicked.
     panicked: mpsc::Receiver<&'static str>,

@@ -6,6 +6,7 @@ use crate::recovery::{Input, Read, ReadId, ReadResult, StoredDigest};
 use crate::store::{Cache, Store, StoreError};
 use remeet_protocol::LegId;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
 
@@ -36,6 +37,7 @@ pub(super) struct Readers {
     results: mpsc::UnboundedSender<Told>,
     helpers: Helpers,
     places: Arc<Semaphore>,
+    records: Arc<AtomicU64>,
 }
 
 impl Readers {
@@ -46,7 +48,22 @@ impl Readers {
         helpers: Helpers,
     ) -> (Self, mpsc::UnboundedReceiver<Told>) {
         let (results, told) = mpsc::unbounded_channel();
-        (Self { store, cache, results, helpers, places: Arc::new(Semaphore::new(READS_MAX)) }, told)
+        (
+            Self {
+                store,
+                cache,
+                results,
+                helpers,
+                places: Arc::new(Semaphore::new(READS_MAX)),
+                records: Arc::default(),
+            },
+            told,
+        )
+    }
+
+    /// Records of legs read, to be counted.
+    pub(super) fn records(&self) -> u64 {
+        self.records.load(Ordering::Relaxed)
     }
 
     /// Begins a read; its result comes as an input.
@@ -104,6 +121,8 @@ impl Readers {
         let mut digests = Vec::with_capacity(legs.len());
         for legs in legs.chunks(CONTENTS) {
             let contents = self.store.contents(legs).await?;
+            let records: usize = contents.iter().map(|content| content.changes.len()).sum();
+            self.records.fetch_add(records as u64, Ordering::Relaxed);
             digests.extend(contents.iter().map(|content: &LegContent| StoredDigest::count(content)));
         }
         Ok(digests)

@@ -278,7 +278,13 @@ pub(super) fn report(driver: &Driver) -> Status {
     ] {
         counters.insert(name.to_owned(), value.load(Ordering::Relaxed));
     }
-    counters.insert("persists_open".to_owned(), driver.core.persists_open() as u64);
+    for (name, value) in [
+        ("persists_open", driver.core.persists_open() as u64),
+        ("rows_written", driver.writers.rows()),
+        ("records_read", driver.readers.records()),
+    ] {
+        counters.insert(name.to_owned(), value);
+    }
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
@@ -387,6 +393,7 @@ fn rounds(driver: &Driver, views: &BTreeMap<ServerId, ServerView>) -> Vec<RoundR
             in_control_ms: (report.in_control_at_ms > 0).then_some(report.in_control_ms),
             backfilled_ms: (report.backfilled_at_ms > 0).then_some(report.backfilled_ms),
             in_control_at_ms: (report.in_control_at_ms > 0).then_some(report.in_control_at_ms),
+            in_control_p99_at_ms: report.in_control_at(0.99),
             backfilled_at_ms: (report.backfilled_at_ms > 0).then_some(report.backfilled_at_ms),
             completeness: Completeness {
                 meeting: share(report.informed, report.contents),

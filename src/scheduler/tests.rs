@@ -16,10 +16,13 @@ use crate::ops::{Heartbeat, ServiceManager};
 use crate::recovery::lease::{Lease, LeaseAsk, LeaseTiming};
 use crate::recovery::{CacheTask, Read, ReadId};
 use crate::session::PersistId;
+use crate::store::fixture::{LEG, PLACE, with_a_meeting};
 use crate::store::{
-    Cache, CacheLimits, Call, FailingStore, Failure, Store, StoreOptions, Unit, Write, open, open_cache_with,
+    Cache, CacheLimits, CachedHead, Call, FailingStore, Failure, Store, StoreOptions, Unit, Write, open,
+    open_cache_with,
 };
-use remeet_protocol::{Epoch, Holder, LegId, MeetingId, Token};
+use remeet_protocol::message::MeetingState;
+use remeet_protocol::{DomainId, Epoch, Holder, LegId, MeetingId, ServerId, Token};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -95,6 +98,31 @@ async fn a_cache_task_that_panics_is_told() {
     assert!(cacher.push(Moment::default(), CacheTask::MirrorKey(leg(1))).is_none());
     cacher.begin(Moment::default(), TOKEN.epoch);
     assert_eq!(ground.told().await, "working for the cache");
+}
+
+/// Found by the simulation (seed 16179): under its new place the old content looked newer than all that followed.
+#[tokio::test]
+async fn a_refill_caches_no_content_of_an_earlier_life_of_its_leg() {
+    for (place, cached) in [(PLACE, 1), ((PLACE.0, remeet_protocol::Handle(PLACE.1.0 + 1)), 0)] {
+        let directory = tempfile::tempdir().unwrap();
+        let (store, token) = with_a_meeting(&format!("sqlite:{}", directory.path().join("remeet.db").display())).await;
+        let cache = open_cache_with("memory:", CacheLimits::default()).unwrap();
+        let (helpers, _panicked) = Helpers::new();
+        let (mut cacher, mut ends) = Cacher::new(store, Arc::clone(&cache), helpers);
+        let head = CachedHead {
+            leg: LEG,
+            domain: DomainId(1),
+            server: ServerId(1),
+            boot: place.0,
+            handle: place.1,
+            state: MeetingState::InMeeting,
+            epoch: token.epoch,
+        };
+        assert!(cacher.push(Moment::default(), CacheTask::Refill(head)).is_none());
+        cacher.begin(Moment::default(), token.epoch);
+        timeout(PATIENCE, ends.recv()).await.expect("the run ends").unwrap();
+        assert_eq!(cache.contents(&[(DomainId(1), LEG)]).await.unwrap().len(), cached, "{place:?}");
+    }
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@
 //! {"ok":true,"result":[{"leg":{..},"handle":3,"previous":9,"mark":{..},"changes":["join 9123"]}]}
 //! ```
 
+use super::core::fill::Fill;
 use super::core::script::Script;
 use super::core::{ActError, Misbehaviour};
 use super::shared::{Shared, now_ms};
@@ -50,6 +51,8 @@ pub enum Request {
         #[serde(default)]
         count: Option<u32>,
     },
+    /// It carries legs in bulk, as if started long ago: answers [`super::Filled`].
+    Fill(Fill),
     /// It ends a leg by itself.
     EndLeg {
         /// The meeting.
@@ -209,6 +212,7 @@ pub(super) async fn carry_out(shared: &Arc<Shared>, request: Request) -> Result<
                 .collect();
             made.map(Value::Array).map_err(text)
         }
+        Request::Fill(fill) => value(shared.step(|core| core.fill(&fill)).map_err(text)?),
         Request::EndLeg { meeting, leg } => {
             let handle = shared.step(|core| core.end_leg(LegId { meeting, leg })).map_err(text)?;
             Ok(json!({ "handle": handle }))

@@ -33,6 +33,7 @@ pub use self::client::ControlClient;
 pub use self::control::{Request, RestartMode};
 pub use self::core::Misbehaviour;
 pub use self::core::dump::{Dump, LegDump, RecordDump};
+pub use self::core::fill::{Fill, Filled};
 pub use self::core::script::{Kind, LegChanged, Script};
 pub use self::core::stats::Stats;
 pub use self::options::Options;

@@ -26,6 +26,7 @@ use crate::simulator::{Dump, Stats};
 use backing::Backing;
 use directory::Directory;
 use futures_util::future::try_join_all;
+use reader::compare::{Expected, Findings, compare};
 use remeet_protocol::ServerId;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -185,6 +186,23 @@ impl Stage {
         Ok(try_join_all(self.servers.iter_mut().map(|server| server.control.dump())).await?)
     }
 
+    /// Compares the servers' truth with database and cache.
+    pub(crate) async fn compare(
+        &mut self,
+        place: usize,
+        backing: &Backing,
+        expected: Expected,
+    ) -> Result<Findings, StageError> {
+        let truth = self.truth().await?;
+        let (database, cached) = tokio::try_join!(
+            async { backing.database.read().await.map_err(StageError::from) },
+            backing.cached(&self.schedulers[place].operator),
+        )?;
+        // Seconds of work for a large network: not on a thread that clients need.
+        let compared = tokio::task::spawn_blocking(move || compare(&truth, &database, &cached, &expected));
+        compared.await.map_err(StageError::new)
+    }
+
     async fn server_states(&mut self) -> Result<Vec<(ServerId, ServerState)>, StageError> {
         try_join_all(self.servers.iter_mut().map(|server| async {
             let state = server.control.ask(&crate::simulator::Request::Status).await?;
@@ -217,8 +235,37 @@ impl Stage {
     }
 }
 
+/// Makes a directory and the stores, and plays; whatever was made is gone when this returns, also after an error or a
+/// signal. `word` names everything.
+pub(crate) async fn with_backing<T>(
+    word: &'static str,
+    stores: &Stores,
+    play: impl AsyncFnOnce(&Backing, Directory) -> Result<T, StageError>,
+) -> Result<T, StageError> {
+    let directory = Directory::make(word)?;
+    let mut backing = Backing::open(stores, &directory).await?;
+    let played = tokio::select! {
+        played = Box::pin(play(&backing, directory)) => played,
+        // Dropping the stage kills its processes and removes its files.
+        name = interrupted() => Err(StageError::new(format!("ended by {name}"))),
+    };
+    match (played, backing.close().await) {
+        (Ok(played), Ok(())) => Ok(played),
+        (Err(error), Ok(())) | (Ok(_), Err(error)) => Err(error),
+        (Err(error), Err(closing)) => Err(StageError::new(format!("{error}; and {closing}"))),
+    }
+}
+
+/// A part of a whole, as an argument.
+pub(crate) fn fraction(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if (0.0..=1.0).contains(&value) => Ok(value),
+        _ => Err("give a fraction from 0 to 1, such as 0.25".to_owned()),
+    }
+}
+
 /// Whichever signal asks this program to end.
-pub(crate) async fn interrupted() -> &'static str {
+async fn interrupted() -> &'static str {
     let wait = |kind| async move {
         match signal(kind) {
             Ok(mut signal) => {

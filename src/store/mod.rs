@@ -17,6 +17,8 @@
 
 mod failing;
 mod fault;
+#[cfg(test)]
+pub(crate) mod fixture;
 mod judge;
 mod lease;
 pub mod memory;

@@ -9,7 +9,7 @@ use super::text::stored;
 use super::{BadRow, Found, Instance, LEGS_CHUNK, LookUp};
 use crate::model::{ClientAnswerRow, Intent, LegContent, RecoveryKey, StoredLeg};
 use remeet_protocol::record::{Mark, Number};
-use remeet_protocol::{Change, LegId, MeetingId, ServerId};
+use remeet_protocol::{BootId, Change, Handle, LegId, MeetingId, ServerId};
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use uuid::Uuid;
@@ -21,6 +21,8 @@ pub(super) type After = (Uuid, i32);
 
 /// A value of a leg, or why it cannot be read.
 pub(super) type OfLeg<T> = (LegId, Result<T, Bad>);
+/// Where a leg's content is of, and up to where it goes.
+pub(super) type Marked = OfLeg<(Option<(BootId, Handle)>, Mark)>;
 
 /// The reading statements, on a connection in a transaction. Lists of legs have at most [`LEGS_CHUNK`] items.
 pub(super) trait Tables: Send {
@@ -48,8 +50,8 @@ pub(super) trait Tables: Send {
     -> impl Future<Output = Result<Vec<(Intent, bool)>, Fault>> + Send;
     /// The legs' versions, whatever else the rows hold.
     fn versions(&mut self, legs: &[LegId]) -> impl Future<Output = Result<Vec<Versions>, Fault>> + Send;
-    /// The legs' marks.
-    fn marks(&mut self, legs: &[LegId]) -> impl Future<Output = Result<Vec<OfLeg<Mark>>, Fault>> + Send;
+    /// The legs' places and marks.
+    fn marks(&mut self, legs: &[LegId]) -> impl Future<Output = Result<Vec<Marked>, Fault>> + Send;
     /// The legs' records of one table.
     fn records(
         &mut self,
@@ -135,10 +137,10 @@ pub(super) async fn look_up(
 pub(super) async fn contents(tables: &mut impl Tables, legs: &[LegId]) -> Result<Vec<LegContent>, Fault> {
     let mut contents: Vec<LegContent> = Vec::with_capacity(legs.len());
     let mut places: HashMap<LegId, usize> = HashMap::with_capacity(legs.len());
-    for (leg, mark) in tables.marks(legs).await? {
+    for (leg, marked) in tables.marks(legs).await? {
         places.insert(leg, contents.len());
-        let mark = mark.unwrap_or_else(|reason| unreadable(leg, &reason));
-        contents.push(LegContent { leg, mark, changes: Vec::new() });
+        let (place, mark) = marked.unwrap_or_else(|reason| (None, unreadable(leg, &reason)));
+        contents.push(LegContent { leg, place, mark, changes: Vec::new() });
     }
     for table in Table::ALL {
         for (leg, change) in tables.records(table, legs).await? {

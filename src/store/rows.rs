@@ -1,6 +1,7 @@
 //! Rows to values, the same for both databases. What cannot be read is an `Err` that says why; the
 //! caller quarantines that row (design §2: nothing is deleted because it failed).
 
+use super::reads::Marked;
 use super::text::original;
 use crate::model::{ClientAnswerRow, CommandId, Intent, RecoveryKey, StoredLeg, StoredState};
 use remeet_protocol::message::Op;
@@ -107,6 +108,13 @@ impl<'r, C: Cells> Reader<'r, C> {
         Ok(LegId { meeting: MeetingId(self.uuid("meeting")?), leg: self.number("leg")? })
     }
 
+    /// `boot, handle`.
+    pub(super) fn place(&mut self) -> Result<(Option<BootId>, Option<Handle>), Bad> {
+        let boot = self.cells.uuid_or_null(self.next())?.map(BootId);
+        let handle = self.cells.int_or_null(self.next())?.map(|handle| Handle(handle.cast_unsigned()));
+        Ok((boot, handle))
+    }
+
     /// `mark_revision, mark_count, mark_digest`.
     pub(super) fn mark(&mut self) -> Result<Mark, Bad> {
         Ok(Mark {
@@ -124,6 +132,18 @@ pub(super) const LEG_COLUMNS: &str = "l.format_version, l.meeting, l.leg, l.doma
 /// How many.
 pub(super) const LEG_COLUMNS_COUNT: usize = 21;
 
+/// Columns of [`marked`]; `l` is the control row.
+pub(super) const MARK_COLUMNS: &str =
+    "l.meeting, l.leg, l.boot, l.handle, l.mark_revision, l.mark_count, l.mark_digest";
+
+/// Where a leg's content is of, and up to where it goes. None if not even the leg's name can be read.
+pub(super) fn marked<C: Cells>(row: &C) -> Option<Marked> {
+    let r = &mut Reader::new(row);
+    let leg = r.leg().ok()?;
+    let place = r.place().map(|(boot, handle)| boot.zip(handle));
+    Some((leg, place.and_then(|place| Ok((place, r.mark()?)))))
+}
+
 /// A control row.
 pub(super) fn stored_leg<C: Cells>(row: &C) -> Result<StoredLeg, Bad> {
     let r = &mut Reader::new(row);
@@ -133,15 +153,18 @@ pub(super) fn stored_leg<C: Cells>(row: &C) -> Result<StoredLeg, Bad> {
     let server = ServerId(r.number("server")?);
     let name = r.string_or_null("state")?.unwrap_or_default();
     let state = StoredState::from_name(&name).ok_or_else(|| format!("state {name:?} is not known"))?;
+    let cause = r.number::<u8>("cause")?.into();
+    let epoch = Epoch(r.number("epoch")?);
+    let (boot, handle) = r.place()?;
     Ok(StoredLeg {
         leg,
         domain,
         server,
         state,
-        cause: r.number::<u8>("cause")?.into(),
-        epoch: Epoch(r.number("epoch")?),
-        boot: r.cells.uuid_or_null(r.next())?.map(BootId),
-        handle: r.cells.int_or_null(r.next())?.map(|handle| Handle(handle.cast_unsigned())),
+        cause,
+        epoch,
+        boot,
+        handle,
         table_revision: r.number("table_revision")?,
         mark: r.mark()?,
         intent: r.number("intent")?,

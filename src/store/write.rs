@@ -125,6 +125,19 @@ pub struct ContentWrite {
 }
 
 impl Write {
+    /// Rows that it asks to be written. One that agrees already is not written.
+    #[must_use]
+    pub fn rows(&self) -> u64 {
+        match self {
+            // With its meeting and its key.
+            Write::NewLeg(_) => 3,
+            Write::Content(write) => write.changes.len() as u64 + u64::from(write.mark.is_some()),
+            // With the leg's highest number; with the instance's last moment.
+            Write::Intent(_) | Write::Answer(_) => 2,
+            Write::State(_) | Write::Key(_) | Write::IntentDone(_) | Write::Quarantine(..) | Write::First(..) => 1,
+        }
+    }
+
     /// The leg that the write belongs to, if to one.
     #[must_use]
     pub fn leg(&self) -> Option<LegId> {

@@ -182,6 +182,7 @@ fn terminal(number: &str, known: [bool; 3]) -> Change {
 fn rule_14_what_is_unknown_or_missing_is_named_and_counted() {
     let content = LegContent {
         leg: leg(1),
+        place: None,
         mark: mark(2),
         // No leg row, and of four terminals one is known.
         changes: vec![
@@ -217,7 +218,7 @@ fn rule_14_what_is_unknown_or_missing_is_named_and_counted() {
 fn rule_17_names_of_what_is_missing_are_bounded_and_all_are_counted() {
     let lacks = |count: u32| {
         let changes = (0..count).map(|number| terminal(&number.to_string(), [false; 3])).collect();
-        StoredDigest::count(&LegContent { leg: leg(1), mark: mark(2), changes })
+        StoredDigest::count(&LegContent { leg: leg(1), place: None, mark: mark(2), changes })
     };
     let digest = lacks(100);
     assert_eq!((digest.lacking.len(), digest.lacking_total), (8, 100));

@@ -64,6 +64,7 @@ fn well() -> Status {
             in_control_ms: Some(812),
             backfilled_ms: Some(2345),
             in_control_at_ms: None,
+            in_control_p99_at_ms: None,
             backfilled_at_ms: None,
             completeness: Completeness { meeting: 100.0, business: 100.0, decode: 99.99, extra: 100.0 },
             contents: 1249,

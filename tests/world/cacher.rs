@@ -119,7 +119,9 @@ impl World {
             CacheTask::Refill(head) => {
                 let keys: Vec<_> = key(&head.leg).into_iter().collect();
                 now(cache.put_keys(epoch, &keys)).expect("in process");
-                let Some(content) = contents.remove(&head.leg) else { return vec![CacheOutcome::Lost] };
+                let is_its = |content: &LegContent| content.place == Some((head.boot, head.handle));
+                let content = contents.remove(&head.leg).filter(is_its);
+                let Some(content) = content else { return vec![CacheOutcome::Lost] };
                 let (domain, leg) = (head.domain, head.leg);
                 let write = CacheWrite { head, base: None, mark: content.mark, changes: content.changes };
                 let outcomes = now(cache.write(&[write])).expect("in process");

@@ -424,6 +424,9 @@ impl World {
     /// For people: where the world stands.
     pub(super) fn describe(&self) -> String {
         let mut text = format!("at {:?}, life {}\n", self.calendar.now(), self.life);
+        for difference in self.differences().iter().take(12) {
+            let _ = writeln!(text, "- {difference}");
+        }
         for node in &self.nodes {
             let Some(process) = &node.process else { continue };
             let _ = writeln!(text, "{}: life {}, {:?}", node.name, process.life, process.lease);
@@ -434,9 +437,6 @@ impl World {
         }
         if std::env::var_os("REMEET_SIM_LOG").is_some() {
             let _ = writeln!(text, "{:#?}", self.process().map(|process| &process.core));
-        }
-        for difference in self.differences().iter().take(12) {
-            let _ = writeln!(text, "- {difference}");
         }
         text
     }

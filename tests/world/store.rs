@@ -260,6 +260,7 @@ impl Store {
     pub(super) fn contents(&self, legs: &[LegId]) -> Vec<LegContent> {
         let content = |kept: &Kept| LegContent {
             leg: kept.row.leg,
+            place: kept.row.boot.zip(kept.row.handle),
             mark: kept.row.mark,
             changes: kept.records.values().cloned().collect(),
         };

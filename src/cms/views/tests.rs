@@ -4,60 +4,14 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use super::meeting;
-use crate::model::{RecoveryKey, StoredLeg, StoredState};
 use crate::scheduler::Handle;
-use crate::store::{Begun, Candidate, ContentWrite, NewLeg, Store, StoreOptions, Unit, Write, open};
-use remeet_protocol::message::{EndCause, MeetingState, Message};
-use remeet_protocol::record::{EntryRow, Mark, Number, RecordState};
+use crate::store::fixture::{LEG, with_a_meeting};
+use crate::store::{ContentWrite, Unit, Write};
+use remeet_protocol::message::{MeetingState, Message};
+use remeet_protocol::record::{EntryRow, Mark, RecordState};
 use remeet_protocol::wire::{Blob, Text};
-use remeet_protocol::{Change, DomainId, Epoch, Holder, LegId, MeetingId, Record, Secret, ServerId, Token};
+use remeet_protocol::{Change, Record};
 use std::sync::Arc;
-use std::time::Duration;
-
-const LEG: LegId = LegId { meeting: MeetingId(uuid::Uuid::from_u128(1)), leg: 0 };
-
-/// A store with one meeting, without content; and its term.
-async fn with_a_meeting(url: &str) -> (Arc<dyn Store>, Token) {
-    let store = open(url, &StoreOptions::default()).unwrap();
-    store.migrate().await.unwrap();
-    let holder = Holder(uuid::Uuid::from_u128(7));
-    let candidate = Candidate { node: "a", holder, lease: Duration::from_secs(600), epoch_above: Epoch(0) };
-    let Begun::Granted(token) = store.begin_term(candidate).await.unwrap() else { panic!("nobody else is there") };
-    let key = RecoveryKey {
-        leg: LEG,
-        domain: DomainId(1),
-        server: ServerId(1),
-        secret: Secret::new([3; 16]),
-        generation: 1,
-        number: Number::default(),
-        title: Text::cut("Rounds"),
-        creator: Number::default(),
-        creator_name: Text::default(),
-        made_at_ms: 1,
-    };
-    let row = StoredLeg {
-        leg: LEG,
-        domain: key.domain,
-        server: key.server,
-        state: StoredState::InMeeting,
-        cause: EndCause::None,
-        epoch: token.epoch,
-        boot: None,
-        handle: None,
-        table_revision: 0,
-        mark: Mark::default(),
-        generation: 1,
-        intent: 0,
-        first: false,
-        quarantine: None,
-        version: 1,
-        number: key.number.clone(),
-        title: key.title.clone(),
-    };
-    let new = Unit::one(Write::NewLeg(Box::new(NewLeg { row, key })));
-    store.write(token, &[new]).await.unwrap();
-    (store, token)
-}
 
 #[tokio::test]
 async fn an_answer_that_is_not_said_to_be_recovering_has_what_the_recovery_brought_last() {

@@ -271,6 +271,9 @@ pub struct RoundReport {
     pub backfilled_ms: Option<u64>,
     /// When the last leg was accepted.
     pub in_control_at_ms: Option<u64>,
+    /// When all but one leg in a hundred had been.
+    #[serde(default)]
+    pub in_control_p99_at_ms: Option<u64>,
     /// When the last back-fill was written.
     pub backfilled_at_ms: Option<u64>,
     /// How complete the back-fill is.

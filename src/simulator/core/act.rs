@@ -22,6 +22,9 @@ pub enum ActError {
     /// The table is full.
     #[error("the server carries no more legs")]
     Full,
+    /// What is kept in a file is changed step by step only.
+    #[error("a server with a state file cannot be filled: start it without --state")]
+    Journal,
     /// The leg takes no more terminals.
     #[error("a leg has at most {} terminals", super::roster::TERMINALS_MAX)]
     Terminals,

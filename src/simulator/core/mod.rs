@@ -24,6 +24,7 @@ mod attach;
 mod command;
 pub mod dump;
 pub mod events;
+pub mod fill;
 mod inventory;
 pub mod journal;
 pub mod leg;

@@ -49,8 +49,7 @@ impl Table {
 
     /// A leg appears.
     pub fn appear(&mut self, head: LegHead) {
-        self.revision += 1;
-        self.restore(head);
+        self.put(Leg::new(head, self.removals_max));
     }
 
     /// Puts back a leg of a snapshot.
@@ -58,6 +57,14 @@ impl Table {
         self.next_handle = self.next_handle.max(head.handle.0 + 1);
         self.by_id.insert(head.id, head.handle);
         self.legs.insert(head.handle, Leg::new(head, self.removals_max));
+    }
+
+    /// A whole leg appears.
+    pub fn put(&mut self, leg: Leg) {
+        self.revision += 1;
+        self.next_handle = self.next_handle.max(leg.head.handle.0 + 1);
+        self.by_id.insert(leg.head.id, leg.head.handle);
+        self.legs.insert(leg.head.handle, leg);
     }
 
     /// A leg ends: it becomes a tombstone.

@@ -71,6 +71,19 @@ impl Place {
         within(READING, reading).await
     }
 
+    /// What autovacuum and the checkpointer would have done in the meantime: so that each run of a bench begins alike.
+    pub(crate) async fn tidy(&self) -> Result<(), ReadError> {
+        let Place::Postgres(options) = self else { return Ok(()) };
+        let tidied = async {
+            let mut connection = postgres(options).await?;
+            query("VACUUM (ANALYZE)").execute(&mut connection).await.map_err(wrong)?;
+            // Not everybody may; then it comes when it comes.
+            drop(query("CHECKPOINT").execute(&mut connection).await);
+            connection.close().await.map_err(wrong)
+        };
+        within(READING, tidied).await
+    }
+
     /// What is on its way now.
     pub(crate) async fn in_flight(&self) -> Result<InFlight, ReadError> {
         let counted = async {

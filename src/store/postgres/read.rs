@@ -5,14 +5,13 @@ use super::compile::rows;
 use super::session::fault;
 use crate::model::{ClientAnswerRow, Intent};
 use crate::store::fault::Fault;
-use crate::store::reads::{After, LegRow, OfLeg, Tables};
+use crate::store::reads::{After, LegRow, Marked, OfLeg, Tables};
 use crate::store::records::{Sink, Table, change};
 use crate::store::rows::{
-    ANSWER_COLUMNS, Bad, Cells, INTENT_COLUMNS, KEY_COLUMNS, LEG_COLUMNS, LEG_COLUMNS_COUNT, Reader, VERSION_COLUMNS,
-    Versions, client_answer, intent, name_of, recovery_key, stored_leg, versions,
+    ANSWER_COLUMNS, Bad, Cells, INTENT_COLUMNS, KEY_COLUMNS, LEG_COLUMNS, LEG_COLUMNS_COUNT, MARK_COLUMNS, Reader,
+    VERSION_COLUMNS, Versions, client_answer, intent, marked, name_of, recovery_key, stored_leg, versions,
 };
 use crate::store::{ANSWERS_KEPT, BadRow};
-use remeet_protocol::record::Mark;
 use remeet_protocol::{Change, LegId, MeetingId, ServerId};
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::{AssertSqlSafe, PgConnection, Row};
@@ -178,21 +177,15 @@ impl Tables for PgConnection {
         Ok(rows.iter().filter_map(|row| versions(row).ok()).collect())
     }
 
-    async fn marks(&mut self, legs: &[LegId]) -> Result<Vec<OfLeg<Mark>>, Fault> {
+    async fn marks(&mut self, legs: &[LegId]) -> Result<Vec<Marked>, Fault> {
         let columns = leg_columns(legs);
         let unnest = columns.unnest(1, "u", &["meeting", "leg"]);
         let sql = format!(
-            "SELECT l.meeting, l.leg, l.mark_revision, l.mark_count, l.mark_digest FROM {unnest} \
+            "SELECT {MARK_COLUMNS} FROM {unnest} \
          JOIN legs l ON l.meeting = u.meeting AND l.leg = u.leg"
         );
         let rows = fetch(self, sql, &columns).await?;
-        Ok(rows
-            .iter()
-            .filter_map(|row| {
-                let r = &mut Reader::new(row);
-                Some((r.leg().ok()?, r.mark()))
-            })
-            .collect())
+        Ok(rows.iter().filter_map(marked).collect())
     }
 
     async fn records(&mut self, table: Table, legs: &[LegId]) -> Result<Vec<OfLeg<Change>>, Fault> {

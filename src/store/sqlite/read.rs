@@ -4,13 +4,12 @@ use super::session::fault;
 use crate::model::{ClientAnswerRow, Intent};
 use crate::store::BadRow;
 use crate::store::fault::Fault;
-use crate::store::reads::{After, LegRow, OfLeg, Tables};
+use crate::store::reads::{After, LegRow, Marked, OfLeg, Tables};
 use crate::store::records::{Table, change};
 use crate::store::rows::{
-    ANSWER_COLUMNS, Bad, Cells, INTENT_COLUMNS, KEY_COLUMNS, LEG_COLUMNS, LEG_COLUMNS_COUNT, Reader, VERSION_COLUMNS,
-    Versions, client_answer, intent, name_of, recovery_key, stored_leg, versions,
+    ANSWER_COLUMNS, Bad, Cells, INTENT_COLUMNS, KEY_COLUMNS, LEG_COLUMNS, LEG_COLUMNS_COUNT, MARK_COLUMNS, Reader,
+    VERSION_COLUMNS, Versions, client_answer, intent, marked, name_of, recovery_key, stored_leg, versions,
 };
-use remeet_protocol::record::Mark;
 use remeet_protocol::{Change, LegId, MeetingId, ServerId};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, Row, SqliteConnection};
@@ -153,14 +152,9 @@ impl Tables for SqliteConnection {
         Ok(rows.iter().filter_map(|row| versions(row).ok()).collect())
     }
 
-    async fn marks(&mut self, legs: &[LegId]) -> Result<Vec<OfLeg<Mark>>, Fault> {
-        let columns = "l.meeting, l.leg, l.mark_revision, l.mark_count, l.mark_digest";
-        let sql = format!("SELECT {columns} FROM {}", join_legs("legs", "l"));
+    async fn marks(&mut self, legs: &[LegId]) -> Result<Vec<Marked>, Fault> {
+        let sql = format!("SELECT {MARK_COLUMNS} FROM {}", join_legs("legs", "l"));
         let rows = fetch(self, sql, json_legs(legs)).await?;
-        let marked = |row: &SqliteRow| {
-            let r = &mut Reader::new(row);
-            Some((r.leg().ok()?, r.mark()))
-        };
         Ok(rows.iter().filter_map(marked).collect())
     }
 

@@ -110,6 +110,7 @@ impl Shelf {
             Read::Digests(legs) => {
                 let content = |kept: &&Kept| LegContent {
                     leg: kept.found.row.leg,
+                    place: kept.found.row.boot.zip(kept.found.row.handle),
                     mark: kept.found.row.mark,
                     changes: kept.records.values().cloned().collect(),
                 };
