@@ -33,7 +33,7 @@ impl From<StoreError> for StageError {
 }
 
 /// What was filled.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Population {
     /// The legs of each server, with the server, in order.
     pub(super) legs: Vec<(ServerId, Vec<LegId>)>,

@@ -12,6 +12,7 @@
 //! Every guard stays on, and every run is compared field by field by the independent reader at its end.
 
 mod fill;
+mod floor;
 mod options;
 mod recovery;
 mod verdict;

@@ -1,6 +1,7 @@
 //! The recovery bench: fill, start, and then kill, change, start and measure, as often as asked.
 
 use super::fill::{Population, fill};
+use super::floor::{Load, floor};
 use super::options::Recovery;
 use super::verdict::{Verdict, median};
 use crate::ops::status::{LinkState, Status, Trigger};
@@ -92,8 +93,14 @@ impl Bench<'_> {
             runs.push(verdict);
         }
         let differences = self.compare().await?;
+        self.stage.schedulers[0].kill().await?;
         for run in &mut runs {
-            run.differences = differences;
+            self.progress.step("the same by the plainest means");
+            self.backing.database.tidy().await?;
+            let load = Load::new(&self.population, self.options.changed, run.changes);
+            let floor_ms = u64::try_from(floor(&load, self.backing).await?.as_millis()).unwrap_or(u64::MAX);
+            run.measured(floor_ms, differences);
+            self.progress.note(&format!("the floor: {floor_ms} ms"));
         }
         Ok(runs)
     }

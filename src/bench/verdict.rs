@@ -42,6 +42,13 @@ pub(super) struct Verdict {
 }
 
 impl Verdict {
+    /// What is only known after all runs.
+    pub(super) fn measured(&mut self, floor_ms: u64, differences: u64) {
+        self.floor_ms = floor_ms;
+        self.ratio_to_floor = (self.backfilled_ms as f64 / floor_ms.max(1) as f64 * 100.0).round() / 100.0;
+        self.differences = differences;
+    }
+
     pub(super) fn json(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()
     }
@@ -51,8 +58,16 @@ impl Verdict {
         format!(
             "{meetings} meetings with {terminals} terminals in control after {in_control_ms} ms (99 % after \
              {in_control_p99_ms} ms; {meetings_per_s} a second), back-filled after {backfilled_ms} ms; {} rows written, {} \
-             records read back; {} MiB, {} at most",
-            self.rows_written, self.records_read, self.rss_mib, self.rss_peak_mib
+             records read back; {} MiB, {} at most{}",
+            self.rows_written,
+            self.records_read,
+            self.rss_mib,
+            self.rss_peak_mib,
+            if self.floor_ms == 0 {
+                String::new()
+            } else {
+                format!("; {} times the floor of {} ms", self.ratio_to_floor, self.floor_ms)
+            }
         )
     }
 }

@@ -168,8 +168,12 @@ impl Core {
             }
             Ok(answer) => {
                 let Some(open) = known.open.remove(place) else { return };
-                let starts = matches!(open.intent.op, Op::Start(_)) && known.row.state == StoredState::Starting;
-                if starts && answer.code == ErrorCode::OK {
+                let starts = matches!(open.intent.op, Op::Start(_)) && answer.code == ErrorCode::OK;
+                if starts && known.row.state == StoredState::InMeeting {
+                    let done = self.done(leg, &open, answer.code, answer.detail.as_str());
+                    self.started_meanwhile(server, leg, done);
+                    self.send_open(leg);
+                } else if starts && known.row.state == StoredState::Starting {
                     let place =
                         Place { boot: answer.boot, handle: answer.handle, table_revision: answer.table_revision };
                     let done = self.done(leg, &open, answer.code, answer.detail.as_str());
@@ -208,7 +212,7 @@ impl Core {
 
     fn carried_out(&mut self, server: ServerId, leg: LegId, open: &OpenIntent, answer: &CommandAnswer) {
         match (&open.intent.op, answer.code) {
-            // A takeover came before the start's answer.
+            // Its end, or the intent to end it, came before the start's answer.
             (Op::Start(_), ErrorCode::OK) => {}
             (Op::Start(_), _) => self.close_unstarted(leg, open),
             (Op::End(end), ErrorCode::OK | ErrorCode::ENDED | ErrorCode::UNKNOWN_MEETING) => {

@@ -1,14 +1,14 @@
 //! Starts that need no answer of their own, and ends that must be finished: a leg that the store calls ended by
 //! an explicit end, yet its server runs it.
 
-use super::core::{After, Core, lane};
+use super::core::{After, Core, Started, lane};
 use super::intents::Done;
 use super::leg::OpenIntent;
 use crate::cascade::terminal_of;
 use crate::model::{Intent, StoredState};
-use crate::store::{Unit, Write};
+use crate::store::{Expect, StateWrite, Unit, Write};
 use remeet_protocol::message::{End, EndCause, Op};
-use remeet_protocol::{ErrorCode, LegId};
+use remeet_protocol::{ErrorCode, LegId, ServerId};
 
 impl Core {
     /// A leg that its server runs under this key has started, or is adopted, whatever became of the answer: its
@@ -23,6 +23,29 @@ impl Core {
         }
         let open = known.open.pop_front()?;
         Some(self.done(leg, &open, ErrorCode::OK, ""))
+    }
+
+    /// A takeover came before the start's answer, and its acceptance may be on its way to the store still. The result is
+    /// stored with a compare-and-set behind that one: alone it would stand when the acceptance is lost, and the leg would
+    /// be one that is starting with nothing open that starts it.
+    pub(super) fn started_meanwhile(&mut self, server: ServerId, leg: LegId, start: Done) {
+        let Some(known) = self.legs.get_mut(&leg) else { return };
+        let state = known.row.state;
+        let expect = Expect { version: known.row.version, state };
+        known.row.version += 1;
+        known.done = known.done.max(start.number);
+        known.reopened.take_if(|reopened| *reopened == start.number);
+        let mut unit =
+            Unit::one(Write::State(StateWrite { leg, expect, state, cause: EndCause::None, accepted: None }));
+        unit.writes.extend(start.writes);
+        let started = Some(Box::new(Started { number: start.number, answer: start.answer }));
+        let id = self.persist(lane(leg), unit, After::Accepted { leg, started });
+        if let Some(known) = self.legs.get_mut(&leg) {
+            known.settling = Some(id);
+        }
+        if let Some(round) = self.round(server) {
+            round.storing.insert(leg);
+        }
     }
 
     /// Ended stays ended (rule 9): the server, which runs the leg still, is told to end it.

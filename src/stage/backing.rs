@@ -70,6 +70,14 @@ impl Backing {
         format!("{store}, {cache}")
     }
 
+    /// A connection to Redis, if it is the cache.
+    pub(crate) async fn redis(&self) -> Result<Option<MultiplexedConnection>, StageError> {
+        match &self.redis {
+            Some(place) => Ok(Some(place.connect().await?)),
+            None => Ok(None),
+        }
+    }
+
     /// Reads the whole cache.
     pub(crate) async fn cached(&self, operator: &Path) -> Result<Cached, StageError> {
         match &self.redis {

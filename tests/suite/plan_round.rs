@@ -4,9 +4,10 @@
 
 use crate::core_rig::Rig;
 use crate::plan::{BOOT, HERE, OLD_BOOT, entry, leg, row};
-use remeet::model::{Intent, StoredState};
+use remeet::model::{Intent, StoredLeg, StoredState};
 use remeet::recovery::{Input, Settings};
 use remeet::session::{Heard, Request, RequestError};
+use remeet::store::{Unit, Write};
 use remeet_protocol::message::{CommandAnswer, EndCause, LegState, Op, Start};
 use remeet_protocol::record::{LegRow, Mark, Number};
 use remeet_protocol::wire::Text;
@@ -116,6 +117,39 @@ fn leg_row() -> LegRow {
     }
 }
 
+fn has_started() -> CommandAnswer {
+    CommandAnswer {
+        leg: leg(1),
+        handle: Handle(101),
+        intent: 1,
+        code: ErrorCode::OK,
+        detail: Text::default(),
+        boot: BOOT,
+        table_revision: 12,
+        mark: Mark { revision: 1, ..Mark::default() },
+    }
+}
+
+/// Found by the simulation (seed 4531): the result of the start stood, the acceptance did not.
+#[test]
+fn a_start_answered_after_a_takeover_is_not_done_unless_the_acceptance_stands() {
+    let (mut rig, asked) = start_unanswered();
+    rig.inventory(BOOT, 12, vec![entry(1, 101, LegState::Live, EndCause::None)]);
+    let placed = StoredLeg { boot: Some(BOOT), handle: Some(Handle(101)), ..row(1, StoredState::Starting) };
+    rig.claim_answered(BOOT, &placed, ErrorCode::OK, 0);
+    rig.hear(Heard::Commanded(asked, Ok(has_started())));
+    let compared = |unit: &Unit| {
+        let versions = unit.writes.iter().filter_map(|write| match write {
+            Write::State(write) => Some(write.expect.version),
+            _ => None,
+        });
+        versions.collect::<Vec<u64>>()
+    };
+    let done = |unit: &Unit| unit.writes.iter().any(|write| matches!(write, Write::IntentDone(_)));
+    let units: Vec<_> = rig.persists.iter().map(|(_, unit)| (compared(unit), done(unit))).collect();
+    assert_eq!(units, [(vec![3], false), (vec![4], true)], "the result compares what the acceptance makes of the row");
+}
+
 #[test]
 fn rule_8_no_end_while_a_start_of_this_term_is_unanswered() {
     let (mut rig, _) = start_unanswered();
@@ -128,17 +162,7 @@ fn rule_8_no_end_while_a_start_of_this_term_is_unanswered() {
 #[test]
 fn rule_8_no_end_of_a_leg_that_came_to_be_in_meeting_after_the_inventory_was_asked() {
     let (mut rig, asked) = start_unanswered();
-    let answer = CommandAnswer {
-        leg: leg(1),
-        handle: Handle(101),
-        intent: 1,
-        code: ErrorCode::OK,
-        detail: Text::default(),
-        boot: BOOT,
-        table_revision: 12,
-        mark: Mark { revision: 1, ..Mark::default() },
-    };
-    rig.hear(Heard::Commanded(asked, Ok(answer)));
+    rig.hear(Heard::Commanded(asked, Ok(has_started())));
     let in_meeting = [(leg(1), StoredState::InMeeting, EndCause::None)];
     assert_eq!(rig.states(), in_meeting);
     // The inventory's cut was made before the start ran: the leg is absent from it.

@@ -71,6 +71,25 @@ impl Place {
         within(READING, reading).await
     }
 
+    /// A connection to a file of SQLite.
+    pub(crate) async fn sqlite(&self) -> Result<SqliteConnection, ReadError> {
+        match self {
+            Place::Sqlite(path) => sqlite(path, false).await,
+            Place::Postgres(_) => Err(ReadError::new("opening a file", "the database is on a server")),
+        }
+    }
+
+    /// A connection to PostgreSQL, with plans as the scheduler's sessions have them.
+    pub(crate) async fn postgres(&self) -> Result<PgConnection, ReadError> {
+        match self {
+            Place::Postgres(options) => {
+                let settings = [("random_page_cost", "0.1"), ("plan_cache_mode", "force_generic_plan")];
+                postgres(&options.clone().options(settings)).await
+            }
+            Place::Sqlite(_) => Err(ReadError::new("connecting to a server", "the database is a file")),
+        }
+    }
+
     /// What autovacuum and the checkpointer would have done in the meantime: so that each run of a bench begins alike.
     pub(crate) async fn tidy(&self) -> Result<(), ReadError> {
         let Place::Postgres(options) = self else { return Ok(()) };
