@@ -3,7 +3,7 @@
 //! Millions of rows by clients' commands would take minutes. What stands afterwards is what the scheduler would have
 //! written: the store's own statements write it, and a first start of the scheduler compares all of it.
 
-use super::options::Recovery;
+use super::options::Network;
 use crate::model::{RecoveryKey, StoredLeg, StoredState};
 use crate::simulator::core::leg::Leg;
 use crate::simulator::{Fill, Filled, Request};
@@ -35,7 +35,7 @@ impl From<StoreError> for StageError {
 /// What was filled.
 #[derive(Debug, Clone)]
 pub(super) struct Population {
-    /// The legs of each server, with the server, in order.
+    /// The legs of each server, with the server, in order of place: the first's places are before the second's.
     pub(super) legs: Vec<(ServerId, Vec<LegId>)>,
 }
 
@@ -47,7 +47,7 @@ struct Portion {
 
 /// Fills everything. The scheduler must not run.
 pub(super) async fn fill(
-    options: &Recovery,
+    network: &Network,
     stage: &mut Stage,
     backing: &Backing,
     progress: &Progress,
@@ -61,9 +61,9 @@ pub(super) async fn fill(
     let mut portions = Vec::new();
     let mut first = 0;
     for (place, server) in stage.servers.iter_mut().enumerate() {
-        let rest = u32::try_from(place).is_ok_and(|place| place < options.meetings % options.servers);
-        let count = options.meetings / options.servers + u32::from(rest);
-        let fill = Fill { seed: options.seed, first, count, terminals: options.terminals, token };
+        let rest = u32::try_from(place).is_ok_and(|place| place < network.meetings % network.servers);
+        let count = network.meetings / network.servers + u32::from(rest);
+        let fill = Fill { seed: network.seed, first, count, terminals: network.terminals, token };
         let filled = server.control.ask(&Request::Fill(fill.clone())).await?;
         portions.push(Portion { server: server.id, fill, filled });
         first += count;
@@ -88,7 +88,7 @@ pub(super) async fn fill(
     let mut done = 0;
     while let Some(legs) = written.try_next().await? {
         done += legs;
-        progress.at(done, u64::from(options.meetings), "meetings filled");
+        progress.at(done, u64::from(network.meetings), "meetings filled");
     }
     drop(written);
     store.release(token).await?;

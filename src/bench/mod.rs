@@ -5,14 +5,18 @@
 //!   simulate ×N  <───────┤ fill      the same legs in servers and store │
 //!      ^                 │ recovery  change, kill -9, start, wait       ├──> SQLite file / PostgreSQL
 //!      │ TCP             │ floor     the same rows and packets, bare    ├──> Redis
-//!   run --config  <──────┤ verdict   numbers, one JSON line             │
+//!   run --config  <──────┤ control   clients command and subscribe      │
+//!                        │ verdict   numbers, one JSON line             │
 //!                        └──────────────────────────────────────────────┘
 //! ```
 //!
 //! Every guard stays on, and every run is compared field by field by the independent reader at its end.
 
+mod control;
 mod fill;
 mod floor;
+mod ground;
+mod load;
 mod options;
 mod recovery;
 mod verdict;
@@ -31,6 +35,7 @@ use std::process::ExitCode;
 pub async fn run(options: Options) -> ExitCode {
     let result = match &options.what {
         What::Recovery(options) => Box::pin(recovery::run(options)).await,
+        What::Control(options) => Box::pin(control::run(options)).await,
     };
     match result {
         Ok(ok) => {

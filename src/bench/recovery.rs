@@ -2,28 +2,25 @@
 
 use super::fill::{Population, fill};
 use super::floor::{Load, floor};
+use super::ground::{PATIENCE, set, strike, until_quiet};
 use super::options::Recovery;
 use super::verdict::{Verdict, median};
-use crate::ops::status::{LinkState, Status, Trigger};
+use crate::ops::status::{Status, Trigger};
 use crate::simulator::{Request, Script};
 use crate::stage::backing::Backing;
 use crate::stage::directory::Directory;
 use crate::stage::progress::Progress;
 use crate::stage::reader::compare::Expected;
-use crate::stage::{Setting, Stage, StageError, say, status, with_backing};
+use crate::stage::{Stage, StageError, say, status, with_backing};
 use remeet_protocol::{Epoch, ServerId};
 use std::collections::BTreeSet;
-use std::time::Duration;
-
-/// Nothing that is waited for takes longer: a million meetings on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(900);
 
 /// Runs it. Says whether everything was recovered and nothing differs.
 pub(super) async fn run(options: &Recovery) -> Result<bool, StageError> {
     options.check().map_err(StageError::new)?;
     let progress = Progress::new();
     let play = async |backing: &Backing, directory| on_stage(options, &progress, backing, directory).await;
-    let runs = with_backing("bench", &options.stores, play).await?;
+    let runs = with_backing("bench", &options.network.stores, play).await?;
     let out = &mut std::io::stdout();
     for run in &runs {
         say(out, &run.sentence());
@@ -43,32 +40,11 @@ async fn on_stage(
     backing: &Backing,
     directory: Directory,
 ) -> Result<Vec<Verdict>, StageError> {
-    progress.note(&format!(
-        "{} servers, {} meetings, {} terminals each, seed {}; {}",
-        options.servers,
-        options.meetings,
-        options.terminals,
-        options.seed,
-        backing.name()
-    ));
-    let setting = Setting {
-        word: "bench",
-        servers: options.servers,
-        seed: options.seed,
-        clients: 1,
-        nodes: vec!["scheduler"],
-        lease: None,
-        logs: None,
-    };
-    let mut stage = Stage::set(&setting, backing, directory).await?;
-    let population = fill(options, &mut stage, backing, progress).await?;
+    let mut stage = set(&options.network, 1, progress, backing, directory).await?;
+    let population = fill(&options.network, &mut stage, backing, progress).await?;
     let mut bench = Bench { options, progress, backing, stage: &mut stage, population };
     let runs = bench.runs().await;
-    if let Err(error) = &runs {
-        progress.note(&format!("{error}; the end of the scheduler's log:\n{}", stage.logs()));
-    }
-    stage.strike().await?;
-    runs
+    strike(stage, progress, runs).await
 }
 
 struct Bench<'a> {
@@ -138,7 +114,7 @@ impl Bench<'_> {
         }
         let mut changes = 0;
         for server in &mut self.stage.servers {
-            let seed = self.options.seed.wrapping_add(u64::from(run) << 32);
+            let seed = self.options.network.seed.wrapping_add(u64::from(run) << 32);
             let script = Script { seed, fraction: self.options.changed, meetings: None, kinds: Vec::new() };
             let changed = server.control.change(script).await?;
             changes += changed.iter().map(|leg| leg.mark.revision - leg.previous).sum::<u64>();
@@ -163,8 +139,8 @@ impl Bench<'_> {
         let memory = self.memory()?;
         Ok(Verdict {
             meetings: legs,
-            terminals: legs * u64::from(self.options.terminals),
-            servers: self.options.servers,
+            terminals: legs * u64::from(self.options.network.terminals),
+            servers: self.options.network.servers,
             hung: u32::try_from(hung.len()).unwrap_or(u32::MAX),
             in_control_ms,
             in_control_p99_ms: since(round.in_control_p99_at_ms),
@@ -185,9 +161,7 @@ impl Bench<'_> {
     }
 
     async fn until_quiet(&mut self, hung: &BTreeSet<ServerId>) -> Result<Status, StageError> {
-        let (all, progress) = (self.answering(hung), self.progress);
-        let each = |status: &Status| progress.at(status.totals.in_meeting, all, "meetings in control");
-        self.stage.status_when(0, "the recovery", PATIENCE, each, |status| is_quiet(status, hung)).await
+        until_quiet(self.stage, self.progress, self.answering(hung), hung).await
     }
 
     /// Resident memory of the scheduler's process, now and at most so far: MiB.
@@ -222,19 +196,4 @@ impl Bench<'_> {
         ));
         Ok(findings.total)
     }
-}
-
-/// Whether nothing moves, but for the servers that hang.
-fn is_quiet(status: &Status, hung: &BTreeSet<ServerId>) -> bool {
-    let answer = || status.servers.iter().filter(|server| !hung.contains(&server.id));
-    let round = status::round(status, Trigger::Restart);
-    answer().all(|server| {
-        server.link == LinkState::Attached
-            && server.legs.recovering == 0
-            && server.queues.sum() == 0
-            && round.is_some_and(|round| round.servers.contains(&server.id))
-    }) && status.store.waiting == 0
-        && status.cache.waiting == 0
-        && status.counters.get("persists_open").is_none_or(|open| *open == 0)
-        && answer().all(|server| server.legs.in_meeting == server.legs.live)
 }

@@ -8,6 +8,7 @@ use sqlx::postgres::PgConnection;
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{Connection, Row, query};
 use uuid::Uuid;
+use uuid::fmt::Hyphenated;
 
 /// Rows of one statement; of one transaction in SQLite all of them.
 const ROWS: usize = 5_000;
@@ -43,7 +44,9 @@ impl Plain {
             Place::Sqlite(_) => {
                 let (mut read, write) = (place.sqlite().await?, place.sqlite().await?);
                 let rows = query(terminals).bind(limit).fetch_all(&mut read).await.map_err(wrong)?;
-                let content = rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<_, _>>();
+                let content =
+                    rows.iter().map(|row| Ok((row.try_get::<Hyphenated, _>(0)?.into_uuid(), row.try_get(1)?)));
+                let content = content.collect::<Result<_, _>>();
                 (content.map_err(wrong)?, At::Sqlite { read, write })
             }
             Place::Postgres(_) => {
@@ -104,18 +107,18 @@ async fn in_sqlite(
     for leg in legs {
         let sql = "UPDATE legs SET epoch = epoch + 1, version = version + 1, state_version = version + 1, \
             table_revision = 1 WHERE meeting = ?1 AND leg = 0";
-        query(sql).bind(leg).execute(&mut *transaction).await.map_err(wrong)?;
+        query(sql).bind(leg.hyphenated()).execute(&mut *transaction).await.map_err(wrong)?;
     }
     for (meeting, number) in content {
         let sql = "UPDATE terminals SET revision = revision + 1, business_since_ms = 1 \
             WHERE meeting = ?1 AND leg = 0 AND number = ?2";
-        query(sql).bind(meeting).bind(number).execute(&mut *transaction).await.map_err(wrong)?;
+        query(sql).bind(meeting.hyphenated()).bind(number).execute(&mut *transaction).await.map_err(wrong)?;
     }
     for leg in &legs[..changed] {
         let sql = "UPDATE legs SET mark_revision = mark_revision + 1, info_mark = mark_revision + 1, \
             business_mark = mark_revision + 1, decode_mark = mark_revision + 1, extra_mark = mark_revision + 1 \
             WHERE meeting = ?1 AND leg = 0";
-        query(sql).bind(leg).execute(&mut *transaction).await.map_err(wrong)?;
+        query(sql).bind(leg.hyphenated()).execute(&mut *transaction).await.map_err(wrong)?;
     }
     transaction.commit().await.map_err(wrong)
 }

@@ -48,6 +48,12 @@ pub struct Filled {
 }
 
 impl Fill {
+    /// The number of a terminal, from 0, of the leg at a place.
+    #[must_use]
+    pub fn number(place: u32, terminal: u16) -> Number {
+        Text::cut(&format!("5{place:06}{terminal:03}"))
+    }
+
     /// The leg at a place, with everything but the server's memory of events.
     #[must_use]
     pub fn leg(&self, domain: DomainId, place: u32, handle: Handle, removals_max: usize) -> Leg {
@@ -67,8 +73,7 @@ impl Fill {
             floor: 0,
         };
         let mut leg = Leg::new(head, removals_max);
-        let numbers: Vec<Number> =
-            (0..self.terminals).map(|terminal| Text::cut(&format!("5{place:06}{terminal:03}"))).collect();
+        let numbers: Vec<Number> = (0..self.terminals).map(|terminal| Self::number(place, terminal)).collect();
         leg.set(Record::Leg(leg_row(place, &numbers)));
         for (terminal, number) in numbers.iter().enumerate() {
             leg.set(Record::Terminal(terminal_row(domain, number, terminal)));
