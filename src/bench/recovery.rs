@@ -145,7 +145,7 @@ impl Bench<'_> {
             in_control_ms,
             in_control_p99_ms: since(round.in_control_p99_at_ms),
             // What events told is written beside the round: until nothing was left to be written.
-            backfilled_ms: since(round.backfilled_at_ms.max(Some(quiet.at_ms))),
+            backfilled_ms: since(round.backfilled_at_ms.max(quiet.store.idle_since_ms).max(quiet.cache.idle_since_ms)),
             meetings_per_s: legs * 1_000 / in_control_ms.max(1),
             rows_written: counter("rows_written"),
             records_read: counter("records_read"),

@@ -155,6 +155,15 @@ pub struct LegContent {
     pub changes: Vec<Change>,
 }
 
+impl LegContent {
+    /// Whether it is of the leg that lives there. Content of an earlier life would be taken for newer than whatever
+    /// follows.
+    #[must_use]
+    pub fn is_of(&self, boot: BootId, handle: Handle) -> bool {
+        self.place == Some((boot, handle))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -51,6 +51,7 @@ impl Core {
                     known.settling.take_if(|settling| *settling == id);
                 }
                 if let Some(known) = self.legs.get_mut(&leg) {
+                    known.accepting.take_if(|accepting| *accepting == id);
                     known.content_unsure = true;
                 }
                 leg
@@ -163,7 +164,7 @@ impl Core {
             known.row.version = found.row.version;
             return;
         }
-        let newer = |known: &Leg| known.row.version < found.row.version && known.closing.is_none();
+        let newer = |known: &Box<Leg>| known.row.version < found.row.version && known.closing.is_none();
         if self.legs.get(&id).is_none_or(newer) {
             let mut leg = Leg::new(found.row);
             leg.open = found.open.into_iter().map(OpenIntent::stored).collect();
@@ -171,7 +172,7 @@ impl Core {
                 leg.unstarted = found.key.map(Box::new);
             }
             if let Some(known) = self.legs.remove(&id) {
-                leg.inherit(known);
+                leg.inherit(*known);
             }
             self.insert_leg(leg);
         }
@@ -222,6 +223,7 @@ impl Leg {
         self.content_unsure = before.content_unsure;
         self.reset = before.reset && self.row.mark.revision == 0;
         self.done = before.done;
+        self.accepting = before.accepting;
         self.reopened = before.reopened;
         self.marking = before.marking;
         self.uncounted = before.uncounted;

@@ -2,7 +2,6 @@
 
 use super::Output;
 use super::core::Core;
-use super::leg::Leg;
 use crate::model::StoredState;
 use remeet_protocol::{LegId, ServerId};
 use serde::Serialize;
@@ -119,7 +118,7 @@ impl Core {
             let over = match kind {
                 AlarmKind::Orphan | AlarmKind::Conflict => true,
                 // A round in which its server was busy did not try the key.
-                AlarmKind::BadKey => known.is_none_or(Leg::takes_commands),
+                AlarmKind::BadKey => known.is_none_or(|leg| leg.takes_commands()),
                 AlarmKind::Quarantine => known.is_none_or(|known| known.row.quarantine.is_none()),
                 // A row that could not be read is not read again as long as nothing asks for its leg.
                 AlarmKind::BadRow => leg.is_some_and(|leg| self.legs.contains_key(&leg)),

@@ -3,6 +3,7 @@
 
 use super::core::{After, Core, Reading};
 use super::instances::{Repeat, answer};
+use super::takeover::UNSTARTED;
 use super::{Command, Output, Read, Rights};
 use crate::cascade::terminal_of;
 use crate::model::{ClientAnswerRow, CommandId, Moment, StoredState};
@@ -99,6 +100,8 @@ impl Core {
             // Starting what has started is done (SPEC K-6); one under way is waited for.
             (ClientOp::Start, StoredState::InMeeting) => self.refuse(&waiting, ErrorCode::OK, "it had started"),
             (ClientOp::End, StoredState::Created) => self.end_created(leg, &waiting),
+            // As the alarm says that an operator should do.
+            (ClientOp::End, StoredState::Starting) if self.is_unstarted(leg) => self.end_created(leg, &waiting),
             (_, StoredState::Created) => {
                 self.refuse(&waiting, ErrorCode::WRONG_STATE, "the meeting is not started: start it first");
             }
@@ -108,24 +111,42 @@ impl Core {
         }
     }
 
+    /// It stands as starting, its server does not have it, and nothing is open that would start it.
+    fn is_unstarted(&self, leg: LegId) -> bool {
+        let Some(known) = self.legs.get(&leg).filter(|known| known.open.is_empty()) else { return false };
+        let server = self.servers.get(&known.row.server);
+        server.is_some_and(|server| server.pending.get(&leg).is_some_and(|reason| *reason == UNSTARTED))
+    }
+
     pub(super) fn wait(&mut self, leg: LegId, waiting: Waiting) {
         let full = self.waiting >= self.settings.waiting_total;
         let per_leg = self.settings.waiting_per_leg;
         match self.legs.get_mut(&leg) {
             Some(known) if known.waiting.len() < per_leg && !full => {
                 self.waiting += 1;
+                if known.waiting.is_empty() {
+                    self.waits.insert((waiting.deadline, leg));
+                }
                 known.waiting.push_back(waiting);
             }
             _ => self.refuse(&waiting, ErrorCode::RETRY, "too many commands wait for the meeting's recovery"),
         }
     }
 
+    /// Nothing waits for the leg any more: what did.
+    pub(super) fn take_waiting(&mut self, leg: LegId) -> VecDeque<Waiting> {
+        let Some(known) = self.legs.get_mut(&leg) else { return VecDeque::new() };
+        let waiting = std::mem::take(&mut known.waiting);
+        if let Some(first) = waiting.front() {
+            self.waits.remove(&(first.deadline, leg));
+        }
+        self.waiting = self.waiting.saturating_sub(waiting.len());
+        waiting
+    }
+
     /// The leg is ours: what waited for it runs, in order.
     pub(super) fn flush_waiting(&mut self, leg: LegId) {
-        let Some(known) = self.legs.get_mut(&leg) else { return };
-        let waiting = std::mem::take(&mut known.waiting);
-        for waiting in waiting {
-            self.waiting = self.waiting.saturating_sub(1);
+        for waiting in self.take_waiting(leg) {
             match terminal_of(&waiting.command.op) {
                 Some(_) => self.run_on(leg, waiting),
                 None => self.run(waiting),
@@ -137,9 +158,9 @@ impl Core {
         if self.waiting == 0 {
             return None;
         }
-        let on_legs = self.legs.values().filter_map(|known| known.waiting.front());
+        let on_legs = self.waits.first().map(|(deadline, _)| *deadline);
         let elsewhere = self.unplaced.values().chain(self.unrouted.values()).filter_map(|queue| queue.front());
-        on_legs.chain(elsewhere).map(|waiting| waiting.deadline).min()
+        elsewhere.map(|waiting| waiting.deadline).chain(on_legs).min()
     }
 
     pub(super) fn expire_waiting(&mut self) {
@@ -148,9 +169,16 @@ impl Core {
         }
         let now = self.now;
         let mut late = Vec::new();
-        let on_legs = self.legs.iter_mut().map(|(leg, known)| (Some(*leg), &mut known.waiting));
-        for (leg, queue) in on_legs.chain(self.unplaced.values_mut().map(|queue| (None, queue))) {
-            late.extend(late_of(queue, now).into_iter().map(|waiting| (leg, waiting)));
+        while let Some((_, leg)) = self.waits.first().copied().filter(|(deadline, _)| *deadline <= now) {
+            self.waits.pop_first();
+            let Some(known) = self.legs.get_mut(&leg) else { continue };
+            late.extend(late_of(&mut known.waiting, now).into_iter().map(|waiting| (Some(leg), waiting)));
+            if let Some(first) = known.waiting.front() {
+                self.waits.insert((first.deadline, leg));
+            }
+        }
+        for queue in self.unplaced.values_mut() {
+            late.extend(late_of(queue, now).into_iter().map(|waiting| (None, waiting)));
         }
         self.unplaced.retain(|_, queue| !queue.is_empty());
         let mut unrouted = Vec::new();

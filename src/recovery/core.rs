@@ -30,7 +30,8 @@ pub struct Core {
     pub(super) wall_ms: u64,
     pub(super) random: ChaCha20Rng,
     pub(super) servers: BTreeMap<ServerId, Server>,
-    pub(super) legs: BTreeMap<LegId, Leg>,
+    /// Boxed: the map moves what it holds about, and a leg has some 600 bytes.
+    pub(super) legs: BTreeMap<LegId, Box<Leg>>,
     pub(super) instances: Instances,
     /// Commands whose meeting is being read.
     pub(super) unplaced: BTreeMap<MeetingId, VecDeque<super::commands::Waiting>>,
@@ -42,7 +43,10 @@ pub struct Core {
     pub(super) ends: BTreeMap<MeetingId, Vec<Published>>,
     /// Meetings whose legs must be read and could not be; each has a leg in memory, or an end to tell.
     pub(super) unread_meetings: Vec<(Moment, MeetingId)>,
+    /// Commands that wait, in all.
     pub(super) waiting: usize,
+    /// Legs that commands wait for, by the deadline of the first.
+    pub(super) waits: BTreeSet<(Moment, LegId)>,
     pub(super) after: BTreeMap<PersistId, After>,
     pub(super) reads: BTreeMap<ReadId, Reading>,
     lately: Lately,
@@ -200,6 +204,7 @@ impl Core {
             ends: BTreeMap::new(),
             unread_meetings: Vec::new(),
             waiting: 0,
+            waits: BTreeSet::new(),
             after: BTreeMap::new(),
             reads: BTreeMap::new(),
             lately: Lately::default(),
@@ -285,7 +290,7 @@ impl Core {
     fn stored(&mut self, id: PersistId, after: After) {
         match after {
             After::Accepted { leg, started } => {
-                self.accepted_stored(leg);
+                self.accepted_stored(id, leg);
                 if let Some(started) = started {
                     self.start_stored(id, leg, *started);
                 }
@@ -530,12 +535,15 @@ impl Core {
         if let Some(server) = self.servers.get_mut(&leg.row.server) {
             server.legs.insert(leg.row.leg);
         }
-        self.legs.insert(leg.row.leg, leg);
+        self.legs.insert(leg.row.leg, Box::new(leg));
     }
 
     /// Drops a leg from memory.
     pub(super) fn forget_leg(&mut self, leg: LegId) {
         let Some(known) = self.legs.remove(&leg) else { return };
+        if let Some(first) = known.waiting.front() {
+            self.waits.remove(&(first.deadline, leg));
+        }
         if known.row.state == StoredState::Ended && !self.reads.is_empty() {
             self.lately.ended(ReadId(self.last_id), known.row.clone());
         }

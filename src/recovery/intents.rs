@@ -150,6 +150,9 @@ impl Core {
             }
             open.awaits = None;
         }
+        for open in &mut known.open {
+            open.after.take_if(|after| *after == lost);
+        }
     }
 
     pub(super) fn commanded(&mut self, ticket: Ticket, result: Result<CommandAnswer, RequestError>) {
@@ -166,14 +169,13 @@ impl Core {
                 known.control = Control::None;
                 self.want_round(server, Trigger::Reconcile);
             }
+            Ok(_) if matches!(open.intent.op, Op::Start(_)) && known.accepting.is_some() => {
+                self.start_waits(leg);
+            }
             Ok(answer) => {
                 let Some(open) = known.open.remove(place) else { return };
-                let starts = matches!(open.intent.op, Op::Start(_)) && answer.code == ErrorCode::OK;
-                if starts && known.row.state == StoredState::InMeeting {
-                    let done = self.done(leg, &open, answer.code, answer.detail.as_str());
-                    self.started_meanwhile(server, leg, done);
-                    self.send_open(leg);
-                } else if starts && known.row.state == StoredState::Starting {
+                let starts = matches!(open.intent.op, Op::Start(_)) && known.row.state == StoredState::Starting;
+                if starts && answer.code == ErrorCode::OK {
                     let place =
                         Place { boot: answer.boot, handle: answer.handle, table_revision: answer.table_revision };
                     let done = self.done(leg, &open, answer.code, answer.detail.as_str());
@@ -212,7 +214,7 @@ impl Core {
 
     fn carried_out(&mut self, server: ServerId, leg: LegId, open: &OpenIntent, answer: &CommandAnswer) {
         match (&open.intent.op, answer.code) {
-            // Its end, or the intent to end it, came before the start's answer.
+            // A takeover came before the start's answer.
             (Op::Start(_), ErrorCode::OK) => {}
             (Op::Start(_), _) => self.close_unstarted(leg, open),
             (Op::End(end), ErrorCode::OK | ErrorCode::ENDED | ErrorCode::UNKNOWN_MEETING) => {
@@ -294,7 +296,7 @@ impl Core {
         if let Some(round) = self.round(server) {
             round.finishing.remove(&leg);
         }
-        if state == StoredState::Ended && known_is_settled(self.legs.get(&leg)) {
+        if state == StoredState::Ended && self.legs.get(&leg).is_some_and(|known| is_settled(known)) {
             self.forget_leg(leg);
         }
         self.try_back_fill(server);
@@ -314,6 +316,6 @@ fn is_final(code: ErrorCode) -> bool {
     )
 }
 
-fn known_is_settled(leg: Option<&Leg>) -> bool {
-    leg.is_some_and(|leg| leg.closing.is_none() && !leg.in_round)
+fn is_settled(leg: &Leg) -> bool {
+    leg.closing.is_none() && !leg.in_round
 }

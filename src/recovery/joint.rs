@@ -126,7 +126,7 @@ impl Core {
     /// Ends a leg that was never started.
     pub(super) fn close_created(&mut self, leg: LegId) -> Option<Write> {
         let known = self.legs.get_mut(&leg)?;
-        let expect = Expect { version: known.row.version, state: StoredState::Created };
+        let expect = Expect { version: known.row.version, state: known.row.state };
         let cause = EndCause::Commanded;
         known.row.state = StoredState::Ended;
         known.row.cause = cause;

@@ -107,6 +107,8 @@ pub(super) struct Leg {
     pub settling: Option<PersistId>,
     /// The last intent whose result was handed to the store: a row read before that does not open it again.
     pub done: u64,
+    /// The server's acceptance of the leg is on its way to the store.
+    pub accepting: Option<PersistId>,
     /// A start whose result was lost with the acceptance: it is open again, whatever was done since.
     pub reopened: Option<u64>,
     /// The persist that carries the mark in memory, while it is not written: events at or below the mark are
@@ -166,6 +168,7 @@ impl Leg {
             open: VecDeque::new(),
             settling: None,
             done: 0,
+            accepting: None,
             reopened: None,
             marking: None,
             uncounted: false,

@@ -159,7 +159,7 @@ impl Core {
 
     /// The store has the id already: its row says what to answer.
     pub(super) fn create_lost(&mut self, leg: LegId, key: &RecoveryKey, answer: &ClientAnswer) {
-        let waiting = self.legs.get_mut(&leg).map(|known| std::mem::take(&mut known.waiting));
+        let waiting = self.take_waiting(leg);
         self.forget_leg(leg);
         self.whole.remove(&leg.meeting);
         let op = if leg.leg == 0 {
@@ -177,8 +177,7 @@ impl Core {
         let command = ClientCommand { instance: answer.instance, number: answer.number, meeting: leg.meeting, op };
         let deadline = self.now + self.settings.waiting_deadline;
         self.read_for(leg.meeting, Waiting { rights: Rights::default(), command, deadline });
-        for waiting in waiting.into_iter().flatten() {
-            self.waiting = self.waiting.saturating_sub(1);
+        for waiting in waiting {
             self.read_for(leg.meeting, waiting);
         }
     }

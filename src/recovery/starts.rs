@@ -1,14 +1,14 @@
 //! Starts that need no answer of their own, and ends that must be finished: a leg that the store calls ended by
 //! an explicit end, yet its server runs it.
 
-use super::core::{After, Core, Started, lane};
+use super::core::{After, Core, lane};
 use super::intents::Done;
 use super::leg::OpenIntent;
 use crate::cascade::terminal_of;
 use crate::model::{Intent, StoredState};
-use crate::store::{Expect, StateWrite, Unit, Write};
+use crate::store::{Unit, Write};
 use remeet_protocol::message::{End, EndCause, Op};
-use remeet_protocol::{ErrorCode, LegId, ServerId};
+use remeet_protocol::{ErrorCode, LegId};
 
 impl Core {
     /// A leg that its server runs under this key has started, or is adopted, whatever became of the answer: its
@@ -25,27 +25,17 @@ impl Core {
         Some(self.done(leg, &open, ErrorCode::OK, ""))
     }
 
-    /// A takeover came before the start's answer, and its acceptance may be on its way to the store still. The result is
-    /// stored with a compare-and-set behind that one: alone it would stand when the acceptance is lost, and the leg would
-    /// be one that is starting with nothing open that starts it.
-    pub(super) fn started_meanwhile(&mut self, server: ServerId, leg: LegId, start: Done) {
-        let Some(known) = self.legs.get_mut(&leg) else { return };
-        let state = known.row.state;
-        let expect = Expect { version: known.row.version, state };
-        known.row.version += 1;
-        known.done = known.done.max(start.number);
-        known.reopened.take_if(|reopened| *reopened == start.number);
-        let mut unit =
-            Unit::one(Write::State(StateWrite { leg, expect, state, cause: EndCause::None, accepted: None }));
-        unit.writes.extend(start.writes);
-        let started = Some(Box::new(Started { number: start.number, answer: start.answer }));
-        let id = self.persist(lane(leg), unit, After::Accepted { leg, started });
-        if let Some(known) = self.legs.get_mut(&leg) {
-            known.settling = Some(id);
-        }
-        if let Some(round) = self.round(server) {
-            round.storing.insert(leg);
-        }
+    /// A takeover came before the start's answer, and its acceptance is on its way to the store still. The result counts
+    /// once that stands: alone it would stand when the acceptance is lost, and the leg would be one that is starting with
+    /// nothing open that starts it. The server answers once more then.
+    pub(super) fn start_waits(&mut self, leg: LegId) -> bool {
+        let Some(known) = self.legs.get_mut(&leg) else { return false };
+        let Some(accepting) = known.accepting else { return false };
+        let asked = |open: &&mut OpenIntent| matches!(open.intent.op, Op::Start(_)) && open.asked.is_some();
+        let Some(open) = known.open.iter_mut().find(asked) else { return false };
+        (open.asked, open.after) = (None, Some(accepting));
+        self.send_open(leg);
+        true
     }
 
     /// Ended stays ended (rule 9): the server, which runs the leg still, is told to end it.
@@ -68,7 +58,6 @@ impl Core {
     pub(super) fn end_open_intents(&mut self, leg: LegId) {
         let Some(known) = self.legs.get_mut(&leg) else { return };
         let open = std::mem::take(&mut known.open);
-        let waiting = std::mem::take(&mut known.waiting);
         let mut left = std::collections::VecDeque::new();
         for open in open {
             if open.asked.is_some() {
@@ -85,8 +74,7 @@ impl Core {
             known.open = left;
         }
         let others = !self.live_legs_of(leg.meeting).is_empty();
-        for waiting in waiting {
-            self.waiting = self.waiting.saturating_sub(1);
+        for waiting in self.take_waiting(leg) {
             match terminal_of(&waiting.command.op) {
                 None if others => self.run(waiting),
                 Some(_) if others => self.refuse(&waiting, ErrorCode::ENDED, "the terminal's leg has ended"),

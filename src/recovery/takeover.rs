@@ -373,8 +373,9 @@ impl Core {
             });
             let settles = started.is_some();
             let id = self.persist(lane(leg), unit, After::Accepted { leg, started });
-            if let Some(known) = self.legs.get_mut(&leg).filter(|_| settles) {
-                known.settling = Some(id);
+            if let Some(known) = self.legs.get_mut(&leg) {
+                known.accepting = Some(id);
+                known.settling = if settles { Some(id) } else { known.settling };
             }
             if let Some(round) = self.round(server) {
                 round.storing.insert(leg);
@@ -419,15 +420,21 @@ impl Core {
         self.flush_waiting(leg);
     }
 
-    pub(super) fn accepted_stored(&mut self, leg: LegId) {
+    pub(super) fn accepted_stored(&mut self, id: PersistId, leg: LegId) {
         // The content follows by back-fill; subscribers hear `Refreshed` when it stands.
         let Some(known) = self.legs.get_mut(&leg) else { return };
+        known.accepting.take_if(|accepting| *accepting == id);
+        // A start whose result waited for this.
+        for open in &mut known.open {
+            open.after.take_if(|after| *after == id);
+        }
         known.lost = 0;
         known.content_unsure = false;
         let server = known.row.server;
         if let Some(round) = self.round(server) {
             round.storing.remove(&leg);
         }
+        self.send_open(leg);
         self.try_end_round(server);
     }
 
@@ -482,7 +489,7 @@ impl Core {
         if known.open.is_empty() {
             let text = "stored as starting, but its start intent is missing: end it and create it again".to_owned();
             self.alarm(AlarmKind::BadRow, Some(server), Some(leg), text);
-            return self.pend(server, leg, "unclear");
+            return self.pend(server, leg, UNSTARTED);
         }
         if let Some(round) = self.round(server) {
             round.report.started += 1;
@@ -532,6 +539,9 @@ impl Core {
         pending
     }
 }
+
+/// Why a leg is pending that stands as starting, with nothing that would start it, and that its server does not have.
+pub(super) const UNSTARTED: &str = "not started";
 
 /// Where a leg stands on its server, as an acceptance says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -191,10 +191,9 @@ impl Worker {
         let mut places = Vec::new();
         let mut writes = Vec::new();
         for (place, head) in heads.iter().enumerate() {
-            // Unless it is of an earlier life of the leg, whose later one is not stored yet: that would be taken for newer
-            // than whatever follows.
-            let is_its = |content: &LegContent| content.place == Some((head.boot, head.handle));
-            if let Some(content) = contents.remove(&head.leg).filter(is_its) {
+            // Unless it is of an earlier life of the leg, whose later one is not stored yet.
+            let content = contents.remove(&head.leg);
+            if let Some(content) = content.filter(|content| content.is_of(head.boot, head.handle)) {
                 places.push(place);
                 writes.push(CacheWrite {
                     head: head.clone(),

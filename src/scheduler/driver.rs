@@ -209,6 +209,7 @@ impl Driver {
             }
             self.tend_lease();
             self.tell_service();
+            self.telling.waiting(self.clock.wall_ms(), self.writers.waiting(), self.cacher.waiting());
             let wake = self.next_wake();
             tokio::select! {
                 () = stop.cancelled() => break Ended::Stopped,

@@ -46,11 +46,14 @@ struct Sink {
     failing: [bool; 2],
     since_ms: u64,
     last_error: Option<String>,
+    /// Since when nothing has waited for it.
+    idle_since_ms: Option<u64>,
 }
 
 impl Telling {
     pub(super) fn new(wall_ms: u64, (clients, port): (SocketAddr, Arc<ListenCounters>)) -> Self {
-        let sink = || Sink { healthy: true, failing: [false; 2], since_ms: wall_ms, last_error: None };
+        let sink =
+            || Sink { healthy: true, failing: [false; 2], since_ms: wall_ms, last_error: None, idle_since_ms: None };
         Self {
             started_at_ms: wall_ms,
             clients,
@@ -112,6 +115,17 @@ impl Telling {
             self.cache_probed_ms = wall_ms;
         }
         due
+    }
+
+    /// So many writes wait for the store, and for the cache.
+    pub(super) fn waiting(&mut self, wall_ms: u64, store: usize, cache: usize) {
+        for (sink, waiting) in [(&mut self.store, store), (&mut self.cache, cache)] {
+            if waiting > 0 {
+                sink.idle_since_ms = None;
+            } else {
+                sink.idle_since_ms.get_or_insert(wall_ms);
+            }
+        }
     }
 
     /// Whether it was away before.
@@ -186,6 +200,7 @@ impl Sink {
             healthy: self.healthy,
             since_ms: self.since_ms,
             waiting: waiting as u64,
+            idle_since_ms: self.idle_since_ms.filter(|_| waiting == 0),
             last_error: self.last_error.clone(),
         }
     }

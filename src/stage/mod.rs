@@ -40,6 +40,10 @@ use tokio::time::{Instant, sleep};
 pub(crate) const DOMAIN: u32 = 1;
 /// Between two looks at a condition that nobody announces.
 pub(crate) const LOOK: Duration = Duration::from_millis(50);
+/// A look at a large scheduler takes a while: it may have this part of its time at most, one in so many.
+const LOOKS: u32 = 20;
+/// The longest between two looks all the same.
+const LOOK_MAX: Duration = Duration::from_secs(1);
 
 /// Why a play could not be brought to its end.
 #[derive(Debug, thiserror::Error)]
@@ -127,6 +131,7 @@ impl Stage {
         let begun = Instant::now();
         let mut last = "it has not answered at its operator's socket".to_owned();
         loop {
+            let asked = Instant::now();
             if let Some(found) = status::status(&self.schedulers[place].operator).await? {
                 each(&found);
                 if is(&found) {
@@ -138,7 +143,7 @@ impl Stage {
             if begun.elapsed() > deadline {
                 return Err(StageError::new(format!("{doing}: not within {} s: {last}", deadline.as_secs())));
             }
-            sleep(LOOK).await;
+            sleep((asked.elapsed() * LOOKS).clamp(LOOK, LOOK_MAX)).await;
         }
     }
 

@@ -131,6 +131,9 @@ fn content_stands(content: &ContentWrite, leg: &Evidence) -> bool {
     marked && changed && lacking
 }
 
+/// More changes of state than can ever be queued for one leg: each follows from an answer of its server.
+const QUEUED_MAX: u64 = 1_000;
+
 /// What settling must look at.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Asked {
@@ -140,7 +143,8 @@ pub(super) struct Asked {
     pub(super) intents: Vec<(LegId, u64)>,
     pub(super) instances: Vec<u64>,
     /// By how much the legs' versions are raised: by more than the units could, or a late commit of several, each
-    /// compared with the one before, would find the version that it expects half-way.
+    /// compared with the one before, would find the version that it expects half-way; and by more than what is queued
+    /// behind them could, which was planned on what is lost now.
     pub(super) raise: u64,
 }
 
@@ -148,7 +152,7 @@ impl Asked {
     pub(super) fn of<'u>(units: impl IntoIterator<Item = &'u Unit>) -> Self {
         let (mut legs, mut contents, mut intents, mut instances) =
             (BTreeSet::new(), BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-        let mut raise = 1;
+        let mut raise = QUEUED_MAX;
         for write in units.into_iter().flat_map(|unit| &unit.writes) {
             legs.extend(write.leg());
             match write {

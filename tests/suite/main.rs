@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 #![allow(clippy::disallowed_methods, reason = "the tests of drivers read clocks and wait for conditions")]
 
+mod bench;
 mod cache_contract;
 mod cache_proxy;
 mod cache_records;

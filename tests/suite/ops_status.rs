@@ -77,6 +77,7 @@ fn well() -> Status {
             healthy: true,
             since_ms: NOW - 9_000_000,
             waiting: 0,
+            idle_since_ms: None,
             last_error: None,
         },
         cache: SinkHealth {
@@ -84,6 +85,7 @@ fn well() -> Status {
             healthy: true,
             since_ms: NOW - 9_000_000,
             waiting: 0,
+            idle_since_ms: None,
             last_error: None,
         },
         clients: ClientsStatus { listen: "127.0.0.1:7400".parse().unwrap(), connected: 8, subscribed: 2 },

@@ -63,15 +63,14 @@ fn outputs(seed: u64, end: bool) -> u64 {
 fn rule_11_an_adoption_killed_after_any_output_has_one_effect_and_one_answer() {
     let seed = seed(40);
     for end in [false, true] {
-        for (output, stored) in crash_points(outputs(seed, end)) {
+        for point in crash_points(outputs(seed, end)) {
             let (mut world, leg, handle) = with_orphan(seed);
-            world.options.dead_commits = Some(stored);
             let number = world.ask(1, MeetingId::default(), adopt(leg, handle, end));
             let lived = world.process().unwrap().outputs;
-            world.kill_after(lived + output);
+            world.kill_there(point, lived);
             world.run_until("the kill", |world| !world.kill_is_due());
             world.later(Duration::from_millis(30), |world| world.boot(0));
-            one_effect(&mut world, number, end, &format!("end {end}, killed after output {output}, commits {stored}"));
+            one_effect(&mut world, number, end, &format!("end {end}, killed at {point:?}"));
         }
     }
 }

@@ -119,8 +119,8 @@ impl World {
             CacheTask::Refill(head) => {
                 let keys: Vec<_> = key(&head.leg).into_iter().collect();
                 now(cache.put_keys(epoch, &keys)).expect("in process");
-                let is_its = |content: &LegContent| content.place == Some((head.boot, head.handle));
-                let content = contents.remove(&head.leg).filter(is_its);
+                let content = contents.remove(&head.leg);
+                let content = content.filter(|content| content.is_of(head.boot, head.handle));
                 let Some(content) = content else { return vec![CacheOutcome::Lost] };
                 let (domain, leg) = (head.domain, head.leg);
                 let write = CacheWrite { head, base: None, mark: content.mark, changes: content.changes };

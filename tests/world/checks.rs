@@ -8,7 +8,7 @@ use remeet::recovery::lanes::Units;
 use remeet::recovery::{Published, Read, ReadResult, Trigger};
 use remeet::simulator::core::ConnectionId;
 use remeet::simulator::core::dump::LegDump;
-use remeet::store::Write;
+use remeet::store::{CachedKey, Write};
 use remeet_protocol::message::{ClientOp, EndCause, Event, EventKind, LegState, MeetingState, Message};
 use remeet_protocol::record::{Record, RecordState};
 use remeet_protocol::{BootId, Epoch, ErrorCode, Handle, LegId, Packet, ServerId, Token};
@@ -111,7 +111,10 @@ impl World {
             };
             let stands =
                 self.store.legs.get(&leg).filter(is_it).is_none_or(|kept| kept.row.state == StoredState::Ended);
-            assert!(stands, "the end of {leg}, event {event} of server {server}, is acknowledged and not stored");
+            assert!(
+                stands,
+                "rule 9: the end of {leg}, event {event} of server {server}, is acknowledged and not stored"
+            );
         }
     }
 
@@ -257,7 +260,8 @@ impl World {
 
     /// Rule 6: every report adds up, and no leg was forgotten.
     pub(super) fn check_reports(&self) {
-        for view in self.core().server_views() {
+        let processes = self.nodes.iter().filter_map(|node| node.process.as_ref());
+        for view in processes.flat_map(|process| process.core.server_views()) {
             for (trigger, report) in &view.reports {
                 assert!(report.adds_up(), "rule 6: server {} {trigger:?}: {report:?}", view.id);
                 assert!(
@@ -336,13 +340,20 @@ impl World {
                 Some(cached)
                     if cached.mark == leg.mark
                         && cached.changes == stored
-                        && cached.head.state == MeetingState::InMeeting => {}
+                        && cached.head.state == MeetingState::InMeeting
+                        && (cached.head.boot, cached.head.handle) == (truth.boot, leg.handle)
+                        && cached.head.server == server => {}
                 other => {
-                    let cached = other.map(|other| (other.head.state, other.mark));
+                    let cached = other.map(|other| (&other.head, other.mark));
                     found.push(format!("{id} on {server} is cached as {cached:?}"));
                 }
             }
-            if cached.keys.iter().all(|key| key.leg != id || key.generation != row.generation) {
+            let is_its = |key: &CachedKey| {
+                let planted = self.wrong_keys.contains(&id);
+                let same = planted || key.secret.expose() == kept.key.secret.expose();
+                key.leg == id && key.generation == row.generation && same
+            };
+            if !cached.keys.iter().any(is_its) {
                 found.push(format!("{id}: its key is not cached"));
             }
         }
@@ -405,13 +416,13 @@ impl World {
     fn check_joint(&self, command: CommandId, intents: &[(LegId, u64)]) {
         let state = self.clients.get(&command.instance);
         let op = state.and_then(|state| state.sent.get(&command.number)).map(|sent| &sent.op);
-        assert!(matches!(op, Some(ClientOp::Start | ClientOp::End)), "{op:?} ran as {intents:?}");
+        assert!(matches!(op, Some(ClientOp::Start | ClientOp::End)), "rule 11: {op:?} ran as {intents:?}");
         let answer = state.and_then(|state| state.answered.get(&command.number));
         for (leg, number) in intents {
             let said = self.carried_out.get(&(self.store.legs[leg].row.server, *leg, *number));
             if let (Some(answer), Some(said)) = (answer, said) {
                 let fits = !answer.code.is_ok() || said.is_ok() || matches!(op, Some(ClientOp::End));
-                assert!(fits, "{command:?} was answered {:?}, {leg}'s server said {said:?}", answer.code);
+                assert!(fits, "rule 11: {command:?} was answered {:?}, {leg}'s server said {said:?}", answer.code);
             }
         }
     }

@@ -2,7 +2,8 @@
 //! the store last is stored.
 
 use super::clients::{add, create, tell};
-use super::options::{Options, seed};
+use super::options::{DeadCommits, Options, seed};
+use super::trace::explained;
 use super::*;
 use remeet::model::StoredState;
 use remeet::simulator::core::script::Kind;
@@ -36,9 +37,30 @@ impl World {
     }
 }
 
-/// Every output to be killed after; each with and without the commits that are under way then.
-pub(super) fn crash_points(outputs: u64) -> impl Iterator<Item = (u64, bool)> {
-    (1..=outputs).flat_map(|output| [(output, false), (output, true)])
+/// A moment to be killed at: after an output; with or without the packets of that step, and the commits under way.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CrashPoint {
+    pub(super) output: u64,
+    pub(super) sends: bool,
+    pub(super) commits: DeadCommits,
+}
+
+/// Every one of them.
+pub(super) fn crash_points(outputs: u64) -> impl Iterator<Item = CrashPoint> {
+    let commits = [DeadCommits::Stand, DeadCommits::Lost, DeadCommits::EveryOther];
+    let fates = [true, false].into_iter().flat_map(move |sends| commits.map(|commits| (sends, commits)));
+    let fates: Vec<_> = fates.collect();
+    (1..=outputs).flat_map(move |output| {
+        fates.clone().into_iter().map(move |(sends, commits)| CrashPoint { output, sends, commits })
+    })
+}
+
+impl World {
+    /// Kills the scheduler there, `beyond` the outputs that it has made.
+    pub(super) fn kill_there(&mut self, point: CrashPoint, beyond: u64) {
+        self.options.dead_commits = point.commits;
+        self.kill_at(beyond + point.output, point.sends);
+    }
 }
 
 /// A world with a meeting of each kind, whose scheduler is dead, and will start again.
@@ -74,14 +96,15 @@ fn killed_after_any_output_of_a_recovery_the_end_is_that_of_a_run_without_a_cras
     let expected = undisturbed.end();
     let outputs = undisturbed.process().unwrap().outputs;
     assert!(outputs > 30, "an ordinary recovery has many steps: {outputs}");
-    for (output, stored) in crash_points(outputs) {
-        let mut world = before_recovery(seed);
-        world.options.dead_commits = Some(stored);
-        world.kill_after(output);
-        world.run_until("the kill", |world| world.life > 1 && !world.kill_is_due());
-        world.later(Duration::from_millis(30), |world| world.boot(0));
-        world.quiet();
-        assert_eq!(world.end(), expected, "killed after output {output} of {outputs}, commits under way {stored}");
+    for point in crash_points(outputs) {
+        explained(|| {
+            let mut world = before_recovery(seed);
+            world.kill_there(point, 0);
+            world.run_until("the kill", |world| world.life > 1 && !world.kill_is_due());
+            world.later(Duration::from_millis(30), |world| world.boot(0));
+            world.quiet();
+            assert_eq!(world.end(), expected, "rule 18: killed at {point:?} of {outputs} outputs");
+        });
     }
 }
 

@@ -10,14 +10,17 @@ use remeet::model::RecoveryKey;
 use remeet::simulator::core::Misbehaviour;
 use remeet::simulator::core::script::Kind;
 use remeet::store::Cache;
-use remeet_protocol::message::{AdoptOrphan, ClientOp, LegState, RemoveTerminal};
-use remeet_protocol::record::LeaveReason;
+use remeet_protocol::message::{AdoptOrphan, ClientOp, LegState, RemoveTerminal, SetDecode, SetRole, TerminalRole};
+use remeet_protocol::record::{DisplayMode, LeaveReason, MediaCodec};
+use remeet_protocol::wire::Text;
 use remeet_protocol::{MeetingId, Secret};
 
 /// Faults that a run has at least, beside packets that are lost or come twice.
 pub(super) const FAULTS_MIN: u64 = 50;
 /// Things that happen in a run at least, faults among them.
 const ACTS_MIN: u64 = 160;
+/// Commits in a run at least: faults that fall on a network where nobody commands prove little.
+pub(super) const COMMITS_MIN: u64 = 80;
 
 /// A fault (design §6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -187,6 +190,11 @@ impl Disorder {
         let active = world.commander().unwrap_or(node);
         let span = self.within(1_500);
         match fault {
+            // It has befallen already, and is not over.
+            Fault::CutLink | Fault::CutServer if world.is_cut(node, server) => return,
+            Fault::Hang if world.hangs(server) => return,
+            Fault::StoreDown if world.store_down => return,
+            Fault::CacheDown if world.cache_down => return,
             Fault::Kill => {
                 if world.nodes[active].process.is_none() {
                     return;
@@ -196,20 +204,17 @@ impl Disorder {
             }
             Fault::KillSoon | Fault::Pause | Fault::PauseInSend | Fault::PauseBeyondTheLease => {
                 let Some(process) = &world.nodes[active].process else { return };
-                let outputs = process.outputs + 1 + self.dice.below(30);
+                let (life, outputs) = (process.life, process.outputs + 1 + self.dice.below(30));
                 let longer = Duration::from_millis(self.dice.below(2_000)) + world.options.lease;
                 let interrupt = match fault {
-                    Fault::KillSoon => Interrupt::Kill,
+                    Fault::KillSoon => Interrupt::Kill { sends: self.dice.chance(0.5) },
                     Fault::Pause => Interrupt::Pause(span),
                     Fault::PauseInSend if self.dice.chance(0.5) => Interrupt::PauseInSend(span),
                     Fault::PauseInSend => Interrupt::PauseInSend(longer),
                     _ => Interrupt::Pause(longer),
                 };
-                world.nodes[active].interrupt = Some(Due { outputs, interrupt, fault: fault.name() });
-                if fault == Fault::KillSoon {
-                    // Whether the kill has come or not.
-                    world.calendar.after(self.within(300), Happening::Boot { node: active });
-                }
+                let drawn = Some((life, self.within(300)));
+                world.nodes[active].interrupt = Some(Due { outputs, interrupt, fault: fault.name(), drawn });
                 return;
             }
             Fault::StepDown => {
@@ -335,7 +340,7 @@ impl Disorder {
             }
             (4..10, Some(meeting)) => {
                 let terminal = self.dice.below(4) as usize;
-                let op = match self.dice.below(5) {
+                let op = match self.dice.below(7) {
                     0 => add(terminal),
                     1 => tell(terminal, "seat", "4"),
                     2 => ClientOp::RemoveTerminal(RemoveTerminal {
@@ -343,6 +348,14 @@ impl Disorder {
                         reason: LeaveReason::Removed,
                     }),
                     3 => ClientOp::Mark(true),
+                    4 => ClientOp::SetRole(SetRole { role: TerminalRole::Chair, number: number(terminal) }),
+                    5 => ClientOp::SetDecode(SetDecode {
+                        number: number(terminal),
+                        display_mode: DisplayMode::Single,
+                        output: Text::cut("1"),
+                        codec: MediaCodec::H265,
+                        windows: Vec::new(),
+                    }),
                     _ => ClientOp::Start,
                 };
                 world.ask(client, meeting, op);
@@ -405,8 +418,19 @@ impl Disorder {
     }
 }
 
-/// One run: disorder, then quiet. Answers how many faults befell, of each kind.
-pub(super) fn disorder(seed: u64) -> BTreeMap<&'static str, u64> {
+/// What a run came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Run {
+    /// How many faults befell, of each kind, with what is drawn for each packet and commit.
+    pub(super) faults: BTreeMap<&'static str, u64>,
+    /// All of them but for that.
+    pub(super) befallen: u64,
+    /// Batches that were committed until then.
+    pub(super) commits: u64,
+}
+
+/// One run: disorder, then quiet.
+pub(super) fn disorder(seed: u64) -> Run {
     let mut world = World::new(seed, options(&mut Dice::new(seed, 6)));
     let mut disorder = Disorder::new(seed);
     // The first meetings run before anything goes wrong.
@@ -416,8 +440,9 @@ pub(super) fn disorder(seed: u64) -> BTreeMap<&'static str, u64> {
     }
     world.options.unknown_commits = unknown;
     let mut acts = 0;
-    while acts < ACTS_MIN || world.befallen < FAULTS_MIN {
+    while acts < ACTS_MIN || world.befallen < FAULTS_MIN || world.commits < COMMITS_MIN {
         acts += 1;
+        world.check_reports();
         assert!(acts < 20 * ACTS_MIN, "the faults of this seed cannot befall: {:?}", world.faults);
         if disorder.dice.chance(disorder.fraction) {
             let fault = *disorder.dice.pick(&disorder.drawn).expect("some fault is on");
@@ -428,10 +453,11 @@ pub(super) fn disorder(seed: u64) -> BTreeMap<&'static str, u64> {
         let pause = disorder.pause();
         world.run_for(pause);
     }
+    let (befallen, commits) = (world.befallen, world.commits);
     disorder.stop(&mut world);
     world.quiet();
     let tombstones = world.servers.values().flat_map(|simulated| simulated.core.dump().legs);
     assert_eq!(tombstones.filter(|leg| leg.state == LegState::Ended).count(), 0, "rule 18: every end was taken");
     world.repeat_everything();
-    std::mem::take(&mut world.faults)
+    Run { faults: std::mem::take(&mut world.faults), befallen, commits }
 }

@@ -8,8 +8,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// Guards whose lack disorder shows too seldom for every run of the tests: `scripts/weaken` looks for them.
-const STUBBORN: [Guard; 4] =
-    [Guard::EndedStaysEnded, Guard::EventsInOrder, Guard::FinalInventory, Guard::TermOfIntents];
+const STUBBORN: [Guard; 5] =
+    [Guard::ServerToken, Guard::EndedStaysEnded, Guard::EventsInOrder, Guard::FinalInventory, Guard::TermOfIntents];
 /// Seeds of a run of the tests; and of the script.
 const SEEDS: u64 = 200;
 const SEEDS_OF_STUBBORN: u64 = 10_000;
@@ -32,9 +32,9 @@ fn shows(guard: Option<Guard>, seed: u64) -> Option<String> {
     shown
 }
 
-/// A check has said what was wrong; any other panic is no notice.
+/// A check has said what was wrong; any other panic is no notice, nor is that not everything was recovered in time.
 fn is_named(said: &str) -> bool {
-    said.contains("rule ") || said.contains("rules ") || said.contains("is acknowledged and not stored")
+    (said.contains("rule ") || said.contains("rules ")) && !said.contains("rule 18")
 }
 
 fn each_is_noticed(guards: &[Guard], seeds: u64) {

@@ -224,6 +224,8 @@ pub(super) struct World {
     faults: BTreeMap<&'static str, u64>,
     /// All of them, but for what is drawn for each packet or commit.
     befallen: u64,
+    /// Batches that were committed.
+    commits: u64,
 }
 
 impl World {
@@ -261,6 +263,7 @@ impl World {
             wrong_keys: BTreeSet::new(),
             faults: BTreeMap::new(),
             befallen: 0,
+            commits: 0,
             options,
         };
         (0..world.nodes.len()).for_each(|node| world.boot(node));

@@ -137,6 +137,10 @@ impl World {
         self.break_link_of(node, server, "the link was cut");
     }
 
+    pub(super) fn is_cut(&self, node: usize, server: ServerId) -> bool {
+        self.nodes[node].wires.get(&server).is_some_and(|wire| wire.cut)
+    }
+
     pub(super) fn heal(&mut self, server: ServerId) {
         for node in &mut self.nodes {
             if let Some(wire) = node.wires.get_mut(&server) {

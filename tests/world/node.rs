@@ -12,8 +12,11 @@ use std::time::Duration;
 /// What happens to a process between two of its outputs.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Interrupt {
-    /// It is killed.
-    Kill,
+    /// It is killed: after what it gave to the links has left, or before.
+    Kill {
+        /// Its packets leave.
+        sends: bool,
+    },
     /// It is stopped (SIGSTOP), and goes on later.
     Pause(Duration),
     /// The same, after it has made up its mind to send and before anything has left (a pause in mid-send).
@@ -28,6 +31,8 @@ pub(super) struct Due {
     pub(super) interrupt: Interrupt,
     /// What it counts as once it has happened.
     pub(super) fault: &'static str,
+    /// Of a fault: only in this life, and the process starts again so long after a kill.
+    pub(super) drawn: Option<(u64, Duration)>,
 }
 
 /// A machine.
@@ -94,7 +99,13 @@ impl World {
 
     /// Kills the scheduler after so many outputs of its present or next life.
     pub(super) fn kill_after(&mut self, outputs: u64) {
-        self.nodes[0].interrupt = Some(Due { outputs, interrupt: Interrupt::Kill, fault: "the scheduler is killed" });
+        self.kill_at(outputs, true);
+    }
+
+    /// The same, and says whether the packets of its last step leave.
+    pub(super) fn kill_at(&mut self, outputs: u64, sends: bool) {
+        let (interrupt, fault) = (Interrupt::Kill { sends }, "the scheduler is killed");
+        self.nodes[0].interrupt = Some(Due { outputs, interrupt, fault, drawn: None });
     }
 
     /// The kill is still to come.

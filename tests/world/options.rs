@@ -5,6 +5,19 @@ use rand_chacha::ChaCha8Rng;
 use remeet::{recovery, session};
 use std::time::Duration;
 
+/// What becomes of commits whose sender is dead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum DeadCommits {
+    /// One in two stands.
+    Drawn,
+    /// All stand.
+    Stand,
+    /// None does.
+    Lost,
+    /// Those of every other lane: of several on their way some stand.
+    EveryOther,
+}
+
 /// How a world is to be.
 #[derive(Clone)]
 pub(super) struct Options {
@@ -28,8 +41,8 @@ pub(super) struct Options {
     pub(super) store_delay: Duration,
     /// Commits whose outcome is unknown, a fraction (rule 12).
     pub(super) unknown_commits: f64,
-    /// Whether a commit stands that was on its way when its sender died; `None`: one in two does.
-    pub(super) dead_commits: Option<bool>,
+    /// Which commits stand that were on their way when their sender died.
+    pub(super) dead_commits: DeadCommits,
     /// The servers' bound of unsent events.
     pub(super) event_queue: usize,
     /// Removals that the servers keep a leg.
@@ -51,7 +64,7 @@ impl Default for Options {
             delay: Duration::from_millis(4),
             store_delay: Duration::from_millis(3),
             unknown_commits: 0.0,
-            dead_commits: None,
+            dead_commits: DeadCommits::Drawn,
             event_queue: 1_000,
             removals: 1_000,
             recovery: recovery::Settings::default(),

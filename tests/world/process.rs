@@ -1,7 +1,7 @@
 //! One life of the scheduler: the real cores, and a driver as `src/scheduler` has one, in virtual time.
 
 use super::network::Way;
-use super::node::Interrupt;
+use super::node::{Due, Interrupt};
 use super::options::Options;
 use super::servers::DOMAIN;
 use super::{Happening, World};
@@ -185,14 +185,15 @@ impl World {
             self.nodes[node].paused_until = self.calendar.now() + span;
             self.calendar.at(self.nodes[node].paused_until, Happening::Wake { life: process.life });
         }
-        let closing = self.hand_over(node, &mut process, may_command);
+        let drops = matches!(interrupt, Some(Interrupt::Kill { sends: false }));
+        let closing = if drops { Vec::new() } else { self.hand_over(node, &mut process, may_command) };
         self.begin_batches(&mut process);
         self.begin_cache_run(&mut process);
         self.nodes[node].process = Some(process);
         for (server, redial) in closing {
             self.close_link(node, server, redial);
         }
-        if let Some(Interrupt::Kill) = interrupt {
+        if let Some(Interrupt::Kill { .. }) = interrupt {
             return self.crash(node);
         }
         self.tend_lease(node);
@@ -208,8 +209,14 @@ impl World {
                 process.outputs += 1;
                 tracing::trace!(at = self.calendar.now().0, life = process.life, ?output);
                 self.carry_out(process, output);
-                if let Some(due) = self.nodes[node].interrupt.take_if(|due| process.outputs >= due.outputs) {
+                let is_due = |due: &mut Due| {
+                    process.outputs >= due.outputs && due.drawn.is_none_or(|(life, _)| life == process.life)
+                };
+                if let Some(due) = self.nodes[node].interrupt.take_if(is_due) {
                     self.fault(due.fault);
+                    if let (Interrupt::Kill { .. }, Some((_, pause))) = (due.interrupt, due.drawn) {
+                        self.calendar.after(pause, Happening::Boot { node });
+                    }
                     return Some(due.interrupt);
                 }
             }

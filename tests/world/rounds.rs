@@ -3,6 +3,7 @@
 use super::clients::{add, tell};
 use super::crash::crash_points;
 use super::options::{Options, seed};
+use super::trace::explained;
 use super::*;
 use remeet::model::StoredState;
 use remeet::recovery::{AlarmKind, Trigger};
@@ -113,14 +114,15 @@ fn killed_after_any_output_of_a_later_round_the_end_is_that_of_a_run_without_a_c
     let expected = undisturbed.end();
     let outputs = undisturbed.process().unwrap().outputs - begun;
     assert!(outputs > 20, "a later round has many steps: {outputs}");
-    for (output, stored) in crash_points(outputs) {
-        let (mut world, begun) = before(seed);
-        world.options.dead_commits = Some(stored);
-        world.kill_after(begun + output);
-        world.run_until("the kill", |world| !world.kill_is_due());
-        world.later(Duration::from_millis(30), |world| world.boot(0));
-        world.quiet();
-        assert_eq!(world.end(), expected, "killed after output {output} of {outputs}, commits under way {stored}");
+    for point in crash_points(outputs) {
+        explained(|| {
+            let (mut world, begun) = before(seed);
+            world.kill_there(point, begun);
+            world.run_until("the kill", |world| !world.kill_is_due());
+            world.later(Duration::from_millis(30), |world| world.boot(0));
+            world.quiet();
+            assert_eq!(world.end(), expected, "rule 18: killed at {point:?} of {outputs} outputs");
+        });
     }
 }
 

@@ -1,6 +1,6 @@
 //! How many seeds are run, and what is said of them.
 
-use super::faults::{FAULTS_MIN, disorder};
+use super::faults::{COMMITS_MIN, FAULTS_MIN, Run, disorder};
 use super::trace;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -22,16 +22,13 @@ const ONCE_FAILED: [u64; 29] = [
     31_903, 32_183, 40_795, 49_521, 55_099, 60_954, 64_842, 65_287, 75_795, 84_940,
 ];
 
-/// How many faults befell, of each kind.
-type Faults = BTreeMap<&'static str, u64>;
-
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
     Some(text.parse().unwrap_or_else(|_| panic!("{name}={text}: write a whole number")))
 }
 
-/// What one seed came to: its faults; or what was wrong.
-fn once(seed: u64, traced: bool) -> Result<Faults, String> {
+/// What one seed came to; or what was wrong.
+fn once(seed: u64, traced: bool) -> Result<Run, String> {
     trace::keep(traced);
     catch_unwind(AssertUnwindSafe(|| disorder(seed))).map_err(|panic| {
         let said = panic.downcast_ref::<String>().map(String::as_str);
@@ -40,11 +37,11 @@ fn once(seed: u64, traced: bool) -> Result<Faults, String> {
 }
 
 /// The same; and how a failure came about.
-fn run(seed: u64, twice: bool) -> Result<Faults, String> {
+fn run(seed: u64, twice: bool) -> Result<Run, String> {
     let first = once(seed, twice);
     let traced = trace::hash();
-    if let (Ok(faults), false) = (&first, twice) {
-        return Ok(faults.clone());
+    if let (Ok(run), false) = (&first, twice) {
+        return Ok(run.clone());
     }
     // Once more: to be the same, and to tell the way to a failure.
     let again = once(seed, true);
@@ -56,8 +53,8 @@ fn run(seed: u64, twice: bool) -> Result<Faults, String> {
     first.map_err(|said| format!("{}\n{said}\nREMEET_SIM_SEED={seed} repeats it", trace::shown()))
 }
 
-/// Runs seeds on every core. Answers each one's faults.
-fn run_all(seeds: &[u64]) -> Vec<Faults> {
+/// Runs seeds on every core. Answers what each came to.
+fn run_all(seeds: &[u64]) -> Vec<Run> {
     let (next, done, failures) = (AtomicU64::new(0), Mutex::new(Vec::new()), Mutex::new(Vec::new()));
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
@@ -66,8 +63,11 @@ fn run_all(seeds: &[u64]) -> Vec<Faults> {
                 while failures.lock().unwrap().len() < FAILURES_MAX {
                     let place = usize::try_from(next.fetch_add(1, Ordering::Relaxed)).unwrap();
                     let Some(seed) = seeds.get(place) else { return };
+                    if place > 0 && place % 10_000 == 0 {
+                        eprintln!("{place} of {} seeds", seeds.len());
+                    }
                     match run(*seed, place <= seeds.len() / TWICE) {
-                        Ok(faults) => done.lock().unwrap().push(faults),
+                        Ok(run) => done.lock().unwrap().push(run),
                         Err(said) => {
                             // At once: the last of a hundred thousand may take half an hour more.
                             eprintln!("seed {seed} failed");
@@ -97,13 +97,18 @@ fn no_rule_is_broken_and_everything_is_recovered_whatever_befalls() {
     let runs = run_all(&seeds);
     let took = began.elapsed().as_secs_f64();
     println!("{} seeds from {}, {took:.0} s, {:.1} a second", seeds.len(), seeds[0], seeds.len() as f64 / took);
-    let mut sums: Vec<u64> = runs.iter().map(|faults| faults.values().sum()).collect();
-    sums.sort_unstable();
-    assert!(sums[0] >= FAULTS_MIN, "a run had {} faults only", sums[0]);
-    let part = |part: usize| sums[(sums.len() - 1) * part / 100];
-    println!("faults a run: least {}, half of the runs up to {}, most {}", part(0), part(50), part(100));
+    let least = |of: fn(&Run) -> u64, what: &str| {
+        let mut each: Vec<u64> = runs.iter().map(of).collect();
+        each.sort_unstable();
+        let part = |part: usize| each[(each.len() - 1) * part / 100];
+        println!("{what} a run: least {}, half of the runs up to {}, most {}", part(0), part(50), part(100));
+        part(0)
+    };
+    let faults = least(|run| run.befallen, "faults, but for those of single packets and commits,");
+    let commits = least(|run| run.commits, "batches committed meanwhile,");
+    assert!(faults >= FAULTS_MIN && commits >= COMMITS_MIN, "a run had {faults} faults or {commits} commits only");
     let mut kinds: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
-    for (kind, count) in runs.iter().flatten() {
+    for (kind, count) in runs.iter().flat_map(|run| &run.faults) {
         let of_kind = kinds.entry(kind).or_default();
         *of_kind = (of_kind.0 + count, of_kind.1 + 1);
     }

@@ -130,6 +130,10 @@ impl World {
         }
     }
 
+    pub(super) fn hangs(&self, server: ServerId) -> bool {
+        self.servers.get(&server).is_some_and(|simulated| simulated.hangs)
+    }
+
     pub(super) fn wake_server(&mut self, server: ServerId) {
         let Some(simulated) = self.servers.get_mut(&server) else { return };
         simulated.hangs = false;

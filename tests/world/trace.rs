@@ -11,6 +11,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Lines that are kept: the way to a failure is seldom longer. `REMEET_SIM_TRACE=n` keeps n, and each in full.
 const KEPT: usize = 160;
@@ -116,6 +117,19 @@ fn line(happening: &Happening) -> Option<String> {
         Happening::ClientHears { client, answer } => format!("client {client} hears {answer:?}"),
         Happening::Act(_) => "what was set for now happens (a fault ends)".to_owned(),
     })
+}
+
+/// Runs a world; if it fails, once more, for the way to the failure.
+pub(super) fn explained(run: impl Fn()) {
+    if catch_unwind(AssertUnwindSafe(&run)).is_ok() {
+        return;
+    }
+    keep(true);
+    let again = catch_unwind(AssertUnwindSafe(&run));
+    keep(false);
+    let same =
+        if again.is_ok() { "and the second time it did not fail: something depends on more than the seed" } else { "" };
+    panic!("what failed above came about so {same}\n{}", shown());
 }
 
 /// A hash of everything that happened on this thread's last world, and how much that was.

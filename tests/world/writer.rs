@@ -1,5 +1,6 @@
 //! Group commit as the driver does it: the real lanes, over the model store; unknown commits are settled.
 
+use super::options::DeadCommits;
 use super::process::Process;
 use super::store::Store;
 use super::{Happening, World};
@@ -26,7 +27,13 @@ impl World {
     /// ([`super::Options::dead_commits`]).
     pub(super) fn commit(&mut self, life: u64, token: Token, batch: Batch) {
         let node = self.node_of(life);
-        if node.is_none() && !self.options.dead_commits.unwrap_or_else(|| self.dice.chance(0.5)) {
+        let stands = |world: &mut Self| match world.options.dead_commits {
+            DeadCommits::Drawn => world.dice.chance(0.5),
+            DeadCommits::Stand => true,
+            DeadCommits::Lost => false,
+            DeadCommits::EveryOther => batch.lane % 2 == 0,
+        };
+        if node.is_none() && !stands(self) {
             return;
         }
         let pause = self.dice.pause(self.options.store_delay);
@@ -71,6 +78,7 @@ impl World {
     fn stored(&mut self, token: Token, batch: &Units) -> Option<Vec<Outcome>> {
         let outcomes = self.store.write(token, &units(batch)).ok();
         if outcomes.is_some() {
+            self.commits += 1;
             self.check_written(token, batch);
         }
         self.check_transitions();

@@ -325,6 +325,9 @@ pub struct SinkHealth {
     pub since_ms: u64,
     /// Writes that wait.
     pub waiting: u64,
+    /// Since when none has, if none does.
+    #[serde(default)]
+    pub idle_since_ms: Option<u64>,
     /// The last error.
     pub last_error: Option<String>,
 }
