@@ -15,7 +15,6 @@ pub enum Guard {
     ClientCommandIds,
     FirstPassFromDatabase,
     KeyGeneration,
-    FinalInventory,
     WholeInventory,
     UnansweredStart,
     TableRevision,
@@ -35,7 +34,7 @@ pub enum Guard {
 
 impl Guard {
     /// All of them.
-    pub const ALL: [Guard; 26] = [
+    pub const ALL: [Guard; 25] = [
         Guard::ServerToken,
         Guard::TakeoverProof,
         Guard::ExecutedMemory,
@@ -46,7 +45,6 @@ impl Guard {
         Guard::ClientCommandIds,
         Guard::FirstPassFromDatabase,
         Guard::KeyGeneration,
-        Guard::FinalInventory,
         Guard::WholeInventory,
         Guard::UnansweredStart,
         Guard::TableRevision,
@@ -78,7 +76,6 @@ impl Guard {
             Guard::ClientCommandIds => "a client's command runs once (rule 11)",
             Guard::FirstPassFromDatabase => "a term's first pass takes keys from the database (rule 10)",
             Guard::KeyGeneration => "a cached key counts only in the generation that is known (rule 10)",
-            Guard::FinalInventory => "an inventory that the attach overtook is taken again (rule 8)",
             Guard::WholeInventory => "an inventory of which a packet is missing is none (rule 8)",
             Guard::UnansweredStart => "a leg whose start is unanswered has not vanished (rule 8)",
             Guard::TableRevision => "absence counts only above the leg's table revision (rule 8)",

@@ -164,8 +164,8 @@ impl Core {
             known.row.version = found.row.version;
             return;
         }
-        let newer = |known: &Box<Leg>| known.row.version < found.row.version && known.closing.is_none();
-        if self.legs.get(&id).is_none_or(newer) {
+        let newer = |known: &Leg| known.row.version < found.row.version && known.closing.is_none();
+        if self.legs.get(&id).is_none_or(|known| newer(known)) {
             let mut leg = Leg::new(found.row);
             leg.open = found.open.into_iter().map(OpenIntent::stored).collect();
             if leg.row.state == StoredState::Created {

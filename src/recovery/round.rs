@@ -16,7 +16,6 @@ use super::leg::Control;
 use super::plan::{Bucket, Planned, Seen, TWO_HANDLES, plan};
 use super::report::{Fate, KeySource, RoundReport, Trigger};
 use super::{AlarmKind, Output, Read};
-use crate::guard::{Guard, holds};
 use crate::model::{Moment, StoredLeg, StoredState};
 use crate::session::{Inventory, Request, RequestError, Ticket};
 use crate::store::LookUp;
@@ -274,7 +273,7 @@ impl Core {
             return;
         }
         let moved = attached != (inventory.boot, inventory.table_revision);
-        if moved && !round.final_inventory && holds(Guard::FinalInventory) {
+        if moved && !round.final_inventory {
             // Step 5: the table moved between inventory and attach: one more inventory, and it is final.
             round.final_inventory = true;
             return self.query(server);

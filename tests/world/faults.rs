@@ -145,6 +145,9 @@ fn options(dice: &mut Dice) -> Options {
     let mut rate = |on: f64, highest: u64| if dice.chance(on) { dice.below(highest) as f64 / 1_000.0 } else { 0.0 };
     let (loss, doubles) = (rate(0.4, 80), rate(0.4, 80));
     let ordinary = Options::default();
+    let store_delay = Duration::from_millis(1 + dice.below(8));
+    // A store that is busy reading answers of a while ago.
+    let read_delay = if dice.chance(0.3) { Duration::from_millis(20 + dice.below(300)) } else { store_delay };
     Options {
         nodes: 2,
         servers: 3,
@@ -153,7 +156,8 @@ fn options(dice: &mut Dice) -> Options {
         doubles,
         disorder: loss > 0.0 && dice.chance(0.5),
         delay: Duration::from_millis(1 + dice.below(12)),
-        store_delay: Duration::from_millis(1 + dice.below(8)),
+        store_delay,
+        read_delay,
         lease: Duration::from_millis(1_500 + dice.below(4_500)),
         unknown_commits: 0.1,
         event_queue: 40,

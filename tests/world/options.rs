@@ -39,6 +39,8 @@ pub(super) struct Options {
     pub(super) delay: Duration,
     /// The longest that the store or the cache takes, for each half of a call.
     pub(super) store_delay: Duration,
+    /// The longest that the answer to a read takes.
+    pub(super) read_delay: Duration,
     /// Commits whose outcome is unknown, a fraction (rule 12).
     pub(super) unknown_commits: f64,
     /// Which commits stand that were on their way when their sender died.
@@ -63,6 +65,7 @@ impl Default for Options {
             disorder: false,
             delay: Duration::from_millis(4),
             store_delay: Duration::from_millis(3),
+            read_delay: Duration::from_millis(3),
             unknown_commits: 0.0,
             dead_commits: DeadCommits::Drawn,
             event_queue: 1_000,

@@ -347,7 +347,7 @@ impl World {
         let (result, pause) = if down {
             (Err("the store is down".to_owned()), Duration::from_secs(3))
         } else {
-            (self.evaluate(read), self.dice.pause(self.options.store_delay))
+            (self.evaluate(read), self.dice.pause(self.options.read_delay))
         };
         self.note_read(life, &result);
         self.calendar.after(pause, Happening::ReadEnds { life, id, result });

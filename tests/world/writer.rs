@@ -31,7 +31,7 @@ impl World {
             DeadCommits::Drawn => world.dice.chance(0.5),
             DeadCommits::Stand => true,
             DeadCommits::Lost => false,
-            DeadCommits::EveryOther => batch.lane % 2 == 0,
+            DeadCommits::EveryOther => batch.lane.is_multiple_of(2),
         };
         if node.is_none() && !stands(self) {
             return;

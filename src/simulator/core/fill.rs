@@ -194,8 +194,8 @@ mod tests {
         let (fill, filled) = (fill(), core.fill(&fill()).unwrap());
         assert_eq!((filled.boot, filled.table_revision, core.highest_token()), (core.boot(), 4, Some(fill.token)));
         assert_eq!(core.events_waiting(), 0, "nobody is told");
-        for (place, leg) in core.table().legs().enumerate() {
-            let told = fill.leg(DomainId(1), 500 + place as u32, Handle(filled.first_handle.0 + place as u64), 10);
+        for (place, leg) in (500..).zip(core.table().legs()) {
+            let told = fill.leg(DomainId(1), place, Handle(filled.first_handle.0 + u64::from(place) - 500), 10);
             assert_eq!((leg.head.id, leg.head.handle, leg.head.mark), (told.head.id, told.head.handle, told.head.mark));
             assert_eq!(leg.head.secret.expose(), told.head.secret.expose());
             assert_eq!(leg.recomputed(), leg.head.mark, "the mark is its content's");

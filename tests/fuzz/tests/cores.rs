@@ -11,8 +11,12 @@ use remeet::session::{Identity, PersistId, Request, Session, Ticket};
 use remeet::simulator::core as server;
 use remeet::store::{CacheOutcome, Outcome, Unit};
 use remeet_fuzz::packets::repaired;
-use remeet_protocol::message::{AdoptOrphan, ClientCommand, ClientOp, Create};
-use remeet_protocol::wire::Text;
+use remeet_protocol::message::{
+    AddLeg, AddTerminal, AdoptOrphan, ClientCommand, ClientOp, Create, RemoveTerminal, SetDecode, SetExtra, SetRole,
+    TerminalRole,
+};
+use remeet_protocol::record::{DisplayMode, LeaveReason, MediaCodec, Number};
+use remeet_protocol::wire::{Blob, Text};
 use remeet_protocol::*;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -236,7 +240,8 @@ impl Rig {
             }),
             2 => ClientOp::Start,
             3 => ClientOp::End,
-            4 => ClientOp::Mark(true),
+            4 if which < 128 => ClientOp::Mark(true),
+            4 => on_terminal(which),
             _ => {
                 let (handle, leg) = (Handle(u64::from(which)), LegId { meeting, leg: 0 });
                 ClientOp::Adopt(AdoptOrphan { server: SERVER, handle, leg, end: which.is_multiple_of(2) })
@@ -295,11 +300,19 @@ impl Rig {
                 let (what, which) = (bytes.next(), bytes.next());
                 self.command(what, which);
             }
-            13 if bytes.next().is_multiple_of(4) => {
-                self.peer.hang_up();
-                self.session.disconnected(self.now, "cut");
-                self.pump();
-            }
+            13 => match bytes.next() {
+                how if how.is_multiple_of(4) => {
+                    self.peer.hang_up();
+                    self.session.disconnected(self.now, "cut");
+                    self.pump();
+                }
+                how if how % 4 == 1 => {
+                    let leg = LegId { meeting: MeetingId::from_bytes([how / 4 % 3 + 1; 16]), leg: 0 };
+                    self.input(Input::LiftQuarantine(Waiter(u64::from(how)), leg));
+                }
+                how if how % 4 == 2 => self.input(Input::DryRun(Waiter(u64::from(how)), vec![SERVER])),
+                _ => self.input(Input::Reconcile(None)),
+            },
             14 => {
                 // It may have no room.
                 let _ = self.peer.core.create_foreign(now_ms, None, 1);
@@ -311,8 +324,27 @@ impl Rig {
                 let how = bytes.next();
                 self.cached(how);
             }
-            _ => self.input(Input::Reconcile(None)),
+            16.. => unreachable!("one of sixteen"),
         }
+    }
+}
+
+/// What is done to a terminal, or to the meeting's legs.
+fn on_terminal(which: u8) -> ClientOp {
+    let number: Number = Text::cut(&format!("{}", which / 8 % 3));
+    match which % 8 {
+        0 | 1 => ClientOp::AddTerminal(AddTerminal { number, home_domain: DOMAIN, name: Text::cut("t") }),
+        2 => ClientOp::RemoveTerminal(RemoveTerminal { number, reason: LeaveReason::Removed }),
+        3 => ClientOp::SetRole(SetRole { number, role: TerminalRole::Chair }),
+        4 => ClientOp::SetDecode(SetDecode {
+            number,
+            display_mode: DisplayMode::Single,
+            output: Text::cut("1"),
+            codec: MediaCodec::H264,
+            windows: Vec::new(),
+        }),
+        5 | 6 => ClientOp::SetExtra(SetExtra { number, key: Text::cut("k"), value: Blob::new("v").ok() }),
+        _ => ClientOp::AddLeg(AddLeg { leg: u16::from(which / 8 % 3), server: SERVER }),
     }
 }
 

@@ -168,7 +168,7 @@ impl<'a> Rehearsal<'a> {
     }
 
     /// Answers how many legs were accepted, and how many pulled.
-    pub(crate) fn to_the_end(&mut self) -> (usize, usize) {
+    pub(crate) fn until_the_end(&mut self) -> (usize, usize) {
         let (mut accepted, mut pulled) = (0, 0);
         for (ticket, mut results) in std::mem::take(&mut self.claims) {
             results.iter_mut().for_each(|result| result.mark = self.legs.entry(result.leg).mark);

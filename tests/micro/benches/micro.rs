@@ -133,7 +133,7 @@ fn round_unchanged(bencher: Bencher<'_, '_>) {
     let legs = Legs::new(&fill(), 0);
     bencher.counter(ItemsCount::new(LEGS)).with_inputs(|| Rehearsal::new(&legs)).bench_local_values(|mut rehearsal| {
         rehearsal.until_claims();
-        assert_eq!(rehearsal.to_the_end(), (LEGS as usize, 0));
+        assert_eq!(rehearsal.until_the_end(), (LEGS as usize, 0));
     });
 }
 
@@ -143,6 +143,6 @@ fn round_merging_all(bencher: Bencher<'_, '_>) {
     let legs = Legs::new(&fill(), 5);
     bencher.counter(ItemsCount::new(LEGS)).with_inputs(|| Rehearsal::new(&legs)).bench_local_values(|mut rehearsal| {
         rehearsal.until_claims();
-        assert_eq!(rehearsal.to_the_end(), (LEGS as usize, LEGS as usize));
+        assert_eq!(rehearsal.until_the_end(), (LEGS as usize, LEGS as usize));
     });
 }
