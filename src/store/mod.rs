@@ -42,6 +42,7 @@ pub use lease::{Begun, Candidate, Standing};
 pub use open::{StoreOptions, open};
 pub use open_cache::{CacheLimits, open_cache, open_cache_with};
 pub use schema::{Migrated, MigrationStanding, Schema};
+pub use settle::RAISE;
 pub use write::{Accepted, ContentWrite, Expect, NewLeg, Outcome, StateWrite, Unit, Write};
 
 use crate::model::{ClientAnswerRow, Intent, LegContent, RecoveryKey, StoredLeg};

@@ -131,8 +131,9 @@ fn content_stands(content: &ContentWrite, leg: &Evidence) -> bool {
     marked && changed && lacking
 }
 
-/// More changes of state than can ever be queued for one leg: each follows from an answer of its server.
-const QUEUED_MAX: u64 = 1_000;
+/// By how much settling raises a row's version beyond what its units could: more changes of state than can ever be
+/// queued for one leg, of which each follows from an answer of its server.
+pub const RAISE: u64 = 1_000;
 
 /// What settling must look at.
 #[derive(Debug, Clone, Default)]
@@ -152,7 +153,7 @@ impl Asked {
     pub(super) fn of<'u>(units: impl IntoIterator<Item = &'u Unit>) -> Self {
         let (mut legs, mut contents, mut intents, mut instances) =
             (BTreeSet::new(), BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-        let mut raise = QUEUED_MAX;
+        let mut raise = RAISE;
         for write in units.into_iter().flat_map(|unit| &unit.writes) {
             legs.extend(write.leg());
             match write {

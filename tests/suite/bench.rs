@@ -38,7 +38,6 @@ fn a_recovery_is_measured_run_by_run_and_compared() {
     let output = bench().play(&["recovery", "--json", "--runs", "2", "--changed", "0.5"]);
     let verdict = recovered(&output, 60);
     assert!(number(&verdict, "changes") > 0 && number(&verdict, "rows_written") > 60 + number(&verdict, "changes"));
-    assert!(number(&verdict, "records_read") > 0, "what was written is counted again");
     let told = String::from_utf8(output.stdout).unwrap();
     let objects = told.lines().filter(|line| line.starts_with('{')).count();
     assert_eq!(objects, 3, "one a run, and the median's once more: {told}");

@@ -135,6 +135,7 @@ fn has_started() -> CommandAnswer {
 fn a_start_answered_after_a_takeover_is_not_done_unless_the_acceptance_stands() {
     let (mut rig, asked) = start_unanswered();
     rig.inventory(BOOT, 12, vec![entry(1, 101, LegState::Live, EndCause::None)]);
+    rig.look_up(&[row(1, StoredState::Starting)], &[]);
     let placed = StoredLeg { boot: Some(BOOT), handle: Some(Handle(101)), ..row(1, StoredState::Starting) };
     rig.claim_answered(BOOT, &placed, ErrorCode::OK, 0);
     let accepting = rig.persists.last().expect("the acceptance is stored").0;

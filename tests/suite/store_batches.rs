@@ -6,7 +6,7 @@ use crate::store_fixture::{Fixture, Kind, content, info, leg_id, present, state}
 use crate::store_postgres::{ending, legs, of_holder, options, proxied, trigger};
 use crate::store_proxy::NextCommit;
 use remeet::model::StoredState::{Ending, InMeeting};
-use remeet::store::{Outcome, StoreError, StoreOptions, Unit};
+use remeet::store::{Outcome, RAISE, StoreError, StoreOptions, Unit};
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
@@ -27,14 +27,14 @@ async fn rule_12_a_lost_commit_is_unknown_and_settling_ends_it() {
         let outcomes = timeout(Duration::from_secs(5), store.settle(token, &units)).await.unwrap().unwrap();
         println!("settled after {:?}", begun.elapsed());
         if !stands {
-            assert_eq!(outcomes, [Outcome::Lost { version: 3 }; 2]);
+            assert_eq!(outcomes, [Outcome::Lost { version: 1 + RAISE + 1 }; 2]);
             // Nothing of it is left to commit.
             assert_eq!(f.number(&of_holder(token, "AND state LIKE 'idle in transaction%'")).await, 0);
             assert!(f.content(leg_id(2)).await.1.is_empty());
             // Settled, so the plan is made anew, with a version that fits.
             f.sql("UPDATE legs SET version = 1, state_version = 1").await;
         } else {
-            assert_eq!(outcomes, [Outcome::Applied { version: 4 }, Outcome::Applied { version: 3 }]);
+            assert_eq!(outcomes, [2, 1].map(|version| Outcome::Applied { version: version + RAISE + 1 }));
         }
     }
     store.close().await;
@@ -52,7 +52,8 @@ async fn rule_12_when_only_part_of_a_call_is_written_the_outcome_is_unknown_and_
     f.sql("DROP TRIGGER trap ON legs").await;
     let outcomes = f.store.settle(f.token, &units).await.unwrap();
     for (n, outcome) in outcomes.into_iter().enumerate() {
-        let expected = if n < 5 { Outcome::Applied { version: 2 + 16 } } else { Outcome::Lost { version: 1 + 16 } };
+        let version = if n < 5 { 2 } else { 1 } + RAISE + 15;
+        let expected = if n < 5 { Outcome::Applied { version } } else { Outcome::Lost { version } };
         assert_eq!(outcome, expected, "unit {n}");
     }
     f.end().await;

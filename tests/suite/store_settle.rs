@@ -8,7 +8,7 @@ use crate::store_fixture::{
 use crate::store_intents::{answer, done, intent};
 use remeet::model::RecoveryKey;
 use remeet::model::StoredState::{Created, Ended, Ending, InMeeting};
-use remeet::store::{Call, FailingStore, Failure, Outcome, Store, StoreError, Unit, Write};
+use remeet::store::{Call, FailingStore, Failure, Outcome, RAISE, Store, StoreError, Unit, Write};
 use remeet_protocol::Secret;
 use std::sync::Arc;
 
@@ -37,15 +37,15 @@ pub(crate) async fn rule_12_what_was_committed_stands_and_the_version_is_raised(
     f.write(units.clone()).await;
     let outcomes = f.store.settle(f.token, &units).await.unwrap();
     let version = |unit: &Unit| match unit.leg() {
-        // Raised by one more than the units' two changes of state could.
-        Some(leg) if leg == leg_id(3) => 1 + 3,
-        Some(_) => 2 + 3,
+        // Raised by more than the units' two changes of state could.
+        Some(leg) if leg == leg_id(3) => 1 + RAISE + 2,
+        Some(_) => 2 + RAISE + 2,
         None => 0,
     };
     for (unit, outcome) in units.iter().zip(outcomes) {
         assert_eq!(outcome, Outcome::Applied { version: version(unit) }, "{unit:?}");
     }
-    assert_eq!(f.row(leg_id(1)).await.version, 5);
+    assert_eq!(f.row(leg_id(1)).await.version, 2 + RAISE + 2);
 }
 
 pub(crate) async fn rule_12_what_was_not_committed_never_will(f: &Fixture) {
@@ -55,17 +55,18 @@ pub(crate) async fn rule_12_what_was_not_committed_never_will(f: &Fixture) {
     let outcomes = f.store.settle(f.token, &units).await.unwrap();
     for (unit, outcome) in units.iter().zip(outcomes) {
         let version = match unit.leg() {
-            Some(leg) if leg != leg_id(3) => 1 + 3,
+            Some(leg) if leg != leg_id(3) => 1 + RAISE + 2,
             _ => 0,
         };
         assert_eq!(outcome, Outcome::Lost { version }, "{unit:?}");
     }
     // The late commit: its states lose now.
     let late = f.write(units).await;
-    assert!(matches!(late[0], Outcome::Lost { version: 4 }));
-    assert!(matches!(late[3], Outcome::Lost { version: 4 }));
+    let version = 1 + RAISE + 2;
+    assert_eq!((late[0], late[3]), (Outcome::Lost { version }, Outcome::Lost { version }));
     // Planned again with the version that settling told.
-    assert_eq!(f.one(state(leg_id(2), 4, InMeeting, Ending)).await, Outcome::Applied { version: 5 });
+    let again = f.one(state(leg_id(2), version, InMeeting, Ending)).await;
+    assert_eq!(again, Outcome::Applied { version: version + 1 });
 }
 
 pub(crate) async fn rule_12_settling_again_says_the_same(f: &Fixture) {
@@ -76,9 +77,9 @@ pub(crate) async fn rule_12_settling_again_says_the_same(f: &Fixture) {
     let never = [Unit::one(takeover(leg_id(2), 1, accepted(f.token, 4, false)))];
     for round in 1..4 {
         let outcomes = f.store.settle(f.token, &stands).await.unwrap();
-        assert_eq!(outcomes, [Outcome::Applied { version: 2 + 2 * round }]);
+        assert_eq!(outcomes, [Outcome::Applied { version: 2 + (RAISE + 1) * round }]);
         let outcomes = f.store.settle(f.token, &never).await.unwrap();
-        assert_eq!(outcomes, [Outcome::Lost { version: 1 + 2 * round }]);
+        assert_eq!(outcomes, [Outcome::Lost { version: 1 + (RAISE + 1) * round }]);
     }
 }
 
@@ -91,7 +92,7 @@ pub(crate) async fn rule_12_a_chain_of_states_is_settled_from_its_end(f: &Fixtur
     ];
     f.write(chain[..2].to_vec()).await;
     let outcomes = f.store.settle(f.token, &chain).await.unwrap();
-    let version = 3 + 4;
+    let version = 3 + RAISE + 3;
     assert_eq!(outcomes, [Outcome::Applied { version }, Outcome::Applied { version }, Outcome::Lost { version }]);
 }
 
@@ -103,7 +104,7 @@ pub(crate) async fn rule_12_a_late_chain_of_states_loses_from_its_first_to_its_l
         Unit::one(state(leg_id(1), 2, InMeeting, Ending)),
         Unit::one(state(leg_id(1), 3, Ending, Ended)),
     ];
-    let version = 1 + 4;
+    let version = 1 + RAISE + 3;
     assert_eq!(f.store.settle(f.token, &chain).await.unwrap(), [Outcome::Lost { version }; 3]);
     assert_eq!(f.write(chain.to_vec()).await, [Outcome::Lost { version }; 3]);
     assert_eq!(f.row(leg_id(1)).await.state, InMeeting);
@@ -131,7 +132,7 @@ async fn a_failing_store_fails_as_told_before_or_after_doing_it() {
     failing.fail_next(Call::Write, Failure::UnknownDone);
     assert!(matches!(failing.write(f.token, &units).await, Err(StoreError::Unknown { .. })));
     assert_eq!(f.row(leg).await.version, 2, "this one was");
-    assert_eq!(failing.settle(f.token, &units).await.unwrap(), [Outcome::Applied { version: 4 }]);
+    assert_eq!(failing.settle(f.token, &units).await.unwrap(), [Outcome::Applied { version: 2 + RAISE + 1 }]);
     failing.fail_always(Call::Legs, Some(Failure::Unavailable));
     for _ in 0..3 {
         assert!(failing.legs(&[leg]).await.is_err());

@@ -5,7 +5,7 @@
 use remeet::guard::{Guard, holds};
 use remeet::model::{ClientAnswerRow, CommandId, Intent, LegContent, Moment, RecoveryKey, StoredLeg, StoredState};
 use remeet::store::{
-    Begun, Candidate, ContentWrite, Found, Instance, LookUp, Outcome, Standing, StateWrite, Unit, Write,
+    Begun, Candidate, ContentWrite, Found, Instance, LookUp, Outcome, RAISE, Standing, StateWrite, Unit, Write,
 };
 use remeet_protocol::record::{Mark, Number, RecordState};
 use remeet_protocol::{Change, Epoch, LegId, MeetingId, RecordKey, ServerId, Token};
@@ -134,7 +134,7 @@ impl Store {
             units.iter().flat_map(|unit| unit.writes.iter().filter_map(Write::leg)).collect();
         // By more than they could, all together: see `Asked::raise` in src/store/settle.rs.
         let states = units.iter().flat_map(|unit| &unit.writes).filter(|write| matches!(write, Write::State(_)));
-        let raise = 1_000 + states.count() as u64;
+        let raise = RAISE + states.count() as u64;
         for leg in &touched {
             if let Some(kept) = self.legs.get_mut(leg).filter(|_| holds(Guard::RaisedVersion)) {
                 kept.row.version += raise;
