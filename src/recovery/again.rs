@@ -115,7 +115,9 @@ impl Core {
         }
     }
 
+    /// Only the newest such read counts: the answer of one before may come after what was planned on this one's.
     pub(super) fn read_leg_again(&mut self, leg: LegId) {
+        self.reads.retain(|_, reading| !matches!(reading, Reading::Again(again) if *again == leg));
         let read = self.read_id();
         self.reads.insert(read, Reading::Again(leg));
         self.put(Output::Read { id: read, read: Read::Legs(vec![leg]) });

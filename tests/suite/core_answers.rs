@@ -2,11 +2,13 @@
 
 use crate::core_rig::Rig;
 use crate::plan::{BOOT, entry, leg, row};
-use remeet::model::StoredState;
+use remeet::model::{StoredLeg, StoredState};
 use remeet::recovery::{AlarmKind, Command, Input, Read, ReadResult, Rights, Settings, Waiter};
 use remeet::session::{Heard, Request, RequestError};
-use remeet::store::{Instance, Write};
-use remeet_protocol::message::{AdoptAnswer, AdoptOrphan, ClientCommand, ClientOp, EndCause, Event, Failure, LegState};
+use remeet::store::{Found, Instance, LookUp, Outcome, Write};
+use remeet_protocol::message::{
+    AdoptAnswer, AdoptOrphan, ClientCommand, ClientOp, EndCause, Event, Failure, LegState, MeetingState,
+};
 use remeet_protocol::record::Mark;
 use remeet_protocol::{BootId, Epoch, ErrorCode, Handle, Holder, MeetingId, Token};
 use std::time::Duration;
@@ -92,6 +94,33 @@ fn rule_8_a_claim_that_is_answered_unknown_meeting_ends_the_leg_with_the_cause_t
         let told = rig.alarms.iter().filter(|alarm| alarm.kind == AlarmKind::Vanished).count();
         assert_eq!(told, alarms, "{state:?}");
     }
+}
+
+/// Found by the simulation (seed 24501).
+#[test]
+fn of_two_reads_of_a_row_that_changed_the_newer_counts_whichever_is_answered_last() {
+    let mut rig = claiming(StoredState::InMeeting);
+    rig.claim_answered(BOOT, &row(1, StoredState::InMeeting), ErrorCode::OK, 0);
+    let (mark, changes, ended) = (Mark::default(), Vec::new(), EndCause::ByServer);
+    rig.hear(Heard::Event(Event { number: 1, leg: leg(1), handle: Handle(101), previous: 0, mark, ended, changes }));
+    let lost: Vec<_> = std::mem::take(&mut rig.persists).into_iter().map(|(id, _)| id).collect();
+    assert!(lost.len() > 1, "the acceptance and the end");
+    let reads = |rig: &Rig| {
+        let again = rig.reads.iter().filter(|(_, read)| matches!(read, Read::Legs(_)));
+        again.map(|(id, _)| *id).collect::<Vec<_>>()
+    };
+    for id in lost {
+        rig.give(Input::Written(id, Outcome::Lost { version: 9 }));
+    }
+    let ids = reads(&rig);
+    let found = |row: StoredLeg| LookUp { found: vec![Found { row, key: None, open: Vec::new() }], bad: Vec::new() };
+    let newest = StoredLeg { version: 9, ..row(1, StoredState::InMeeting) };
+    rig.give(Input::Read(*ids.last().expect("it is read again"), Ok(ReadResult::LookUp(found(newest.clone())))));
+    let older = StoredLeg { version: 4, ..row(1, StoredState::Starting) };
+    rig.give(Input::Read(ids[0], Ok(ReadResult::LookUp(found(older)))));
+    assert!(ids.len() > 1, "both were read again");
+    let (state, _) = rig.core.derive(std::slice::from_ref(&newest));
+    assert_ne!(state, MeetingState::Starting, "memory goes by the newer one");
 }
 
 #[test]
