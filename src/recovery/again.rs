@@ -148,8 +148,13 @@ impl Core {
         for found in found.found {
             self.take_found(found);
         }
-        // It is in nobody's hands in this round; the next one takes it up.
-        if self.round(server).is_some_and(|round| round.leave(leg)) {
+        // It is in nobody's hands in this round; the next one takes it up, and closes the gaps: the leg's end may be in one,
+        // and what this round found of it is not stored.
+        let left = self.servers.get_mut(&server).and_then(|known| Some((known.round.as_mut()?, &mut known.gaps)));
+        if let Some((round, gaps)) = left
+            && round.leave(leg)
+        {
+            gaps.append(&mut round.gaps);
             self.pend(server, leg, "unclear");
         }
         self.settle_if_ended(leg);

@@ -7,7 +7,7 @@ use remeet::recovery::{AlarmKind, Command, Input, Read, ReadResult, Rights, Sett
 use remeet::session::{Heard, Request, RequestError};
 use remeet::store::{Found, Instance, LookUp, Outcome, Write};
 use remeet_protocol::message::{
-    AdoptAnswer, AdoptOrphan, ClientCommand, ClientOp, EndCause, Event, Failure, LegState, MeetingState,
+    AdoptAnswer, AdoptOrphan, ClientCommand, ClientOp, EndCause, Event, EventGap, Failure, LegState, MeetingState,
 };
 use remeet_protocol::record::Mark;
 use remeet_protocol::{BootId, Epoch, ErrorCode, Handle, Holder, MeetingId, Token};
@@ -94,6 +94,30 @@ fn rule_8_a_claim_that_is_answered_unknown_meeting_ends_the_leg_with_the_cause_t
         let told = rig.alarms.iter().filter(|alarm| alarm.kind == AlarmKind::Vanished).count();
         assert_eq!(told, alarms, "{state:?}");
     }
+}
+
+/// Found by the simulation (seeds 17485 and 17500).
+#[test]
+fn rule_9_a_gap_is_not_acknowledged_while_the_end_that_its_round_found_is_not_stored() {
+    let mut rig = Rig::new(Settings::default(), BOOT);
+    let in_meeting = row(1, StoredState::InMeeting);
+    rig.take_over(BOOT, &in_meeting, Mark::default());
+    rig.no_stamps();
+    rig.stored();
+    rig.hear(Heard::Gap(EventGap { first: 1, last: 7 }));
+    let ended = || vec![entry(1, 101, LegState::Ended, EndCause::ByServer)];
+    rig.inventory(BOOT, 11, ended());
+    assert_eq!(rig.states(), [(leg(1), StoredState::Ended, EndCause::ByServer)]);
+    for (id, _) in std::mem::take(&mut rig.persists) {
+        rig.give(Input::Written(id, Outcome::Lost { version: 9 }));
+    }
+    rig.look_up(&[StoredLeg { version: 9, epoch: crate::core_rig::TOKEN.epoch, ..in_meeting }], &[]);
+    rig.stored();
+    assert_eq!(rig.acknowledged, [0; 0], "the server would forget the end");
+    rig.after(Duration::from_secs(6));
+    rig.inventory(BOOT, 11, ended());
+    rig.stored();
+    assert_eq!(rig.acknowledged, [7]);
 }
 
 /// Found by the simulation (seed 24501).
