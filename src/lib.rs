@@ -15,7 +15,7 @@
 //! - [`simulator`] – the simulated autonomous server; shares only the protocol crate.
 //! - [`demo`] – the mission end to end, checked by an independent reader.
 //! - [`drill`] – the scheduler killed and stopped again and again, compared with an oracle after every cycle.
-//! - [`bench`] – how fast, with real processes and stores, and how near to what the machine can do.
+//! - [`mod@bench`] – how fast, with real processes and stores, and how near to what the machine can do.
 //! - `stage` – what these three are played on: processes, stores, the independent reader.
 //! - [`cli`] – the command line.
 
