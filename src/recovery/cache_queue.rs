@@ -1,6 +1,6 @@
-//! The queue to the cache, decided: tasks in order and in runs of one kind, with bounds; what the cache did not forget
-//! is repeated until it holds. A driver carries the runs out. The cache never stops anything: what it did not take is
-//! told to the core, which leaves the leg's cached status behind until the next comparison.
+//! The queue to the cache, decided: tasks in runs of one kind, each leg's in order, with bounds; what the cache did not
+//! forget is repeated until it holds. A driver carries the runs out. The cache never stops anything: what it did not take
+//! is told to the core, which leaves the leg's cached status behind until the next comparison.
 
 use super::{CacheTask, Input};
 use crate::model::Moment;
@@ -10,6 +10,9 @@ use std::time::Duration;
 
 /// Tasks of a pipeline (parts.md trap 15 measured 1,000).
 const PIPELINE: usize = 1_000;
+/// Tasks that are looked at for it: kinds alternate while clients command and legs are back-filled, and runs of a few would
+/// be as many round trips.
+const LOOKED_AT: usize = 4 * PIPELINE;
 /// Tasks that wait, of every kind: every leg of a large network once; some 50 MB of small writes.
 pub const QUEUE_MAX: usize = 100_000;
 /// Ended legs that the cache has not forgotten: some 5 MB. As many would have to end while the cache is away.
@@ -90,7 +93,8 @@ impl CacheQueue {
         }
     }
 
-    /// The next run: tasks of one kind from the queue's head, so that order is kept.
+    /// The next run: tasks of one kind, the first one's. The tasks of each leg keep their order: what is passed over is not
+    /// overtaken by a later one of its leg.
     pub fn begin(&mut self, now: Moment) -> Option<Vec<CacheTask>> {
         if self.busy {
             return None;
@@ -101,10 +105,21 @@ impl CacheQueue {
             return self.forget_again();
         }
         let kind = std::mem::discriminant(self.queue.front()?);
-        let same = self.queue.iter().take(PIPELINE).take_while(|task| std::mem::discriminant(*task) == kind);
-        let count = same.count();
+        let (mut run, mut passed, mut legs) = (Vec::new(), Vec::new(), BTreeSet::new());
+        while run.len() < PIPELINE && run.len() + passed.len() < LOOKED_AT {
+            let Some(task) = self.queue.pop_front() else { break };
+            if std::mem::discriminant(&task) == kind && !legs.contains(&task.leg()) {
+                run.push(task);
+            } else {
+                legs.insert(task.leg());
+                passed.push(task);
+            }
+        }
+        for task in passed.into_iter().rev() {
+            self.queue.push_front(task);
+        }
         self.busy = true;
-        Some(self.queue.drain(..count).collect())
+        Some(run)
     }
 
     /// The cache is to be asked for something, to see whether it answers again. If it owes something it is asked for
@@ -143,17 +158,26 @@ mod tests {
     const DOMAIN: DomainId = DomainId(1);
 
     #[test]
-    fn a_run_is_of_one_kind_so_that_order_is_kept() {
+    fn a_run_is_of_one_kind_and_the_tasks_of_each_leg_keep_their_order() {
         let (mut queue, now) = (CacheQueue::default(), Moment::default());
         for number in 1..=2 {
             assert!(queue.push(now, CacheTask::MirrorKey(leg(number))).is_none());
         }
         assert!(queue.push(now, CacheTask::Forget(DOMAIN, leg(1))).is_none());
-        assert!(queue.push(now, CacheTask::MirrorKey(leg(3))).is_none());
-        assert_eq!(queue.begin(now).unwrap().len(), 2);
-        assert!(queue.begin(now).is_none() && queue.probe().is_none(), "one run at a time");
-        queue.end(now, Vec::new());
-        assert!(matches!(queue.begin(now).unwrap().as_slice(), [CacheTask::Forget(..)]));
+        for number in [1, 3] {
+            assert!(queue.push(now, CacheTask::MirrorKey(leg(number))).is_none());
+        }
+        let mut run = || {
+            let run = queue.begin(now).unwrap();
+            assert!(queue.begin(now).is_none() && queue.probe().is_none(), "one run at a time");
+            queue.end(now, Vec::new());
+            let forgets = run.iter().filter(|task| matches!(task, CacheTask::Forget(..))).count();
+            (run.iter().map(CacheTask::leg).collect::<Vec<_>>(), forgets)
+        };
+        assert_eq!(run(), (vec![leg(1), leg(2), leg(3)], 0), "3 overtakes what is of another leg");
+        assert_eq!(run(), (vec![leg(1)], 1));
+        assert_eq!(run(), (vec![leg(1)], 0), "what came after the forgetting comes after it");
+        assert_eq!(queue.waiting(), 0);
     }
 
     #[test]

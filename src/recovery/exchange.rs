@@ -207,6 +207,19 @@ pub enum CacheTask {
     ForgetEnded(DomainId, LegId),
 }
 
+impl CacheTask {
+    /// The leg that it is about.
+    #[must_use]
+    pub fn leg(&self) -> LegId {
+        match self {
+            CacheTask::Write(write) => write.head.leg,
+            CacheTask::Refill(head) => head.leg,
+            CacheTask::PutKey(key) => key.leg,
+            CacheTask::MirrorKey(leg) | CacheTask::Forget(_, leg) | CacheTask::ForgetEnded(_, leg) => *leg,
+        }
+    }
+}
+
 /// Something for subscribed clients. Told only after its row has committed (rule 15).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Published {
