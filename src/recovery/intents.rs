@@ -169,8 +169,12 @@ impl Core {
                 known.control = Control::None;
                 self.want_round(server, Trigger::Reconcile);
             }
+            // A takeover came before the start's answer, and its acceptance is on its way to the store still. The result
+            // counts once that stands: alone it would stand when the acceptance is lost, and the leg would be one that
+            // is starting with nothing open that starts it. The server answers once more then.
             Ok(_) if matches!(open.intent.op, Op::Start(_)) && known.accepting.is_some() => {
-                self.start_waits(leg);
+                (open.asked, open.after) = (None, known.accepting);
+                self.send_open(leg);
             }
             Ok(answer) => {
                 let Some(open) = known.open.remove(place) else { return };

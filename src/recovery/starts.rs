@@ -25,19 +25,6 @@ impl Core {
         Some(self.done(leg, &open, ErrorCode::OK, ""))
     }
 
-    /// A takeover came before the start's answer, and its acceptance is on its way to the store still. The result counts
-    /// once that stands: alone it would stand when the acceptance is lost, and the leg would be one that is starting with
-    /// nothing open that starts it. The server answers once more then.
-    pub(super) fn start_waits(&mut self, leg: LegId) -> bool {
-        let Some(known) = self.legs.get_mut(&leg) else { return false };
-        let Some(accepting) = known.accepting else { return false };
-        let asked = |open: &&mut OpenIntent| matches!(open.intent.op, Op::Start(_)) && open.asked.is_some();
-        let Some(open) = known.open.iter_mut().find(asked) else { return false };
-        (open.asked, open.after) = (None, Some(accepting));
-        self.send_open(leg);
-        true
-    }
-
     /// Ended stays ended (rule 9): the server, which runs the leg still, is told to end it.
     pub(super) fn end_zombie(&mut self, leg: LegId) {
         let Some(known) = self.legs.get_mut(&leg) else { return };

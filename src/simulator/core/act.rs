@@ -6,7 +6,7 @@ use super::leg::{Leg, LegHead};
 use super::{Core, Misbehaviour};
 use rand::Rng;
 use remeet_protocol::message::{AddTerminal, EndCause};
-use remeet_protocol::record::{LegRow, Mark};
+use remeet_protocol::record::LegRow;
 use remeet_protocol::wire::Text;
 use remeet_protocol::{Handle, LegId, MeetingId, Secret, Token};
 
@@ -78,19 +78,7 @@ impl Core {
             second_speaker: Text::default(),
             started_at_ms: now_ms,
         };
-        let head = LegHead {
-            id,
-            handle,
-            secret: Secret::new(self.rng.random()),
-            generation: 1,
-            token: Token::default(),
-            mark: Mark::default(),
-            ended: EndCause::None,
-            intent: 0,
-            kept: None,
-            last_event: 0,
-            floor: 0,
-        };
+        let head = LegHead::new(id, handle, Secret::new(self.rng.random()), 1, Token::default());
         self.appear(head, row);
         for place in 1..=terminals {
             let op = AddTerminal {

@@ -121,22 +121,7 @@ impl Core {
         self.count_execution(token, Token::default());
         let handle = self.table.next_handle();
         let row = LegRow { started_at_ms: now_ms, ..start.row.clone() };
-        self.appear(
-            LegHead {
-                id: command.leg,
-                handle,
-                secret: start.secret.clone(),
-                generation: start.generation,
-                token,
-                mark: Mark::default(),
-                ended: EndCause::None,
-                intent: 0,
-                kept: None,
-                last_event: 0,
-                floor: 0,
-            },
-            row,
-        );
+        self.appear(LegHead::new(command.leg, handle, start.secret.clone(), start.generation, token), row);
         Verdict::Executed(handle, Ok(()))
     }
 

@@ -8,9 +8,8 @@ use super::roster::TERMINALS_MAX;
 use super::{ActError, Core};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use remeet_protocol::message::EndCause;
 use remeet_protocol::record::{
-    Business, BusinessState, Decode, DisplayMode, EntryRow, LeaveReason, LegRow, Mark, MediaCodec, Number, Record,
+    Business, BusinessState, Decode, DisplayMode, EntryRow, LeaveReason, LegRow, MediaCodec, Number, Record,
     Resolution, TerminalRow, WindowRow,
 };
 use remeet_protocol::wire::{Blob, Text};
@@ -59,19 +58,8 @@ impl Fill {
     pub fn leg(&self, domain: DomainId, place: u32, handle: Handle, removals_max: usize) -> Leg {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed.wrapping_add(u64::from(place) << 20));
         let id = uuid::Builder::from_unix_timestamp_millis(BEGAN_MS + u64::from(place), &rng.random());
-        let head = LegHead {
-            id: LegId { meeting: MeetingId(id.into_uuid()), leg: 0 },
-            handle,
-            secret: Secret::new(rng.random()),
-            generation: 1,
-            token: self.token,
-            mark: Mark::default(),
-            ended: EndCause::None,
-            intent: 0,
-            kept: None,
-            last_event: 0,
-            floor: 0,
-        };
+        let id = LegId { meeting: MeetingId(id.into_uuid()), leg: 0 };
+        let head = LegHead::new(id, handle, Secret::new(rng.random()), 1, self.token);
         let mut leg = Leg::new(head, removals_max);
         let numbers: Vec<Number> = (0..self.terminals).map(|terminal| Self::number(place, terminal)).collect();
         leg.set(Record::Leg(leg_row(place, &numbers)));

@@ -48,6 +48,26 @@ pub struct LegHead {
     pub floor: u64,
 }
 
+impl LegHead {
+    /// A leg that has just appeared: nothing was done to it yet. `token` is zeros if nobody of ours started it.
+    #[must_use]
+    pub fn new(id: LegId, handle: Handle, secret: Secret, generation: u64, token: Token) -> Self {
+        Self {
+            id,
+            handle,
+            secret,
+            generation,
+            token,
+            mark: Mark::default(),
+            ended: EndCause::None,
+            intent: 0,
+            kept: None,
+            last_event: 0,
+            floor: 0,
+        }
+    }
+}
+
 /// A leg with its records.
 #[derive(Debug, Clone)]
 pub struct Leg {
