@@ -11,14 +11,14 @@ use super::cacher::{self, Cacher};
 use super::clock::Clock;
 use super::handle::{Handle, ReconcileError, Reconciled, Request, Shared, Troubled};
 use super::helper::Helpers;
-use super::peer::Peer;
+use super::peers::Peers;
 use super::reader::{self, Readers};
 use super::status;
 use super::status::{StoreSide, Telling};
 use super::term::{Keeper, PRUNE, prune};
 use super::writer::{self, Writers};
 use crate::config::Config;
-use crate::link::{self, LinkEvent, LinkOptions, ListenCounters};
+use crate::link::{LinkEvent, ListenCounters};
 use crate::ops::{Heartbeat, ServiceManager};
 use crate::recovery::dry_run::ServerPlan;
 use crate::recovery::lanes::Awaited;
@@ -27,8 +27,8 @@ use crate::recovery::{Alarm, Command, Core, Input, Output, ServerView, Waiter};
 use crate::session::{Heard, PersistId};
 use crate::store::{Cache, Outcome, Store, StoreError};
 use remeet_protocol::message::ClientAnswer;
-use remeet_protocol::{Address, ErrorCode, Holder, Incoming, ServerId};
-use std::collections::{BTreeMap, HashMap};
+use remeet_protocol::{ErrorCode, Holder, ServerId};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,9 +69,7 @@ pub(super) struct Driver {
     pub(super) config: Arc<Config>,
     pub(super) clock: Clock,
     pub(super) core: Core,
-    pub(super) peers: BTreeMap<ServerId, Peer>,
-    /// The servers that are reached through a dialled one, by their addresses (rule 16).
-    behind: BTreeMap<ServerId, HashMap<Address, ServerId>>,
+    pub(super) peers: Peers,
     pub(super) writers: Writers,
     pub(super) cacher: Cacher,
     pub(super) shared: Arc<Shared>,
@@ -148,14 +146,7 @@ impl Driver {
             holder,
         };
         let wall_ms = clock.wall_ms();
-        let peer = |server: &crate::config::Server| (server.id, Peer::new(&config, server, holder, wall_ms));
-        let peers: BTreeMap<ServerId, Peer> = config.servers.iter().map(peer).collect();
-        let mut behind: BTreeMap<ServerId, HashMap<Address, ServerId>> = BTreeMap::new();
-        for (id, peer) in &peers {
-            if let Some((dialled, _)) = peer.relayed {
-                behind.entry(dialled).or_default().insert(Address::server(*id), *id);
-            }
-        }
+        let peers = Peers::new(&config, holder, wall_ms);
         let telling = Telling::new(wall_ms, clients);
         let node = config.scheduler.node.clone();
         let lease_span = config.scheduler.lease;
@@ -166,7 +157,6 @@ impl Driver {
             clock,
             core,
             peers,
-            behind,
             writers,
             cacher,
             shared,
@@ -201,7 +191,7 @@ impl Driver {
 
     /// Runs until `stop`, until an operator hands over, or until another term stands.
     pub(super) async fn run(&mut self, stop: CancellationToken) -> Ended {
-        self.dial();
+        self.peers.dial(&self.config, &self.links);
         let ended = loop {
             self.pump();
             if let Some(ended) = self.over {
@@ -232,23 +222,6 @@ impl Driver {
     /// The lease, for the next life.
     pub(super) fn into_lease(self) -> Lease {
         self.lease
-    }
-
-    fn dial(&mut self) {
-        for server in &self.config.servers {
-            let (Some(peer), Some(address)) = (self.peers.get_mut(&server.id), server.address) else { continue };
-            let options = LinkOptions {
-                connect_timeout: self.config.link.connect_deadline,
-                redial_max: self.config.link.reconnect_max,
-                redial_min: self.config.link.reconnect_first,
-                ..LinkOptions::new(server.id, address)
-            };
-            match link::spawn(options, self.links.clone()) {
-                Ok(link) => peer.link = Some(link),
-                // The configuration's check refuses such addresses; this is said for whoever bypasses it.
-                Err(error) => tracing::error!(server = server.id.0, "this server is never dialled: {error}"),
-            }
-        }
     }
 
     fn feed(&mut self, input: Input) {
@@ -287,69 +260,9 @@ impl Driver {
         let mut next = Some(first);
         let mut left = TURN;
         while let Some((server, event)) = next {
-            self.take_link_event(server, event);
+            self.peers.link_event(self.clock.now(), server, event);
             left = left.saturating_sub(64);
             next = if left == 0 { None } else { self.link_events.try_recv().ok() };
-        }
-    }
-
-    fn take_link_event(&mut self, server: ServerId, event: LinkEvent) {
-        let now = self.clock.now();
-        if let LinkEvent::Packets(packets) = event {
-            return self.take_packets(server, packets);
-        }
-        let Some(peer) = self.peers.get_mut(&server) else { return };
-        match event {
-            LinkEvent::Packets(_) => {}
-            LinkEvent::Connected => {
-                peer.backlog.clear();
-                peer.session.connected(now);
-            }
-            LinkEvent::Broken(reason) => peer.session.broken(now, &reason),
-            LinkEvent::Disconnected(reason) => {
-                peer.backlog.clear();
-                peer.session.disconnected(now, &reason);
-                let reason = format!("the link of server {server}, which relays for it: {reason}");
-                for id in self.behind.get(&server).into_iter().flat_map(HashMap::values) {
-                    let Some(peer) = self.peers.get_mut(id) else { continue };
-                    peer.session.disconnected(now, &reason);
-                    if let Some((_, relay)) = &mut peer.relayed {
-                        relay.parent_down();
-                    }
-                }
-            }
-        }
-    }
-
-    /// Packets of a link: of the server that is dialled, and of those that it relays for. What comes from any other
-    /// address is for the dialled one's session, which counts it as a breach (rule 16).
-    fn take_packets(&mut self, server: ServerId, packets: Vec<Incoming>) {
-        let now = self.clock.now();
-        let behind = self.behind.get(&server);
-        for packet in packets {
-            let source = match &packet {
-                Ok(packet) => packet.source,
-                Err(rejected) => rejected.head.source,
-            };
-            let from = behind.and_then(|behind| behind.get(&source)).copied().unwrap_or(server);
-            if let Some(peer) = self.peers.get_mut(&from) {
-                peer.session.packet(now, packet);
-            }
-        }
-    }
-
-    /// A server has answered: the conversations with those behind it may begin.
-    fn reached(&mut self, server: ServerId) {
-        let now = self.clock.now();
-        if let Some((_, relay)) = self.peers.get_mut(&server).and_then(|peer| peer.relayed.as_mut()) {
-            relay.answered();
-        }
-        for id in self.behind.get(&server).into_iter().flat_map(HashMap::values) {
-            let Some(peer) = self.peers.get_mut(id) else { continue };
-            if let Some((_, relay)) = &mut peer.relayed {
-                relay.parent_up(now);
-            }
-            peer.begin_if_due(now);
         }
     }
 
@@ -379,11 +292,7 @@ impl Driver {
     fn release(&mut self, id: PersistId, outcome: Outcome) {
         let now = self.clock.now();
         for server in self.awaited.take(id) {
-            let Some(peer) = self.peers.get_mut(&server) else { continue };
-            match outcome {
-                Outcome::Applied { .. } => peer.session.stored(now, id),
-                Outcome::Lost { .. } => peer.session.dropped(id),
-            }
+            self.peers.settled(now, server, id, outcome);
         }
     }
 
@@ -491,7 +400,7 @@ impl Driver {
         only: Option<ServerId>,
         plans: oneshot::Sender<Result<mpsc::UnboundedReceiver<ServerPlan>, ReconcileError>>,
     ) {
-        let known: Vec<ServerId> = self.peers.keys().copied().collect();
+        let known: Vec<ServerId> = self.peers.ids().collect();
         let asked: Vec<ServerId> = known.iter().copied().filter(|id| only.is_none_or(|only| only == *id)).collect();
         if let (Some(server), true) = (only, asked.is_empty()) {
             // Whoever asked may have left.
@@ -545,24 +454,15 @@ impl Driver {
             let epoch = self.core.token().map(|token| token.epoch).unwrap_or_default();
             self.cacher.probe(epoch);
         }
-        for peer in self.peers.values_mut() {
-            if peer.session.next_wake().is_some_and(|(at, _)| at <= now) {
-                peer.session.wake(now);
-            }
-            peer.begin_if_due(now);
-        }
+        self.peers.wake(now);
         if self.core.next_wake().is_some_and(|at| at <= now) {
             self.feed(Input::Wake);
         }
     }
 
     fn next_wake(&self) -> tokio::time::Instant {
-        let sessions = self.peers.values().flat_map(|peer| {
-            let relay = peer.relayed.as_ref().and_then(|(_, relay)| relay.next_wake());
-            peer.session.next_wake().map(|(at, _)| at).into_iter().chain(relay)
-        });
         let idle = self.clock.now() + IDLE;
-        let due = sessions.chain(self.core.next_wake()).chain(self.lease.next_wake());
+        let due = self.peers.next_wake().into_iter().chain(self.core.next_wake()).chain(self.lease.next_wake());
         self.clock.instant(due.min().map_or(idle, |at| at.min(idle)))
     }
 
@@ -577,17 +477,11 @@ impl Driver {
                 self.carry_out(output);
             }
             let wall = self.clock.wall_ms();
-            let mut heard = Vec::new();
-            for (server, peer) in &mut self.peers {
-                while let Some(said) = peer.session.poll_heard() {
-                    peer.note(&said, wall);
-                    heard.push((*server, said));
-                }
-            }
+            let heard = self.peers.heard(wall);
             for (server, said) in heard {
                 quiet = false;
                 if let Heard::Up { .. } = said {
-                    self.reached(server);
+                    self.peers.reached(self.clock.now(), server);
                 }
                 self.feed(Input::Heard(server, said));
             }
@@ -597,28 +491,12 @@ impl Driver {
         }
         // Rule 5: asked as late as can be, just before packets are handed over.
         let may_command = self.lease.may_command(self.clock.now());
-        self.hand_over(may_command);
+        self.peers.hand_over(self.clock.now(), may_command);
         if let Some(token) = self.core.token() {
             self.writers.begin(token);
             self.cacher.begin(self.clock.now(), token.epoch);
         }
         self.waiters_left();
-    }
-
-    /// Hands packets to the links; those for servers behind others go by the link of the one that is dialled.
-    pub(super) fn hand_over(&mut self, may_command: bool) {
-        let now = self.clock.now();
-        for (dialled, behind) in &self.behind {
-            for id in behind.values() {
-                let packets = self.peers.get_mut(id).map(|peer| peer.relay(now)).unwrap_or_default();
-                if let Some(peer) = self.peers.get_mut(dialled) {
-                    peer.backlog.extend(packets);
-                }
-            }
-        }
-        for peer in self.peers.values_mut().filter(|peer| peer.relayed.is_none()) {
-            peer.send(may_command);
-        }
     }
 
     fn carry_out(&mut self, output: Output) {
@@ -628,15 +506,9 @@ impl Driver {
                 if let Some(id) = after {
                     self.awaited.add(id, server);
                 }
-                if let Some(peer) = self.peers.get_mut(&server) {
-                    peer.session.ask(self.clock.now(), ticket, request, after);
-                }
+                self.peers.ask(self.clock.now(), server, ticket, request, after);
             }
-            Output::Acknowledge { server, number } => {
-                if let Some(peer) = self.peers.get_mut(&server) {
-                    peer.session.acknowledge(number);
-                }
-            }
+            Output::Acknowledge { server, number } => self.peers.acknowledge(server, number),
             Output::Read { id, read } => self.readers.begin(id, read),
             Output::Cache(task) => {
                 if let Some(behind) = self.cacher.push(self.clock.now(), task) {

@@ -26,6 +26,7 @@ mod handle;
 mod helper;
 mod operator;
 mod peer;
+mod peers;
 mod presence;
 mod present;
 mod reader;

@@ -20,6 +20,8 @@ pub(super) struct Peer {
     /// What [`Heard`] said last: nothing yet, up or down; and since when.
     pub was_up: Option<bool>,
     pub link_since_ms: u64,
+    /// When it is to be woken, as was found when it was last touched.
+    pub armed: Option<Moment>,
 }
 
 impl Peer {
@@ -48,6 +50,7 @@ impl Peer {
             backlog: Vec::new(),
             was_up: None,
             link_since_ms: wall_ms,
+            armed: None,
         }
     }
 
@@ -77,6 +80,12 @@ impl Peer {
             relay.closed(now, at_least, rand::random());
         }
         packets
+    }
+
+    /// When its session or its place behind another wants to be woken.
+    pub(super) fn next_wake(&self) -> Option<Moment> {
+        let relay = self.relayed.as_ref().and_then(|(_, relay)| relay.next_wake());
+        self.session.next_wake().map(|(at, _)| at).into_iter().chain(relay).min()
     }
 
     /// Notes since when the link is as it is.

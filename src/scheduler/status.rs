@@ -217,7 +217,7 @@ pub(super) fn phase(driver: &Driver) -> Phase {
             None if driver.lease.is_held_back(driver.clock.now()) => Phase::Standby,
             None => Phase::Starting,
         }
-    } else if driver.core.is_steady() && telling.store.healthy && !driver.peers.values().any(Peer::is_first_dialled) {
+    } else if driver.core.is_steady() && telling.store.healthy && !driver.peers.any_unreached() {
         Phase::Steady
     } else if telling.store.healthy {
         Phase::Recovering
@@ -260,7 +260,7 @@ pub(super) fn report(driver: &Driver) -> Status {
     let servers: Vec<ServerStatus> = config
         .servers
         .iter()
-        .filter_map(|server| Some(server_status(server, driver.peers.get(&server.id)?, views.get(&server.id)?)))
+        .filter_map(|server| Some(server_status(server, driver.peers.get(server.id)?, views.get(&server.id)?)))
         .collect();
     let mut totals = LegCounts::default();
     for server in &servers {

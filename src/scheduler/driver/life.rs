@@ -1,10 +1,8 @@
 //! The life of a scheduler: what it asks about its lease and what follows, the hand-over, and how it ends.
 
 use super::{Driver, PRUNE, StoreSide, prune};
-use crate::link::LinkHandle;
 use crate::recovery::lease::{Evidence, LeaseAnswer, LeaseChange, LifeEnd};
 use crate::recovery::{Alarm, AlarmKind, Input};
-use futures_util::future::join_all;
 use remeet_protocol::{Epoch, ServerId, Token};
 use std::sync::Arc;
 use std::time::Duration;
@@ -176,15 +174,8 @@ impl Driver {
 
     async fn farewell(&mut self, text: &str) {
         let now = self.clock.now();
-        let mut closing = Vec::new();
-        for peer in self.peers.values_mut() {
-            peer.session.farewell(now, text);
-        }
-        self.hand_over(false);
-        for peer in self.peers.values_mut() {
-            closing.extend(peer.link.take().map(LinkHandle::close));
-        }
-        // Each may take as long as its last words: all at once.
-        join_all(closing).await;
+        self.peers.farewell(now, text);
+        self.peers.hand_over(now, false);
+        self.peers.close().await;
     }
 }
