@@ -14,7 +14,6 @@ use crate::store::{
     Begun, Candidate, ContentWrite, NewLeg, Outcome, Store, StoreError, StoreOptions, Unit, Write, open,
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
-use remeet_protocol::message::EndCause;
 use remeet_protocol::{Change, DomainId, Epoch, Handle, Holder, LegId, ServerId, Token};
 use std::sync::Arc;
 use std::time::Duration;
@@ -132,23 +131,11 @@ fn unit(portion: &Portion, leg: &Leg) -> Option<Unit> {
         made_at_ms: info.started_at_ms,
     };
     let row = StoredLeg {
-        leg: head.id,
-        domain: key.domain,
-        server: key.server,
-        state: StoredState::InMeeting,
-        cause: EndCause::None,
         epoch: head.token.epoch,
         boot: Some(portion.filled.boot),
         handle: Some(head.handle),
         table_revision: portion.filled.table_revision,
-        mark: Default::default(),
-        generation: key.generation,
-        intent: 0,
-        first: false,
-        quarantine: None,
-        version: 1,
-        number: info.number,
-        title: info.title,
+        ..StoredLeg::new(&key, StoredState::InMeeting)
     };
     let changes = leg.changes(0, head.mark.revision, false).collect::<Vec<Change>>();
     let content = ContentWrite { leg: head.id, changes, mark: Some(head.mark), full: true };

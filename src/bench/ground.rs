@@ -29,15 +29,7 @@ pub(super) async fn set(
         network.seed,
         backing.name()
     ));
-    let setting = Setting {
-        word: "bench",
-        servers: network.servers,
-        seed: network.seed,
-        clients,
-        nodes: vec!["scheduler"],
-        lease: None,
-        logs: None,
-    };
+    let setting = Setting::of_one("bench", network.servers, network.seed, clients);
     Stage::set(&setting, backing, directory).await
 }
 

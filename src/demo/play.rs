@@ -58,15 +58,7 @@ async fn on_stage(
         options.seed,
         backing.name()
     ));
-    let setting = Setting {
-        word: "demo",
-        servers: options.servers,
-        seed: options.seed,
-        clients,
-        nodes: vec!["scheduler"],
-        lease: None,
-        logs: None,
-    };
+    let setting = Setting::of_one("demo", options.servers, options.seed, clients);
     let mut stage = Stage::set(&setting, backing, directory).await?;
     let played = Box::pin(through(options, progress, backing, &mut stage, clients)).await;
     if played.as_ref().map_or(true, |verdict| !verdict.ok) {

@@ -117,6 +117,32 @@ pub struct StoredLeg {
     pub title: Text<256>,
 }
 
+impl StoredLeg {
+    /// The control row of a new leg, which no server knows yet.
+    #[must_use]
+    pub fn new(key: &RecoveryKey, state: StoredState) -> Self {
+        Self {
+            leg: key.leg,
+            domain: key.domain,
+            server: key.server,
+            state,
+            cause: EndCause::None,
+            epoch: Epoch(0),
+            boot: None,
+            handle: None,
+            table_revision: 0,
+            mark: Mark::default(),
+            generation: key.generation,
+            intent: 0,
+            first: false,
+            quarantine: None,
+            version: 1,
+            number: key.number.clone(),
+            title: key.title.clone(),
+        }
+    }
+}
+
 /// The recovery key: committed before the server is told to start (design §3).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecoveryKey {

@@ -10,11 +10,11 @@ use super::commands::Waiting;
 use super::core::{After, Asked, Core, lane};
 use super::instances::answer;
 use super::leg::{Control, Leg, OpenIntent};
-use super::meetings::{leg_row, new_row};
+use super::meetings::leg_row;
 use super::plan::adopted_title;
 use super::report::Fate;
 use super::takeover::Place;
-use crate::model::{CommandId, Intent, StoredState};
+use crate::model::{CommandId, Intent, StoredLeg, StoredState};
 use crate::session::{PersistId, Request, RequestError, Ticket};
 use crate::store::{Expect, NewLeg, StateWrite, Unit, Write};
 use rand_chacha::rand_core::RngCore;
@@ -48,7 +48,7 @@ impl Core {
             creator_name: Text::default(),
         };
         let key = self.new_key(leg, adopt.server, &create);
-        let mut row = new_row(&key, StoredState::Adopting);
+        let mut row = StoredLeg::new(&key, StoredState::Adopting);
         row.boot = Some(boot);
         row.handle = Some(adopt.handle);
         let request = Adopt {

@@ -123,7 +123,8 @@ impl Core {
         Some(Op::Start(Start { secret: key.secret.clone(), generation: key.generation, row: leg_row(&key) }))
     }
 
-    /// Ends a leg that was never started.
+    /// Ends a leg that was never started, in memory at once, its secret gone; the caller hands the write to the store and
+    /// notes that persist as [`Leg::closing`](super::leg::Leg::closing).
     pub(super) fn close_created(&mut self, leg: LegId) -> Option<Write> {
         let known = self.legs.get_mut(&leg)?;
         let expect = Expect { version: known.row.version, state: known.row.state };

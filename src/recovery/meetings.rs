@@ -8,7 +8,7 @@ use super::{CacheTask, Output, Read, Rights};
 use crate::model::{RecoveryKey, StoredLeg, StoredState};
 use crate::store::{LookUp, NewLeg, Unit, Write};
 use rand_chacha::rand_core::RngCore;
-use remeet_protocol::message::{AddLeg, ClientAnswer, ClientCommand, ClientOp, Create, EndCause, EventKind, LEGS_MAX};
+use remeet_protocol::message::{AddLeg, ClientAnswer, ClientCommand, ClientOp, Create, EventKind, LEGS_MAX};
 use remeet_protocol::record::{LegRow, Number};
 use remeet_protocol::{ErrorCode, LegId, Secret, ServerId};
 
@@ -28,7 +28,7 @@ impl Core {
             return self.refuse_for_now(waiting, ErrorCode::TOO_MANY, detail);
         }
         let key = self.new_key(leg, server, &create);
-        let row = new_row(&key, StoredState::Created);
+        let row = StoredLeg::new(&key, StoredState::Created);
         let answer = answer(&waiting.command, ErrorCode::OK, "", create.meeting);
         let unit = Unit {
             writes: vec![
@@ -89,7 +89,7 @@ impl Core {
             creator_name: template.creator_name,
         };
         let key = self.new_key(leg, server, &create);
-        let row = new_row(&key, StoredState::Created);
+        let row = StoredLeg::new(&key, StoredState::Created);
         let answer = answer(&waiting.command, ErrorCode::OK, "", meeting);
         let new = Write::NewLeg(Box::new(NewLeg { row: row.clone(), key: key.clone() }));
         let unit = Unit { writes: vec![new, Write::Answer(self.answer_row(&answer))] };
@@ -229,28 +229,5 @@ pub(super) fn leg_row(key: &RecoveryKey) -> LegRow {
         first_speaker: Number::default(),
         second_speaker: Number::default(),
         started_at_ms: 0,
-    }
-}
-
-/// The control row of a new leg.
-pub(super) fn new_row(key: &RecoveryKey, state: StoredState) -> StoredLeg {
-    StoredLeg {
-        leg: key.leg,
-        domain: key.domain,
-        server: key.server,
-        state,
-        cause: EndCause::None,
-        epoch: remeet_protocol::Epoch(0),
-        boot: None,
-        handle: None,
-        table_revision: 0,
-        mark: super::core::NOTHING,
-        generation: key.generation,
-        intent: 0,
-        first: false,
-        quarantine: None,
-        version: 1,
-        number: key.number.clone(),
-        title: key.title.clone(),
     }
 }

@@ -86,6 +86,13 @@ pub(crate) struct Setting {
     pub(crate) logs: Option<PathBuf>,
 }
 
+impl Setting {
+    /// One scheduler, which needs no lease shorter than the usual one, and no logs kept.
+    pub(crate) fn of_one(word: &'static str, servers: u32, seed: u64, clients: u32) -> Self {
+        Self { word, servers, seed, clients, nodes: vec!["scheduler"], lease: None, logs: None }
+    }
+}
+
 #[derive(Deserialize)]
 struct ServerState {
     legs_live: u64,

@@ -4,8 +4,7 @@
 
 use super::{Begun, Candidate, NewLeg, Store, StoreOptions, Unit, Write, open};
 use crate::model::{RecoveryKey, StoredLeg, StoredState};
-use remeet_protocol::message::EndCause;
-use remeet_protocol::record::{Mark, Number};
+use remeet_protocol::record::Number;
 use remeet_protocol::wire::Text;
 use remeet_protocol::{BootId, DomainId, Epoch, Handle, Holder, LegId, MeetingId, Secret, ServerId, Token};
 use std::sync::Arc;
@@ -36,23 +35,10 @@ pub(crate) async fn with_a_meeting(url: &str) -> (Arc<dyn Store>, Token) {
         made_at_ms: 1,
     };
     let row = StoredLeg {
-        leg: LEG,
-        domain: key.domain,
-        server: key.server,
-        state: StoredState::InMeeting,
-        cause: EndCause::None,
         epoch: token.epoch,
         boot: Some(PLACE.0),
         handle: Some(PLACE.1),
-        table_revision: 0,
-        mark: Mark::default(),
-        generation: 1,
-        intent: 0,
-        first: false,
-        quarantine: None,
-        version: 1,
-        number: key.number.clone(),
-        title: key.title.clone(),
+        ..StoredLeg::new(&key, StoredState::InMeeting)
     };
     let new = Unit::one(Write::NewLeg(Box::new(NewLeg { row, key })));
     store.write(token, &[new]).await.unwrap();

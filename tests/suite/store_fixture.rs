@@ -210,25 +210,7 @@ pub(crate) fn new_leg(n: u32, state: StoredState) -> NewLeg {
         creator_name: Text::cut("Ada"),
         made_at_ms: 1_700_000_000_000,
     };
-    let row = StoredLeg {
-        leg,
-        domain: DomainId(7),
-        server: ServerId(1),
-        state,
-        cause: EndCause::None,
-        epoch: Epoch(0),
-        boot: None,
-        handle: None,
-        table_revision: 0,
-        mark: Mark::default(),
-        generation: 1,
-        intent: 0,
-        first: false,
-        quarantine: None,
-        version: 1,
-        number: key.number.clone(),
-        title: key.title.clone(),
-    };
+    let row = StoredLeg::new(&key, state);
     NewLeg { row, key }
 }
 
