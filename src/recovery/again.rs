@@ -175,6 +175,8 @@ impl Core {
         if self.legs.get(&id).is_none_or(|known| newer(known)) {
             let mut leg = Leg::new(found.row);
             leg.open = found.open.into_iter().map(OpenIntent::stored).collect();
+            // An acceptance may have been lost in an earlier term, and content of that life be stored all the same.
+            leg.content_unsure = leg.row.mark.revision == 0 && leg.row.state != StoredState::Created;
             if leg.row.state == StoredState::Created {
                 leg.unstarted = found.key.map(Box::new);
             }
@@ -227,7 +229,7 @@ impl Leg {
         // Nobody else writes these, and no compare-and-set can lose them: memory's are on their way at worst.
         self.row.quarantine = before.row.quarantine;
         self.row.first = before.row.first;
-        self.content_unsure = before.content_unsure;
+        self.content_unsure |= before.content_unsure;
         self.reset = before.reset && self.row.mark.revision == 0;
         self.done = before.done;
         self.accepting = before.accepting;

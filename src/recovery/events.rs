@@ -205,11 +205,8 @@ impl Core {
         known.control = Control::None;
         known.content = Content::Idle;
         let write = StateWrite { leg, expect, state: StoredState::Ended, cause, accepted: None };
-        let id = self.persist(
-            lane(leg),
-            Unit::one(Write::State(write)),
-            After::Event { server, event: Box::new(event), base: None },
-        );
+        let unit = known.end_unit(write);
+        let id = self.persist(lane(leg), unit, After::Event { server, event: Box::new(event), base: None });
         if let Some(known) = self.legs.get_mut(&leg) {
             known.closing = Some(id);
         }

@@ -2,11 +2,12 @@
 
 use super::Waiter;
 use super::commands::Waiting;
-use crate::model::{Intent, RecoveryKey, StoredLeg, StoredState};
+use crate::model::{Intent, IntentResult, RecoveryKey, StoredLeg, StoredState};
 use crate::session::{PersistId, Ticket};
-use remeet_protocol::message::Event;
+use crate::store::{StateWrite, Unit, Write};
+use remeet_protocol::message::{Event, Op};
 use remeet_protocol::record::Mark;
-use remeet_protocol::{Change, Token};
+use remeet_protocol::{Change, ErrorCode, Token};
 use std::collections::VecDeque;
 
 /// Who commands the leg, as far as this process knows.
@@ -125,8 +126,8 @@ pub(super) struct Leg {
     pub unstarted: Option<Box<RecoveryKey>>,
     /// Times that a lost compare-and-set was tried anew.
     pub lost: u8,
-    /// An acceptance was lost, and content of its place may be stored all the same, with a mark that the row did not
-    /// show yet when it was read again.
+    /// An acceptance was lost, or may have been in an earlier term, and content of its place may be stored all the same:
+    /// with a mark that the row did not show yet when it was read again, or with none.
     pub content_unsure: bool,
     /// Stored is what is left of another life of the leg: the mark stays at nothing until all is pulled, or a later
     /// term would take the remains for part of it.
@@ -211,6 +212,17 @@ impl Leg {
         self.row.version += 1;
     }
 
+    /// What stores its end. The intents that no client asked for go with it: of what stays open on an ended leg only a
+    /// client reminds a later term.
+    pub(super) fn end_unit(&self, end: StateWrite) -> Unit {
+        let leg = end.leg;
+        let own = self.open.iter().map(|open| &open.intent).filter(|intent| intent.command.is_none());
+        let done = own.map(|intent| {
+            Write::IntentDone(IntentResult { leg, number: intent.number, code: code_of_ended(&intent.op) })
+        });
+        Unit { writes: done.chain([Write::State(end)]).collect() }
+    }
+
     /// The intent to end it is stored.
     pub(super) fn ending_stored(&mut self, number: u64) {
         if self.ending.take_if(|ending| *ending == number).is_some() {
@@ -243,4 +255,9 @@ impl Leg {
             open.asked = None;
         }
     }
+}
+
+/// The result of an intent on a leg that has ended. Ending that is done (SPEC K-6).
+pub(super) fn code_of_ended(op: &Op) -> ErrorCode {
+    if matches!(op, Op::End(_)) { ErrorCode::OK } else { ErrorCode::ENDED }
 }

@@ -3,7 +3,7 @@
 
 use super::core::{After, Core, lane};
 use super::intents::Done;
-use super::leg::OpenIntent;
+use super::leg::{OpenIntent, code_of_ended};
 use crate::cascade::terminal_of;
 use crate::model::{Intent, StoredState};
 use crate::store::{Unit, Write};
@@ -51,10 +51,7 @@ impl Core {
                 // Its answer is on its way and says more than "ended".
                 left.push_back(open);
             } else {
-                // Ending what has ended is done (SPEC K-6).
-                let ends = matches!(open.intent.op, Op::End(_));
-                let code = if ends { ErrorCode::OK } else { ErrorCode::ENDED };
-                self.intent_done(leg, &open, code, "the meeting has ended");
+                self.intent_done(leg, &open, code_of_ended(&open.intent.op), "the meeting has ended");
             }
         }
         if let Some(known) = self.legs.get_mut(&leg) {

@@ -450,7 +450,8 @@ impl Core {
         known.control = Control::None;
         known.content = Content::Idle;
         let write = StateWrite { leg, expect, state: StoredState::Ended, cause, accepted: None };
-        let id = self.persist(lane(leg), Unit::one(Write::State(write)), After::Closed { leg, answer: None });
+        let unit = known.end_unit(write);
+        let id = self.persist(lane(leg), unit, After::Closed { leg, answer: None });
         if let Some(known) = self.legs.get_mut(&leg) {
             known.closing = Some(id);
         }

@@ -152,6 +152,20 @@ fn a_start_answered_after_a_takeover_is_not_done_unless_the_acceptance_stands() 
     assert!(is_done(&rig));
 }
 
+/// Found by the simulation (seed 52023): in an earlier term its acceptance was lost, and content of that life was stored.
+/// At the same revision it would stand over the new life's, and the marks would agree.
+#[test]
+fn a_start_done_anew_lets_everything_stored_of_the_leg_be_replaced() {
+    let (mut rig, asked) = start_unanswered();
+    rig.hear(Heard::Commanded(asked, Ok(has_started())));
+    let resets = |(_, unit): &(_, remeet::store::Unit)| {
+        let accepted =
+            |write: &Write| matches!(write, Write::State(write) if write.accepted.is_some_and(|it| it.content_reset));
+        unit.writes.iter().any(accepted)
+    };
+    assert!(rig.persists.iter().any(resets), "{:?}", rig.persists);
+}
+
 /// What a scheduler before that mending may have left: the alarm says to end it.
 #[test]
 fn a_leg_that_nothing_would_start_is_closed_by_a_command_to_end_it() {
