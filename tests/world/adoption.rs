@@ -3,6 +3,7 @@
 use super::clients::add;
 use super::crash::crash_points;
 use super::options::{Options, seed};
+use super::trace::explained;
 use super::*;
 use remeet::model::StoredState;
 use remeet_protocol::message::{AdoptOrphan, ClientOp, LegState};
@@ -64,13 +65,15 @@ fn rule_11_an_adoption_killed_after_any_output_has_one_effect_and_one_answer() {
     let seed = seed(40);
     for end in [false, true] {
         for point in crash_points(outputs(seed, end)) {
-            let (mut world, leg, handle) = with_orphan(seed);
-            let number = world.ask(1, MeetingId::default(), adopt(leg, handle, end));
-            let lived = world.process().unwrap().outputs;
-            world.kill_there(point, lived);
-            world.run_until("the kill", |world| !world.kill_is_due());
-            world.later(Duration::from_millis(30), |world| world.boot(0));
-            one_effect(&mut world, number, end, &format!("end {end}, killed at {point:?}"));
+            explained(|| {
+                let (mut world, leg, handle) = with_orphan(seed);
+                let number = world.ask(1, MeetingId::default(), adopt(leg, handle, end));
+                let lived = world.process().unwrap().outputs;
+                world.kill_there(point, lived);
+                world.run_until("the kill", |world| !world.kill_is_due());
+                world.later(Duration::from_millis(30), |world| world.boot(0));
+                one_effect(&mut world, number, end, &format!("end {end}, killed at {point:?}"));
+            });
         }
     }
 }
@@ -81,20 +84,27 @@ fn rule_11_an_adoption_killed_again_in_the_recovery_from_a_kill_has_one_effect_a
     for end in [false, true] {
         for output in (1..=outputs(seed, end)).step_by(2) {
             for again in (1..40).step_by(3) {
-                let (mut world, leg, handle) = with_orphan(seed);
-                let number = world.ask(1, MeetingId::default(), adopt(leg, handle, end));
-                let lived = world.process().unwrap().outputs;
-                world.kill_after(lived + output);
-                world.run_until("the kill", |world| !world.kill_is_due());
-                world.kill_after(again);
-                world.later(Duration::from_millis(30), |world| world.boot(0));
-                world.run_for(Duration::from_secs(2));
-                // A recovery may have fewer steps than that.
-                world.nodes[0].interrupt = None;
-                if world.process().is_none() {
-                    world.boot(0);
-                }
-                one_effect(&mut world, number, end, &format!("end {end}, killed after {output}, then after {again}"));
+                explained(|| {
+                    let (mut world, leg, handle) = with_orphan(seed);
+                    let number = world.ask(1, MeetingId::default(), adopt(leg, handle, end));
+                    let lived = world.process().unwrap().outputs;
+                    world.kill_after(lived + output);
+                    world.run_until("the kill", |world| !world.kill_is_due());
+                    world.kill_after(again);
+                    world.later(Duration::from_millis(30), |world| world.boot(0));
+                    world.run_for(Duration::from_secs(2));
+                    // A recovery may have fewer steps than that.
+                    world.nodes[0].interrupt = None;
+                    if world.process().is_none() {
+                        world.boot(0);
+                    }
+                    one_effect(
+                        &mut world,
+                        number,
+                        end,
+                        &format!("end {end}, killed after {output}, then after {again}"),
+                    );
+                });
             }
         }
     }

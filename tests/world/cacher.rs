@@ -190,6 +190,5 @@ impl World {
     pub(super) fn wipe_cache(&mut self) {
         self.cache = MemoryCache::default();
         self.seen.cached.clear();
-        self.cache_disturbed = true;
     }
 }

@@ -3,7 +3,7 @@
 use super::World;
 use super::process::Process;
 use super::store::Kept;
-use remeet::model::{CommandId, Moment, StoredState};
+use remeet::model::{CommandId, Moment, RecoveryKey, StoredState};
 use remeet::recovery::lanes::Units;
 use remeet::recovery::{Published, Read, ReadResult, Trigger};
 use remeet::simulator::core::ConnectionId;
@@ -56,23 +56,40 @@ impl World {
     pub(super) fn check_written(&self, token: Token, units: &Units) {
         let stands = self.seen.granted;
         assert_eq!(Some(token), stands, "rule 4: written under a term that is over: {units:?}");
-        let fell = units.iter().flat_map(|(_, unit)| unit.writes.iter().filter_map(Write::leg));
-        for leg in fell {
-            let fell = self.store.legs.get(&leg).is_some_and(|kept| kept.fell);
-            assert!(!fell, "rule 13: a record of {leg} was written over a higher revision");
+        for write in units.iter().flat_map(|(_, unit)| &unit.writes) {
+            let Some(kept) = write.leg().and_then(|leg| self.store.legs.get(&leg)) else { continue };
+            let leg = kept.row.leg;
+            assert!(!kept.fell, "rule 13: a record of {leg} was written over a higher revision");
+            // As its server has it, if it is the one that the row tells of.
+            let here = self.servers.get(&kept.row.server).and_then(|simulated| {
+                let live = simulated.live(leg)?;
+                (kept.row.boot, kept.row.handle).eq(&(Some(simulated.core.boot()), Some(live.handle))).then_some(live)
+            });
+            let owned = here.is_none_or(|live| live.token.epoch >= token.epoch);
+            let content = matches!(write, Write::Content(_));
+            assert!(!content || owned, "rule 13: content of {leg}, which {token} has not taken over: {:?}", kept.row);
         }
     }
 
-    /// Rule 12: what a command asks for is stored before it leaves. What another term has overtaken since will be
-    /// refused.
-    pub(super) fn check_sent(&self, server: ServerId, packet: &Packet, token: Option<Token>) {
-        let Message::Command(command) = &packet.message else { return };
-        if token != self.store.term {
-            return;
+    /// Rule 12: what a command asks for, or the key that an adoption brings, is stored before it leaves.
+    pub(super) fn check_sent(&self, server: ServerId, packet: &Packet) {
+        match &packet.message {
+            Message::Command(command) => {
+                let (leg, intent) = (command.leg, command.intent);
+                let stored = self.store.legs.get(&leg).is_some_and(|kept| kept.taken.contains(&intent));
+                assert!(stored, "rule 12: intent {intent} of {leg} left for server {server} and is not stored");
+            }
+            Message::Adopt(adopt) => {
+                let same = |key: &RecoveryKey| {
+                    key.server == server
+                        && key.generation == adopt.generation
+                        && key.secret.expose() == adopt.secret.expose()
+                };
+                let stored = self.store.legs.get(&adopt.new).is_some_and(|kept| same(&kept.key));
+                assert!(stored, "rule 12: {adopt:?} left for server {server}, and its key is not stored");
+            }
+            _ => {}
         }
-        let (leg, intent) = (command.leg, command.intent);
-        let stored = self.store.legs.get(&leg).is_some_and(|kept| kept.taken.contains(&intent));
-        assert!(stored, "rule 12: intent {intent} of {leg} left for server {server} and is not stored");
     }
 
     /// Rule 3: a leg is given for the proof of its key only. Rule 10: a key that is not the stored one is never used,
@@ -158,9 +175,11 @@ impl World {
         // need not have taken over a leg that it only ends.
         if kept.content_of <= process.core.token().unwrap_or_default().epoch {
             for change in &published.changes {
-                let stored = kept.records.get(&change.key());
-                let committed = stored.is_none_or(|stored| stored.revision >= change.revision);
-                assert!(committed, "rule 15: {change:?} of {leg} is told, stored is {stored:?}");
+                let committed = kept.committed.get(&change.key()).copied().max(Some(kept.row.mark.revision));
+                assert!(
+                    committed >= Some(change.revision),
+                    "rule 15: {change:?} of {leg} is told, stored {committed:?}"
+                );
             }
         }
         if published.state == MeetingState::Ended && published.kind == EventKind::Ended {

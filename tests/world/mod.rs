@@ -204,8 +204,6 @@ pub(super) struct World {
     store_down: bool,
     cache: MemoryCache,
     cache_down: bool,
-    /// It was down or wiped: what it lacks is found by the next comparison only.
-    cache_disturbed: bool,
     /// Lives of schedulers so far.
     life: u64,
     /// Codes that servers answered to intents.
@@ -253,7 +251,6 @@ impl World {
             store_down: false,
             cache: MemoryCache::default(),
             cache_down: false,
-            cache_disturbed: false,
             life: 0,
             carried_out: BTreeMap::new(),
             check_acknowledged: false,

@@ -246,7 +246,7 @@ impl World {
         may_command: bool,
     ) -> Vec<(ServerId, Option<Duration>)> {
         let mut closing = Vec::new();
-        let (lease_ends, token) = (process.lease_ends, process.core.token());
+        let lease_ends = process.lease_ends;
         for (server, session) in &mut process.sessions {
             let connection = self.wire(node, *server).and_then(|wire| wire.connection);
             while let Some(packet) = session.poll_packet() {
@@ -255,7 +255,7 @@ impl World {
                         continue;
                     }
                     self.check_self_stop(lease_ends, *server, &packet);
-                    self.check_sent(*server, &packet, token);
+                    self.check_sent(*server, &packet);
                 }
                 if let Some(connection) = connection {
                     self.carry(node, *server, connection, Way::ToServer, packet);

@@ -17,9 +17,10 @@ const FAILURES_MAX: usize = 5;
 
 /// Seeds that failed once (docs/testing.md): what each does changes with the simulation, but it costs nothing to ask
 /// again. What was wrong has a test of its own.
-const ONCE_FAILED: [u64; 32] = [
+const ONCE_FAILED: [u64; 35] = [
     2, 43, 50, 115, 335, 597, 765, 1059, 1539, 2881, 2906, 3902, 4113, 4509, 4531, 9585, 16_009, 16_179, 17_485,
-    17_500, 24_501, 29_641, 31_903, 32_183, 40_795, 49_521, 55_099, 60_954, 64_842, 65_287, 75_795, 84_940,
+    17_500, 24_501, 29_641, 31_903, 32_183, 40_795, 49_521, 52_023, 55_099, 58_511, 60_954, 64_842, 65_287, 68_402,
+    75_795, 84_940,
 ];
 
 fn number(name: &str) -> Option<u64> {
@@ -97,15 +98,15 @@ fn no_rule_is_broken_and_everything_is_recovered_whatever_befalls() {
     let runs = run_all(&seeds);
     let took = began.elapsed().as_secs_f64();
     println!("{} seeds from {}, {took:.0} s, {:.1} a second", seeds.len(), seeds[0], seeds.len() as f64 / took);
-    let least = |of: fn(&Run) -> u64, what: &str| {
+    let told = |of: fn(&Run) -> u64, what: &str| {
         let mut each: Vec<u64> = runs.iter().map(of).collect();
         each.sort_unstable();
         let part = |part: usize| each[(each.len() - 1) * part / 100];
         println!("{what} a run: least {}, half of the runs up to {}, most {}", part(0), part(50), part(100));
         part(0)
     };
-    let faults = least(|run| run.befallen, "faults, but for those of single packets and commits,");
-    let commits = least(|run| run.commits, "batches committed meanwhile,");
+    let faults = told(|run| run.befallen, "faults, but for those of single packets and commits,");
+    let commits = told(|run| run.commits, "batches committed meanwhile,");
     assert!(faults >= FAULTS_MIN && commits >= COMMITS_MIN, "a run had {faults} faults or {commits} commits only");
     let mut kinds: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
     for (kind, count) in runs.iter().flat_map(|run| &run.faults) {

@@ -27,6 +27,8 @@ pub(super) struct Kept {
     pub(super) fell: bool,
     /// The last term that wrote records.
     pub(super) content_of: Epoch,
+    /// The highest revision of each record that was committed, removals among them.
+    pub(super) committed: BTreeMap<RecordKey, u64>,
 }
 
 #[derive(Default)]
@@ -53,8 +55,6 @@ pub(super) struct Store {
     pub(super) transitions: Vec<Transition>,
     /// The intents that each client command made.
     pub(super) made: BTreeMap<CommandId, Vec<(LegId, u64)>>,
-    /// Records and marks written, added up.
-    pub(super) rows_written: u64,
 }
 
 /// Another term has begun.
@@ -203,6 +203,7 @@ impl Store {
                     taken: BTreeSet::new(),
                     fell: false,
                     content_of: token.epoch,
+                    committed: BTreeMap::new(),
                 };
                 if self.legs.contains_key(&new.row.leg) {
                     return false;
@@ -216,9 +217,7 @@ impl Store {
             }
             _ => {
                 let Some(kept) = write.leg().and_then(|leg| self.legs.get_mut(&leg)) else { return false };
-                let (fits, rows) = kept.write(token, write);
-                self.rows_written += rows;
-                fits
+                kept.write(token, write)
             }
         }
     }
@@ -282,38 +281,36 @@ impl Store {
 }
 
 impl Kept {
-    /// Whether it fitted, and how many rows it changed.
-    fn write(&mut self, token: Token, write: &Write) -> (bool, u64) {
+    /// Whether it fitted.
+    fn write(&mut self, token: Token, write: &Write) -> bool {
         match write {
-            Write::State(write) => (self.state(token, write), 0),
+            Write::State(write) => return self.state(token, write),
             Write::Content(write) => {
                 self.content_of = token.epoch;
-                (true, self.content(write))
+                self.content(write);
             }
             Write::Key(key) => {
                 let fits = self.key.generation < key.generation || self.key == *key;
                 self.key = key.clone();
-                (fits, 0)
+                return fits;
             }
             Write::Intent(intent) => {
                 self.row.intent = self.row.intent.max(intent.number);
                 self.open.insert(intent.number, intent.clone());
-                (self.taken.insert(intent.number), 0)
+                return self.taken.insert(intent.number);
             }
             Write::IntentDone(done) => {
                 self.open.remove(&done.number);
-                (true, 0)
             }
             Write::Quarantine(_, reason) => {
                 self.row.quarantine.clone_from(reason);
-                (true, 0)
             }
             Write::First(_, first) => {
                 self.row.first = *first;
-                (true, 0)
             }
-            Write::NewLeg(_) | Write::Answer(_) => (true, 0),
+            Write::NewLeg(_) | Write::Answer(_) => {}
         }
+        true
     }
 
     fn state(&mut self, token: Token, write: &StateWrite) -> bool {
@@ -339,16 +336,18 @@ impl Kept {
             if accepted.content_reset {
                 self.row.mark = Mark::default();
                 self.records.values_mut().for_each(|change| change.revision = 0);
+                self.committed.clear();
             }
         }
         true
     }
 
     /// Rule 13: over a lower revision only; over an equal one only in a full pull.
-    fn content(&mut self, write: &ContentWrite) -> u64 {
-        let mut rows = 0;
+    fn content(&mut self, write: &ContentWrite) {
         for change in &write.changes {
             let key = change.key();
+            let committed = self.committed.entry(key.clone()).or_default();
+            *committed = change.revision.max(*committed);
             let stands = self.records.get(&key);
             let wins = stands.is_none_or(|stands| {
                 stands.revision < change.revision || write.full && stands.revision == change.revision
@@ -362,25 +361,20 @@ impl Kept {
                 RecordState::Present(_) if stands == Some(change) => {}
                 RecordState::Present(_) => {
                     self.records.insert(key, change.clone());
-                    rows += 1;
                 }
-                RecordState::Removed(_) => rows += u64::from(self.records.remove(&key).is_some()),
+                RecordState::Removed(_) => drop(self.records.remove(&key)),
             }
         }
-        let Some(mark) = write.mark else { return rows };
+        let Some(mark) = write.mark else { return };
         if write.full {
             let named: BTreeSet<RecordKey> = write.changes.iter().map(Change::key).collect();
-            let before = self.records.len();
             self.records.retain(|key, change| change.revision > mark.revision || named.contains(key));
-            rows += (before - self.records.len()) as u64;
         }
         if self.row.mark.revision < mark.revision
             || write.full && self.row.mark.revision == mark.revision && self.row.mark != mark
         {
             self.row.mark = mark;
-            rows += 1;
         }
-        rows
     }
 }
 
