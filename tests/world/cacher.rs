@@ -22,29 +22,28 @@ fn now<T>(call: BoxFuture<'_, T>) -> T {
 
 impl World {
     pub(super) fn begin_cache_run(&mut self, process: &mut Process) {
-        if process.core.token().is_none() {
-            return;
-        }
+        let Some(token) = process.core.token() else { return };
         let Some(tasks) = process.cache_queue.begin(self.calendar.now()) else { return };
         let pause = self.dice.pause(self.options.store_delay);
-        self.calendar.after(pause, Happening::CacheRun { life: process.life, tasks });
+        self.calendar.after(pause, Happening::CacheRun { life: process.life, epoch: token.epoch, tasks });
     }
 
     /// One that is away is asked now and then, as the driver does.
     pub(super) fn probe_cache(&mut self, node: usize) {
         let now = self.calendar.now();
         let Some(process) = &mut self.nodes[node].process else { return };
-        if process.probes_at.is_none_or(|at| now < at) || process.core.token().is_none() {
+        let Some(token) = process.core.token() else { return };
+        if process.probes_at.is_none_or(|at| now < at) {
             return;
         }
         process.probes_at = Some(now + PROBE_EVERY);
         let Some(tasks) = process.cache_queue.probe() else { return };
         let pause = self.dice.pause(self.options.store_delay);
-        self.calendar.after(pause, Happening::CacheRun { life: process.life, tasks });
+        self.calendar.after(pause, Happening::CacheRun { life: process.life, epoch: token.epoch, tasks });
     }
 
     /// A refill reads the store now and writes the cache later; the others are one step.
-    pub(super) fn cache_run(&mut self, life: u64, tasks: Vec<CacheTask>) {
+    pub(super) fn cache_run(&mut self, life: u64, epoch: Epoch, tasks: Vec<CacheTask>) {
         let mut contents = BTreeMap::new();
         for task in &tasks {
             if let CacheTask::Refill(head) = task {
@@ -52,19 +51,27 @@ impl World {
             }
         }
         let pause = self.dice.pause(self.options.store_delay);
-        self.calendar.after(pause, Happening::CacheWritten { life, tasks, contents });
+        self.calendar.after(pause, Happening::CacheWritten { life, epoch, tasks, contents });
     }
 
+    /// What a dead process had on its way to the cache may still come through, or not.
     pub(super) fn cache_written(
         &mut self,
         life: u64,
+        epoch: Epoch,
         tasks: Vec<CacheTask>,
         mut contents: BTreeMap<LegId, LegContent>,
     ) {
-        let (now, down) = (self.calendar.now(), self.cache_down);
-        let Some(node) = self.node_of(life) else { return };
+        let (now, unsure) = (self.calendar.now(), self.dice.chance(self.options.cache_unsure));
+        let node = self.node_of(life);
+        if (unsure || node.is_none()) && !self.cache_down && self.dice.chance(0.5) {
+            for task in tasks.clone() {
+                self.carry_out_cache_task(epoch, task, &mut contents.clone());
+            }
+        }
+        let Some(node) = node else { return };
+        let down = self.cache_down || unsure;
         let Some(process) = &mut self.nodes[node].process else { return };
-        let epoch = process.core.token().map(|token| token.epoch).unwrap_or_default();
         let probes_at = down.then_some(now + PROBE_EVERY);
         let returned = std::mem::replace(&mut process.probes_at, probes_at).is_some() && !down;
         let mut unforgotten = Vec::new();

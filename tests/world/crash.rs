@@ -37,18 +37,19 @@ impl World {
     }
 }
 
-/// A moment to be killed at: after an output; with or without the packets of that step, and the commits under way.
+/// A moment to be killed at: after an output; with the packets of that step, or the first of them, or none; and with all,
+/// none or some of the commits under way.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct CrashPoint {
     pub(super) output: u64,
-    pub(super) sends: bool,
+    pub(super) sends: usize,
     pub(super) commits: DeadCommits,
 }
 
 /// Every one of them.
 pub(super) fn crash_points(outputs: u64) -> impl Iterator<Item = CrashPoint> {
     let commits = [DeadCommits::Stand, DeadCommits::Lost, DeadCommits::EveryOther];
-    let fates = [true, false].into_iter().flat_map(move |sends| commits.map(|commits| (sends, commits)));
+    let fates = [usize::MAX, 1, 0].into_iter().flat_map(move |sends| commits.map(|commits| (sends, commits)));
     let fates: Vec<_> = fates.collect();
     (1..=outputs).flat_map(move |output| {
         fates.clone().into_iter().map(move |(sends, commits)| CrashPoint { output, sends, commits })

@@ -160,6 +160,9 @@ fn options(dice: &mut Dice) -> Options {
         read_delay,
         lease: Duration::from_millis(1_500 + dice.below(4_500)),
         unknown_commits: 0.1,
+        // Longer than a retry, than a lease, than a failover.
+        late: if dice.chance(0.5) { 0.01 } else { 0.0 },
+        cache_unsure: if dice.chance(0.5) { 0.05 } else { 0.0 },
         event_queue: 40,
         removals: 10,
         // What nobody tells the scheduler of, such as a cache that forgot something, is found by a comparison.
@@ -191,7 +194,8 @@ impl Disorder {
     fn befall(&mut self, world: &mut World, fault: Fault) {
         let server = ServerId(1 + self.dice.below(3) as u32);
         let node = self.dice.below(world.nodes.len() as u64) as usize;
-        let active = world.commander().unwrap_or(node);
+        // Now and then the standby's turn has come.
+        let active = world.commander().filter(|_| self.dice.chance(0.8)).unwrap_or(node);
         let span = self.within(1_500);
         match fault {
             // It has befallen already, and is not over.
@@ -199,6 +203,13 @@ impl Disorder {
             Fault::Hang if world.hangs(server) => return,
             Fault::StoreDown if world.store_down => return,
             Fault::CacheDown if world.cache_down => return,
+            Fault::CutStore if world.nodes[active].store_cut => return,
+            Fault::Busy | Fault::LyingCount | Fault::EndlessPages | Fault::WrongDigest | Fault::UnknownTypes
+                if world.servers[&server].ails =>
+            {
+                return;
+            }
+            Fault::WipeCache if world.cache_dump().legs.is_empty() => return,
             Fault::Kill => {
                 if world.nodes[active].process.is_none() {
                     return;
@@ -211,7 +222,7 @@ impl Disorder {
                 let (life, outputs) = (process.life, process.outputs + 1 + self.dice.below(30));
                 let longer = Duration::from_millis(self.dice.below(2_000)) + world.options.lease;
                 let interrupt = match fault {
-                    Fault::KillSoon => Interrupt::Kill { sends: self.dice.chance(0.5) },
+                    Fault::KillSoon => Interrupt::Kill { sends: *self.dice.pick(&[0, 1, 2, usize::MAX]).unwrap_or(&0) },
                     Fault::Pause => Interrupt::Pause(span),
                     Fault::PauseInSend if self.dice.chance(0.5) => Interrupt::PauseInSend(span),
                     Fault::PauseInSend => Interrupt::PauseInSend(longer),
@@ -272,10 +283,7 @@ impl Disorder {
             Fault::Hang => world.hang(server, self.within(9_000)),
             Fault::RestartServer => world.restart_server(server, true),
             Fault::ServerLosesTables => world.restart_server(server, false),
-            Fault::Busy => {
-                world.at_server(server, |core, _| core.set_busy(Some(200)));
-                world.later(span, move |world| world.at_server(server, |core, _| core.set_busy(None)));
-            }
+            Fault::Busy => world.ails(server, span, |core| core.set_busy(Some(200))),
             Fault::ServerEndsLeg => {
                 let live = world.live_legs(server);
                 let Some(leg) = self.dice.pick(&live).map(|leg| leg.leg) else { return };
@@ -298,8 +306,11 @@ impl Disorder {
                 self.claimed.push((other, leg));
             }
             Fault::EventsOverflow => {
-                world.at_server(server, |core, _| core.overflow_events());
+                if world.at_server(server, |core, _| core.overflow_events()) == 0 {
+                    return;
+                }
             }
+            Fault::RemovalsDropped if world.live_legs(server).is_empty() => return,
             Fault::RemovalsDropped => world.at_server(server, |core, _| core.drop_removals()),
             Fault::LyingCount | Fault::EndlessPages | Fault::WrongDigest | Fault::UnknownTypes => {
                 let misbehaviour = match fault {
@@ -308,8 +319,7 @@ impl Disorder {
                     Fault::WrongDigest => Misbehaviour::WrongDigest,
                     _ => Misbehaviour::UnknownTypes,
                 };
-                world.at_server(server, |core, _| core.misbehave(misbehaviour));
-                world.later(span, move |world| world.at_server(server, |core, _| core.misbehave(Misbehaviour::None)));
+                world.ails(server, span, |core| core.misbehave(misbehaviour));
             }
         }
         world.fault(fault.name());
@@ -396,7 +406,7 @@ impl Disorder {
         for server in world.servers.keys().copied().collect::<Vec<_>>() {
             world.heal(server);
             world.wake_server(server);
-            world.at_server(server, |core, _| (core.set_busy(None), core.misbehave(Misbehaviour::None)));
+            world.is_well(server);
         }
         for (server, leg) in self.claimed.drain(..) {
             // It may be over already.
@@ -405,6 +415,7 @@ impl Disorder {
         (world.store_down, world.cache_down) = (false, false);
         let datagrams = world.options.loss > 0.0;
         let options = &mut world.options;
+        (options.late, options.cache_unsure) = (0.0, 0.0);
         (options.loss, options.doubles, options.disorder, options.unknown_commits) = (0.0, 0.0, false, 0.0);
         for node in 0..world.nodes.len() {
             let machine = &mut world.nodes[node];

@@ -58,7 +58,7 @@ use remeet::simulator::core::ConnectionId;
 use remeet::store::Outcome;
 use remeet::store::memory::MemoryCache;
 use remeet_protocol::message::{ClientAnswer, ClientCommand};
-use remeet_protocol::{ErrorCode, LegId, Packet, ServerId, Token};
+use remeet_protocol::{Epoch, ErrorCode, Holder, LegId, Packet, ServerId, Token};
 use servers::Simulated;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -97,7 +97,11 @@ enum Happening {
     },
     LeaseAsked {
         life: u64,
+        node: usize,
+        holder: Holder,
         ask: LeaseAsk,
+        /// Its asker knows nothing of it any more: it was told that the outcome is unknown.
+        late: bool,
     },
     LeaseAnswered {
         life: u64,
@@ -149,10 +153,12 @@ enum Happening {
     },
     CacheRun {
         life: u64,
+        epoch: Epoch,
         tasks: Vec<CacheTask>,
     },
     CacheWritten {
         life: u64,
+        epoch: Epoch,
         tasks: Vec<CacheTask>,
         contents: BTreeMap<LegId, LegContent>,
     },
@@ -356,7 +362,7 @@ impl World {
                     self.boot(node);
                 }
             }
-            Happening::LeaseAsked { life, ask } => self.lease_asked(life, ask),
+            Happening::LeaseAsked { life, node, holder, ask, late } => self.lease_asked(life, node, holder, ask, late),
             Happening::LeaseAnswered { life, answer } => self.lease_answered(life, answer),
             Happening::Released { token } => self.released(token),
             Happening::Wake { life } => self.wake(life),
@@ -371,8 +377,10 @@ impl World {
                     self.input_at(node, Input::Read(id, result));
                 }
             }
-            Happening::CacheRun { life, tasks } => self.cache_run(life, tasks),
-            Happening::CacheWritten { life, tasks, contents } => self.cache_written(life, tasks, contents),
+            Happening::CacheRun { life, epoch, tasks } => self.cache_run(life, epoch, tasks),
+            Happening::CacheWritten { life, epoch, tasks, contents } => {
+                self.cache_written(life, epoch, tasks, contents);
+            }
             Happening::ClientAsks { command } => self.client_asks(command),
             Happening::ClientHears { client, answer } => self.client_hears(client, answer),
             Happening::ClientWaited { client, number, wait } => self.client_waited(client, number, wait),

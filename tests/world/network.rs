@@ -92,7 +92,7 @@ impl World {
             }
         }
         for _ in 0..copies {
-            let mut at = leaves + wire.dice.pause(options.delay);
+            let mut at = leaves + options.pause(&mut wire.dice, options.delay);
             if !options.disorder {
                 let last = &mut wire.last[usize::from(way == Way::ToServer)];
                 at = at.max(*last);

@@ -12,10 +12,10 @@ use std::time::Duration;
 /// What happens to a process between two of its outputs.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Interrupt {
-    /// It is killed: after what it gave to the links has left, or before.
+    /// It is killed, when so many of the packets that it gives to the links have left.
     Kill {
-        /// Its packets leave.
-        sends: bool,
+        /// The first so many leave.
+        sends: usize,
     },
     /// It is stopped (SIGSTOP), and goes on later.
     Pause(Duration),
@@ -99,11 +99,11 @@ impl World {
 
     /// Kills the scheduler after so many outputs of its present or next life.
     pub(super) fn kill_after(&mut self, outputs: u64) {
-        self.kill_at(outputs, true);
+        self.kill_at(outputs, usize::MAX);
     }
 
-    /// The same, and says whether the packets of its last step leave.
-    pub(super) fn kill_at(&mut self, outputs: u64, sends: bool) {
+    /// The same, and says how many packets of its last step leave.
+    pub(super) fn kill_at(&mut self, outputs: u64, sends: usize) {
         let (interrupt, fault) = (Interrupt::Kill { sends }, "the scheduler is killed");
         self.nodes[0].interrupt = Some(Due { outputs, interrupt, fault, drawn: None });
     }

@@ -39,6 +39,10 @@ pub(super) struct Options {
     pub(super) delay: Duration,
     /// The longest that the store or the cache takes, for each half of a call.
     pub(super) store_delay: Duration,
+    /// What takes up to two leases instead, a fraction: packets, commits of unknown outcome, questions about the lease.
+    pub(super) late: f64,
+    /// Calls to the cache of which the outcome is unknown, a fraction.
+    pub(super) cache_unsure: f64,
     /// The longest that the answer to a read takes.
     pub(super) read_delay: Duration,
     /// Commits whose outcome is unknown, a fraction (rule 12).
@@ -66,6 +70,8 @@ impl Default for Options {
             delay: Duration::from_millis(4),
             store_delay: Duration::from_millis(3),
             read_delay: Duration::from_millis(3),
+            late: 0.0,
+            cache_unsure: 0.0,
             unknown_commits: 0.0,
             dead_commits: DeadCommits::Drawn,
             event_queue: 1_000,
@@ -73,6 +79,14 @@ impl Default for Options {
             recovery: recovery::Settings::default(),
             session: session::Settings::default(),
         }
+    }
+}
+
+impl Options {
+    /// How long something takes that takes `longest` at most as a rule.
+    pub(super) fn pause(&self, dice: &mut Dice, longest: Duration) -> Duration {
+        let late = dice.chance(self.late);
+        dice.pause(if late { self.lease * 2 } else { longest })
     }
 }
 

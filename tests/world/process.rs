@@ -185,8 +185,8 @@ impl World {
             self.nodes[node].paused_until = self.calendar.now() + span;
             self.calendar.at(self.nodes[node].paused_until, Happening::Wake { life: process.life });
         }
-        let drops = matches!(interrupt, Some(Interrupt::Kill { sends: false }));
-        let closing = if drops { Vec::new() } else { self.hand_over(node, &mut process, may_command) };
+        let most = if let Some(Interrupt::Kill { sends }) = interrupt { sends } else { usize::MAX };
+        let closing = self.hand_over(node, &mut process, may_command, most);
         self.begin_batches(&mut process);
         self.begin_cache_run(&mut process);
         self.nodes[node].process = Some(process);
@@ -238,15 +238,16 @@ impl World {
         }
     }
 
-    /// Packets leave; the sessions that want their links closed are answered.
+    /// Packets leave, so many at most; the sessions that want their links closed are answered.
     fn hand_over(
         &mut self,
         node: usize,
         process: &mut Process,
         may_command: bool,
+        most: usize,
     ) -> Vec<(ServerId, Option<Duration>)> {
         let mut closing = Vec::new();
-        let lease_ends = process.lease_ends;
+        let (lease_ends, mut left) = (process.lease_ends, most);
         for (server, session) in &mut process.sessions {
             let connection = self.wire(node, *server).and_then(|wire| wire.connection);
             while let Some(packet) = session.poll_packet() {
@@ -257,7 +258,8 @@ impl World {
                     self.check_self_stop(lease_ends, *server, &packet);
                     self.check_sent(*server, &packet);
                 }
-                if let Some(connection) = connection {
+                if let Some(connection) = connection.filter(|_| left > 0) {
+                    left -= 1;
                     self.carry(node, *server, connection, Way::ToServer, packet);
                 }
             }

@@ -4,7 +4,7 @@ use super::options::Dice;
 use super::{Happening, World};
 use remeet::simulator::core::dump::{Dump, LegDump};
 use remeet::simulator::core::script::{Kind, Script};
-use remeet::simulator::core::{ConnectionId, Core, Output, Settings};
+use remeet::simulator::core::{ConnectionId, Core, Misbehaviour, Output, Settings};
 use remeet_protocol::message::{LegState, Message, TakeoverClaim};
 use remeet_protocol::proof::{Claim, verify};
 use remeet_protocol::wire::Text;
@@ -20,6 +20,8 @@ pub(super) struct Simulated {
     settings: Settings,
     /// It hangs: what comes waits.
     hangs: bool,
+    /// It is busy, or breaks the protocol.
+    pub(super) ails: bool,
     waiting: VecDeque<(ConnectionId, Packet)>,
     /// Claims under way whose proof is not of the leg's key, by their requests.
     pub(super) unproven: BTreeSet<(ConnectionId, u64, LegId)>,
@@ -42,7 +44,7 @@ impl Simulated {
         let mut dice = Dice::new(seed, 2_000 + u64::from(server.0));
         let boot = BootId::from_bytes(dice.bytes());
         let core = Core::new(settings.clone(), boot, dice.below(u64::MAX));
-        Self { core, settings, hangs: false, waiting: VecDeque::new(), unproven: BTreeSet::new(), dice }
+        Self { core, settings, hangs: false, ails: false, waiting: VecDeque::new(), unproven: BTreeSet::new(), dice }
     }
 
     pub(super) fn disconnect(&mut self, connection: ConnectionId) {
@@ -114,6 +116,19 @@ impl World {
         result
     }
 
+    /// The server ails for a while.
+    pub(super) fn ails(&mut self, server: ServerId, span: Duration, act: impl FnOnce(&mut Core)) {
+        self.at_server(server, |core, _| act(core));
+        self.servers.get_mut(&server).expect("a server of this world").ails = true;
+        self.later(span, move |world| world.is_well(server));
+    }
+
+    /// It is neither busy nor breaks the protocol.
+    pub(super) fn is_well(&mut self, server: ServerId) {
+        self.at_server(server, |core, _| (core.set_busy(None), core.misbehave(Misbehaviour::None)));
+        self.servers.get_mut(&server).expect("a server of this world").ails = false;
+    }
+
     /// Terminals join, leave, decode and tell something else, on the given legs or on all.
     pub(super) fn live_on(&mut self, server: ServerId, legs: Option<&[LegId]>, kinds: &[Kind]) {
         let seed = self.dice.below(u64::MAX);
@@ -155,7 +170,7 @@ impl World {
         };
         next.inherit(&simulated.core);
         simulated.core = next;
-        (simulated.hangs, simulated.waiting) = (false, VecDeque::new());
+        (simulated.hangs, simulated.ails, simulated.waiting) = (false, false, VecDeque::new());
         self.break_link(server, "the server restarted");
     }
 

@@ -4,7 +4,7 @@ use super::{Happening, World};
 use remeet::recovery::Input;
 use remeet::recovery::lease::{Incumbent, LeaseAnswer, LeaseAsk, LeaseChange};
 use remeet::store::{Begun, Candidate};
-use remeet_protocol::Token;
+use remeet_protocol::{Holder, Token};
 use std::time::Duration;
 
 /// The store's calls about the lease give up after this long.
@@ -19,31 +19,54 @@ impl World {
         let ask = process.lease.ask(now);
         if let Some(ask) = ask {
             process.asked_at = now;
-            let life = process.life;
+            let (life, holder) = (process.life, process.holder);
             let pause = self.dice.pause(self.options.store_delay);
-            self.calendar.after(pause, Happening::LeaseAsked { life, ask });
+            self.calendar.after(pause, Happening::LeaseAsked { life, node, holder, ask, late: false });
         }
         self.lease_changed(node, change);
     }
 
-    /// The question is at the store. One whose outcome stays unknown may have been granted.
-    pub(super) fn lease_asked(&mut self, life: u64, ask: LeaseAsk) {
-        let (now, lease) = (self.calendar.now(), self.options.lease);
-        let Some(node) = self.node_of(life) else { return };
-        let machine = &self.nodes[node];
+    /// The question is at the store. One whose outcome stays unknown may have been granted, or is yet to be; so may a
+    /// dead process's.
+    pub(super) fn lease_asked(&mut self, life: u64, node: usize, holder: Holder, ask: LeaseAsk, late: bool) {
+        let lives = self.node_of(life).is_some();
         let failed = |reason: &str| LeaseAnswer::Failed(reason.to_owned());
-        if self.store_down || machine.store_cut {
+        if self.store_down || self.nodes[node].store_cut {
             let answer = failed("the store is down");
             return self.calendar.after(DEADLINE, Happening::LeaseAnswered { life, answer });
         }
-        let Some(holder) = machine.process.as_ref().map(|process| process.holder) else { return };
-        let answer = match ask {
+        if late || !lives {
+            if late || self.dice.chance(0.5) {
+                self.lease_carried_out(node, holder, &ask);
+            }
+            return;
+        }
+        let unknown = self.dice.chance(self.options.unknown_commits);
+        let pause = self.dice.pause(self.options.store_delay);
+        let answer = match unknown.then(|| self.dice.below(3)) {
+            None => self.lease_carried_out(node, holder, &ask),
+            Some(fate) => {
+                if fate == 0 {
+                    self.lease_carried_out(node, holder, &ask);
+                } else if fate == 1 {
+                    let until = self.options.pause(&mut self.dice, self.options.store_delay * 6);
+                    self.calendar.after(until, Happening::LeaseAsked { life, node, holder, ask, late: true });
+                }
+                failed("the commit's outcome is unknown")
+            }
+        };
+        self.calendar.after(pause, Happening::LeaseAnswered { life, answer });
+    }
+
+    fn lease_carried_out(&mut self, node: usize, holder: Holder, ask: &LeaseAsk) -> LeaseAnswer {
+        let (now, lease) = (self.calendar.now(), self.options.lease);
+        match *ask {
             LeaseAsk::Renew(token) => match self.store.renew(now, token, lease) {
                 Ok(()) => LeaseAnswer::Renewed,
                 Err(_) => LeaseAnswer::Fenced,
             },
             LeaseAsk::Begin { above } => {
-                let candidate = Candidate { node: machine.name, holder, lease, epoch_above: above };
+                let candidate = Candidate { node: self.nodes[node].name, holder, lease, epoch_above: above };
                 match self.store.begin_term(now, candidate) {
                     Begun::Granted(token) => {
                         self.check_granted(token);
@@ -56,11 +79,7 @@ impl World {
                     }),
                 }
             }
-        };
-        let unknown = self.dice.chance(self.options.unknown_commits);
-        let answer = if unknown { failed("the commit's outcome is unknown") } else { answer };
-        let pause = self.dice.pause(self.options.store_delay);
-        self.calendar.after(pause, Happening::LeaseAnswered { life, answer });
+        }
     }
 
     pub(super) fn lease_answered(&mut self, life: u64, answer: LeaseAnswer) {

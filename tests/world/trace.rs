@@ -97,7 +97,9 @@ fn line(happening: &Happening) -> Option<String> {
         }
         Happening::Wakes { server } => format!("server {server}, which hung, answers again"),
         Happening::Boot { node } => format!("a scheduler starts on node {node}"),
-        Happening::LeaseAsked { life, ask } => format!("life {life} asks about the lease: {ask:?}"),
+        Happening::LeaseAsked { life, ask, late, .. } => {
+            format!("life {life} {} about the lease: {ask:?}", if *late { "asked long ago" } else { "asks" })
+        }
         Happening::LeaseAnswered { life, answer } => format!("life {life} hears about its lease: {answer:?}"),
         Happening::Released { token } => format!("a lease is released: {token:?}"),
         Happening::Wake { .. } | Happening::ClientWaited { .. } => return None,
@@ -111,7 +113,7 @@ fn line(happening: &Happening) -> Option<String> {
         }
         Happening::ReadBegins { life, id, read } => format!("life {life} reads {id:?}: {read:?}"),
         Happening::ReadEnds { life, id, result } => format!("life {life} has read {id:?}: {result:?}"),
-        Happening::CacheRun { life, tasks } => format!("life {life} begins cache tasks {tasks:?}"),
+        Happening::CacheRun { life, tasks, .. } => format!("life {life} begins cache tasks {tasks:?}"),
         Happening::CacheWritten { life, tasks, .. } => format!("life {life} carries out cache tasks {tasks:?}"),
         Happening::ClientAsks { command } => format!("a client asks: {command:?}"),
         Happening::ClientHears { client, answer } => format!("client {client} hears {answer:?}"),

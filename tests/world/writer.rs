@@ -61,7 +61,8 @@ impl World {
         if units.is_empty() {
             return;
         }
-        let pause = self.dice.pause(self.options.store_delay * 6);
+        let longest = if self.dice.chance(0.1) { self.options.lease * 2 } else { self.options.store_delay * 6 };
+        let pause = self.dice.pause(longest);
         self.calendar.after(pause, Happening::LateCommit { token, units, settled });
     }
 
