@@ -8,6 +8,7 @@ use super::handshake::{Greeting, Identity};
 use super::keepalive::Pulse;
 use super::question::Question;
 use super::queue::{Queue, Waiting};
+use super::unanswered::Unanswered;
 use super::{Heard, PersistId, Request, RequestError, Settings, Ticket};
 use crate::guard::{Guard, holds};
 use crate::model::Moment;
@@ -35,6 +36,7 @@ pub struct Session {
     /// The token that control was last asked for with, in this connection.
     pub(super) asked: Option<Token>,
     pub(super) request: u64,
+    pub(super) unanswered: Unanswered,
     pub(super) queue: Queue,
     pub(super) flight: Flight,
     pub(super) events: EventStream,
@@ -110,6 +112,7 @@ impl Session {
             control: Control::None,
             asked: None,
             request: 0,
+            unanswered: Unanswered::default(),
             queue: Queue::default(),
             flight: Flight::default(),
             events: EventStream::default(),
@@ -332,6 +335,7 @@ impl Session {
                 self.lose_control();
             }
             self.asked = Some(*token);
+            self.unanswered.begins(*token);
             if let Control::Fenced(_) = self.control {
                 self.control = Control::None;
             }

@@ -109,7 +109,7 @@ impl Session {
                 pulls: self.flight.pulls < self.settings.pull_window,
             };
             let Some(Waiting { ticket, question, .. }) = self.queue.next(open, &self.settings) else { break };
-            let request = self.fresh_request();
+            let request = self.unanswered.id(&question).unwrap_or_else(|| self.fresh_request());
             self.transmit(request, self.exchange(ticket, question));
         }
     }
@@ -135,6 +135,7 @@ impl Session {
         let only_awaited = self.settings.stream && exchange.question.is_paged();
         exchange.due = if only_awaited { exchange.deadline } else { (self.now + pause).min(exchange.deadline) };
         exchange.pause = (exchange.pause * 2).min(self.settings.answer_timeout_max);
+        self.unanswered.sent(&exchange.question, request);
         self.emit(Header { request, ..Header::default() }, exchange.question.message());
         self.flight.insert(request, exchange);
     }
@@ -189,7 +190,7 @@ impl Session {
                 let request = self.fresh_request();
                 self.transmit(request, self.exchange(exchange.ticket, exchange.question));
             }
-            Step::Done => {}
+            Step::Done => self.unanswered.answered(&exchange.question),
             Step::Broken(reason) => {
                 let error = RequestError::Broken(reason.clone());
                 self.fail(exchange.ticket, exchange.question, error);

@@ -13,6 +13,7 @@
 //! - `handshake` – hello, welcome, identity; `keepalive` – idle probes and the dead-peer limit.
 //! - `queue` – what waits for its turn, for the store or for control; `exchange` – what is in flight:
 //!   windows, retries, deadlines; `routing` – which answer belongs to what.
+//! - `unanswered` – request ids that outlive a connection.
 //! - `pages` – gap checks of answers of many packets; `inventory`, `pull`, `takeover` – what a right
 //!   answer of each is.
 //! - `events` – order, repeats and acknowledgement.
@@ -34,6 +35,7 @@ mod routing;
 mod samples;
 mod settings;
 mod takeover;
+mod unanswered;
 mod view;
 
 pub use conversation::{Session, WakeReason};
