@@ -250,9 +250,9 @@ impl Recovery {
         }
     }
 
-    /// Rule 5: sure of its lease.
+    /// Rule 5: sure of its lease, where there is one.
     fn may_command(&self, state: &State, who: Who) -> Option<u8> {
-        state.of(who).term.filter(|term| *term == state.term && state.sure)
+        state.of(who).term.filter(|term| !self.bounds.lease || (*term == state.term && state.sure))
     }
 
     fn attached(&self, state: &State, who: Who) -> Option<u8> {

@@ -12,7 +12,8 @@ impl Recovery {
             return self.attach(state, term);
         }
         if term < state.highest && self.has(Part::Fencing) {
-            return None;
+            state.refused = true;
+            return Some(());
         }
         // A session ends with the server's restart, and with its table's life.
         if boot != state.boot || (!state.session && term == state.highest) {
@@ -67,8 +68,8 @@ impl Recovery {
             state.seen_start = false;
         }
         (state.highest, state.session) = (term, true);
-        if self.has(Part::Fencing) {
-            // Whatever older tokens have under way is refused.
+        if self.bounds.lease && self.has(Part::Fencing) {
+            // Whatever older tokens have under way is refused, and nothing more comes of them.
             let mut commands = state.packets.iter().filter(|packet| packet.request != Request::Attach);
             state.refused = commands.any(|packet| packet.term < term);
             state.packets.keep(|packet| packet.term >= term);

@@ -19,7 +19,7 @@ impl Recovery {
     }
 
     pub(crate) fn begin_term(&self, state: &mut State, who: Who) -> Option<()> {
-        let is_free = !state.sure || state.node == Some(who);
+        let is_free = !self.bounds.lease || !state.sure || state.node == Some(who);
         // The two are alike: let the first be the first.
         let is_first = state.term > 0 || who == Who::A;
         if state.of(who).term.is_some() || !is_free || !is_first || state.term == self.bounds.terms {
@@ -28,7 +28,7 @@ impl Recovery {
         state.term += 1;
         state.node = Some(who);
         state.sure = true;
-        if self.has(Part::TermCheck) {
+        if self.bounds.lease && self.has(Part::TermCheck) {
             // The replaced holder is not sure, so it sends nothing, and its writes lose: what it still does makes
             // no difference to anybody. What it has sent is on its way.
             state.schedulers = Default::default();
