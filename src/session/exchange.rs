@@ -109,7 +109,9 @@ impl Session {
                 pulls: self.flight.pulls < self.settings.pull_window,
             };
             let Some(Waiting { ticket, question, .. }) = self.queue.next(open, &self.settings) else { break };
-            let request = self.unanswered.id(&question).unwrap_or_else(|| self.fresh_request());
+            // An adoption may be asked for by a client and by a round: then both are answered.
+            let again = self.unanswered.id(&question).filter(|request| !self.flight.open.contains_key(request));
+            let request = again.unwrap_or_else(|| self.fresh_request());
             self.transmit(request, self.exchange(ticket, question));
         }
     }

@@ -216,6 +216,21 @@ fn rule_9_a_command_keeps_its_request_id_on_the_next_connection_but_not_under_an
 }
 
 #[test]
+fn the_same_asked_twice_at_a_time_is_answered_twice() {
+    let mut talk = Talk::attached(Settings::default());
+    let tickets = [talk.ask(Request::Command(command(1, 1))), talk.ask(Request::Command(command(1, 1)))];
+    let requests = talk.sent();
+    assert_eq!(requests.len(), 2);
+    assert_ne!(requests[0].header.request, requests[1].header.request);
+    let answer = command_answer(&command(1, 1));
+    for request in &requests {
+        talk.answer(request, answer.clone());
+    }
+    assert_eq!(talk.heard(), tickets.map(|ticket| Heard::Commanded(ticket, Ok(answer.clone()))));
+    assert_eq!(talk.session.lengths().in_flight, 0);
+}
+
+#[test]
 fn what_many_packets_answer_gets_another_request_id_on_the_next_connection() {
     let mut talk = Talk::attached(Settings::default());
     let pull = || Request::Pull { handle: Handle(1), leg: leg(1), since: 0 };
