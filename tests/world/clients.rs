@@ -13,6 +13,9 @@ use std::time::Duration;
 /// A client asks again when it heard nothing for so long.
 const PATIENCE: Duration = Duration::from_secs(4);
 
+/// So many of a client's last answers are kept, or some more (`recovery::Settings`).
+pub(super) const ANSWERS_KEPT: u64 = 250;
+
 /// A client: one life of its memory.
 #[derive(Default)]
 pub(super) struct Client {
@@ -119,8 +122,7 @@ impl World {
             }
             let mut repeated = Vec::new();
             for (client, state) in &mut self.clients {
-                // Of more the answers are not kept.
-                let kept = state.answered.keys().filter(|number| state.next - **number < 250);
+                let kept = state.answered.keys().filter(|number| state.next - **number < ANSWERS_KEPT);
                 for number in kept {
                     state.open.insert(*number, state.sent[number].clone());
                     repeated.push((*client, *number));

@@ -69,6 +69,9 @@ const EPOCH_MS: u64 = 1_700_000_000_000;
 /// Nothing that a test waits for takes longer, in virtual time.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// Things that happen at one moment at most: of more, one is due again and again.
+const AT_ONCE_MAX: u32 = 10_000;
+
 /// What is to happen. What names a life is void once that life is over.
 enum Happening {
     Packet {
@@ -230,6 +233,8 @@ pub(super) struct World {
     befallen: u64,
     /// Batches that were committed.
     commits: u64,
+    /// Things that happened at this very moment.
+    at_once: (Moment, u32),
 }
 
 impl World {
@@ -267,6 +272,7 @@ impl World {
             faults: BTreeMap::new(),
             befallen: 0,
             commits: 0,
+            at_once: (Moment(0), 0),
             options,
         };
         (0..world.nodes.len()).for_each(|node| world.boot(node));
@@ -330,7 +336,14 @@ impl World {
         {
             return self.calendar.at(self.nodes[node].paused_until, happening);
         }
-        trace::happening(self.calendar.now(), &happening);
+        let now = self.calendar.now();
+        trace::happening(now, &happening);
+        self.at_once = (now, if self.at_once.0 == now { self.at_once.1 + 1 } else { 0 });
+        assert!(
+            self.at_once.1 < AT_ONCE_MAX,
+            "time stands still: something is due, and is due again\n{}",
+            self.describe()
+        );
         self.happen(happening);
         self.check_step();
     }
