@@ -8,7 +8,7 @@ use remeet_protocol::{Handle, LegId};
 use std::collections::{BTreeMap, HashMap};
 
 /// The most legs and tombstones of a server: bounds the memory of table, inventories and snapshots.
-pub const LEGS_MAX: usize = 65_536;
+pub const LEGS_MAX: usize = 262_144;
 
 /// All legs and tombstones.
 #[derive(Debug, Clone)]
