@@ -70,15 +70,32 @@ impl Core {
     pub(super) fn instance_read(&mut self, instance: u64, kept: Instance) {
         // Intents of legs that are not in memory: the leg may have ended, and nobody else would read it.
         let legs: BTreeSet<LegId> = kept.open.iter().map(|(_, leg, _)| *leg).collect();
-        let legs: Vec<LegId> = legs.into_iter().filter(|leg| !self.legs.contains_key(leg)).collect();
+        self.read_open(legs.into_iter().collect());
+        for command in self.instances.loaded(instance, kept) {
+            self.admit(command);
+        }
+    }
+
+    fn read_open(&mut self, mut legs: Vec<LegId>) {
+        legs.retain(|leg| !self.legs.contains_key(leg));
         if !legs.is_empty() {
             let id = self.read_id();
             self.reads.insert(id, Reading::Legs(legs.clone()));
             self.put(Output::Read { id, read: Read::Legs(legs) });
         }
-        for command in self.instances.loaded(instance, kept) {
-            self.admit(command);
-        }
+    }
+
+    /// They are read again after a while: the client that asks once more finds its command running, and waits for that.
+    pub(super) fn open_unread(&mut self, legs: Vec<LegId>, reason: &str) {
+        tracing::warn!(legs = legs.len(), "open commands could not be read: {reason}");
+        self.unread_open.push((self.now + self.settings.round_retry, legs));
+    }
+
+    pub(super) fn read_open_again(&mut self) {
+        let now = self.now;
+        let due: Vec<Vec<LegId>> =
+            self.unread_open.extract_if(.., |(at, _)| *at <= now).map(|(_, legs)| legs).collect();
+        due.into_iter().for_each(|legs| self.read_open(legs));
     }
 
     pub(super) fn instance_unread(&mut self, instance: u64, reason: &str) {

@@ -55,6 +55,8 @@ pub struct Core {
     pub(super) reconcile_at: Option<Moment>,
     /// Legs whose row must be read again and could not be; each leg's lost writes are few.
     pub(super) unread_rows: Vec<(Moment, LegId)>,
+    /// Legs of clients' open commands that could not be read, of an instance each time.
+    pub(super) unread_open: Vec<(Moment, Vec<LegId>)>,
     /// Legs whose stored rows are to be counted: one read at a time takes all that have gathered.
     pub(super) to_count: Vec<LegId>,
     pub(super) counting: bool,
@@ -211,6 +213,7 @@ impl Core {
             tickets: BTreeMap::new(),
             reconcile_at: None,
             unread_rows: Vec::new(),
+            unread_open: Vec::new(),
             to_count: Vec::new(),
             counting: false,
             dry_runs: Vec::new(),
@@ -351,8 +354,7 @@ impl Core {
             (Reading::Digests(_), Ok(ReadResult::Digests(digests))) => self.digests(digests),
             (Reading::Digests(legs), Err(reason)) => self.digests_failed(legs, &reason),
             (Reading::Legs(legs), Ok(ReadResult::LookUp(found))) => self.legs_read(&legs, found),
-            // They are read again with the client's next command, or with their server's round.
-            (Reading::Legs(_), Err(reason)) => tracing::warn!("open commands could not be read: {reason}"),
+            (Reading::Legs(legs), Err(reason)) => self.open_unread(legs, &reason),
             (Reading::Meetings(meetings), Ok(ReadResult::LookUp(found))) => self.meetings_read(meetings, found),
             (Reading::Meetings(meetings), Err(reason)) => self.meetings_unread(meetings, &reason),
             (Reading::Roster(meeting, asker), Ok(ReadResult::Roster(legs))) => {
@@ -381,6 +383,7 @@ impl Core {
     fn wake(&mut self) {
         self.expire_waiting();
         self.read_rows_again();
+        self.read_open_again();
         self.read_meetings_again();
         let due: Vec<(ServerId, Trigger)> = self
             .servers
@@ -439,7 +442,8 @@ impl Core {
         let retries = self.servers.values().filter_map(|server| server.retry_at.map(|(at, _)| at));
         let deadlines = self.servers.values().filter_map(|server| server.round.as_ref().map(|round| round.deadline));
         let waiting = self.waiting_until();
-        let unread = self.unread_rows.iter().map(|(at, _)| *at).chain(self.meetings_due());
+        let unread = self.unread_rows.iter().map(|(at, _)| *at).chain(self.unread_open.iter().map(|(at, _)| *at));
+        let unread = unread.chain(self.meetings_due());
         retries.chain(deadlines).chain(waiting).chain(unread).chain(self.reconcile_at).min()
     }
 

@@ -46,6 +46,10 @@ impl Core {
         let mut usable = Vec::new();
         for key in keys {
             let Some(known) = self.legs.get(&key.leg) else { continue };
+            if known.row.state == StoredState::Adopting {
+                // An adoption does not prove this key, it makes it the leg's: only the stored one may become that.
+                continue;
+            }
             if key.generation == known.row.generation || !holds(Guard::KeyGeneration) {
                 usable.push((key.leg, key.secret));
             } else if key.generation > known.row.generation {

@@ -2,12 +2,13 @@
 
 use crate::core_rig::Rig;
 use crate::plan::{BOOT, entry, leg, row};
-use remeet::model::{StoredLeg, StoredState};
+use remeet::model::{CommandId, Intent, StoredLeg, StoredState};
 use remeet::recovery::{AlarmKind, Command, Input, Read, ReadResult, Rights, Settings, Waiter};
 use remeet::session::{Heard, Request, RequestError};
 use remeet::store::{Found, Instance, LookUp, Outcome, Write};
 use remeet_protocol::message::{
-    AdoptAnswer, AdoptOrphan, ClientCommand, ClientOp, EndCause, Event, EventGap, Failure, LegState, MeetingState,
+    AdoptAnswer, AdoptOrphan, ClientCommand, ClientOp, End, EndCause, Event, EventGap, Failure, LegState, MeetingState,
+    Op,
 };
 use remeet_protocol::record::Mark;
 use remeet_protocol::{BootId, Epoch, ErrorCode, Handle, Holder, MeetingId, Token};
@@ -118,6 +119,27 @@ fn rule_9_a_gap_is_not_acknowledged_while_the_end_that_its_round_found_is_not_st
     rig.inventory(BOOT, 11, ended());
     rig.stored();
     assert_eq!(rig.acknowledged, [7]);
+}
+
+/// Found by the simulation (seed 43759): its client asked again and again, and was told nothing.
+#[test]
+fn the_leg_of_an_open_command_that_could_not_be_read_is_read_again() {
+    let mut rig = Rig::new(Settings::default(), BOOT);
+    let command = ClientCommand { instance: 1, number: 1, meeting: leg(1).meeting, op: ClientOp::End };
+    let rights = Rights { control: true, operator: false };
+    rig.give(Input::Command(Command { waiter: Waiter(1), rights, command }));
+    let id = rig.reads.last().expect("the instance is read").0;
+    let instance = Instance { open: vec![(1, leg(1), 2)], ..Instance::default() };
+    rig.give(Input::Read(id, Ok(ReadResult::Instance(instance))));
+    let id = rig.reads.last().expect("its leg is read").0;
+    rig.give(Input::Read(id, Err("the store is down".to_owned())));
+    rig.after(Settings::default().round_retry);
+    assert_ne!(rig.reads.last().expect("and again").0, id);
+    let op = Op::End(End { cause: EndCause::Commanded });
+    let open = Intent { leg: leg(1), number: 2, op, command: Some(CommandId { instance: 1, number: 1 }) };
+    rig.look_up(&[row(1, StoredState::Ended)], &[open]);
+    rig.stored();
+    assert_eq!(rig.answers.last().map(|answer| answer.code), Some(ErrorCode::OK));
 }
 
 /// Found by the simulation (seed 24501).

@@ -337,6 +337,7 @@ impl Kept {
                 self.row.mark = Mark::default();
                 self.records.values_mut().for_each(|change| change.revision = 0);
                 self.committed.clear();
+                self.content_of = token.epoch;
             }
         }
         true
