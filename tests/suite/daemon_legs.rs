@@ -6,7 +6,7 @@
 
 use crate::daemon_rig::{Backing, CONTROL, LOOK, PATIENCE, Rig, VIEW, add_terminal, create, ok, over_both, said};
 use remeet::cms::client::{Client, Notice};
-use remeet::ops::status::LinkState;
+use remeet::ops::status::{LinkState, ServerStatus};
 use remeet::simulator::{Kind, Request, Script};
 use remeet_protocol::message::{
     AddLeg, AddTerminal, ClientOp, EndCause, EventKind, LegState, MeetingState, SetDecode, SetExtra, WindowSetting,
@@ -161,8 +161,9 @@ async fn a_leg_whose_server_hangs_is_shown_and_the_other_legs_are_commanded(back
     rig.kill();
     rig.servers[2].control(Request::Hang { on: true }).await.unwrap();
     rig.start();
-    rig.until("two servers attached", |status| {
-        status.servers.iter().filter(|server| server.link == LinkState::Attached).count() == 2
+    rig.until("the legs of two servers in control", |status| {
+        let ours = |server: &&ServerStatus| server.link == LinkState::Attached && server.legs.in_meeting == 1;
+        status.servers.iter().filter(ours).count() == 2
     })
     .await;
     state_of(&rig, &client, meeting, MeetingState::Partly).await;
