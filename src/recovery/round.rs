@@ -353,26 +353,26 @@ impl Core {
                     self.pend(server, leg, "unclear");
                 }
             }
-            // A round ends only when the ends that it found are stored: what it compared may be acknowledged then. That
-            // of another server's leg, which is claimed here too, is no affair of this round.
-            let closing =
-                self.legs.get(&leg).is_some_and(|known| known.row.server == server && known.closing.is_some());
-            if let Some(round) = self.round(server).filter(|_| closing) {
-                round.finishing.insert(leg);
-                round.ends.insert(leg);
-            }
         }
         self.compare_unclaimed(server, &inventory, &mut take_over);
         self.settle_unplanned(server, &inventory);
         self.want_keys(server, take_over);
     }
 
-    /// Legs that need nothing from the plan: what stands open on ended ones is answered, and what waits
-    /// for the attach on those that are not started may go on.
+    /// Ends that are on their way hold the round up. Of legs that need nothing from the plan: what stands open on ended ones
+    /// is answered, and what waits for the attach on those that are not started may go on.
     fn settle_unplanned(&mut self, server: ServerId, inventory: &Inventory) {
         let known = self.servers.get(&server).into_iter().flat_map(|known| known.legs.iter().copied());
         let legs: BTreeSet<LegId> = known.chain(inventory.entries.iter().map(|entry| entry.leg)).collect();
         for leg in legs {
+            // A round ends only when the ends that it found, or that were on their way already, are stored: what it compared
+            // may be acknowledged then. That of another server's leg, which is claimed here too, is no affair of this round.
+            let closing =
+                self.legs.get(&leg).is_some_and(|known| known.row.server == server && known.closing.is_some());
+            if let Some(round) = self.round(server).filter(|_| closing) {
+                round.finishing.insert(leg);
+                round.ends.insert(leg);
+            }
             let planned = self.round(server).is_some_and(|round| round.planned.contains_key(&leg));
             match self.legs.get(&leg).filter(|known| known.row.server == server).map(|known| known.row.state) {
                 Some(StoredState::Ended) if !planned => self.settle_if_ended(leg),
