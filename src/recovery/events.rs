@@ -77,10 +77,13 @@ impl Core {
         }
     }
 
-    /// A round has compared everything: gaps that were there before it are closed.
+    /// A round has compared everything: gaps that were there before it are closed. One that was told again since then
+    /// waits for the next round.
     pub(super) fn close_gaps(&mut self, server: ServerId, gaps: Vec<u64>) {
         for last in gaps {
-            self.set_taken(server, last, Taken::Stored);
+            if self.servers.get(&server).is_some_and(|known| !known.gaps.contains(&last)) {
+                self.set_taken(server, last, Taken::Stored);
+            }
         }
         self.acknowledge(server);
     }
@@ -281,7 +284,8 @@ impl Core {
     }
 
     pub(super) fn acknowledge(&mut self, server: ServerId) {
-        if let Some(number) = self.servers.get_mut(&server).and_then(super::server::Server::stored_upto) {
+        let stored = self.servers.get_mut(&server).and_then(super::server::Server::stored_upto);
+        if let Some(number) = stored.filter(|number| *number > BELOW_ALL) {
             self.put(Output::Acknowledge { server, number });
         }
     }

@@ -331,7 +331,10 @@ impl Core {
         known.target = Some(mark);
         let moved = !same_place(&known.row, place.boot, place.handle);
         known.behind = !moved && mark.revision < known.row.mark.revision;
-        let content_reset = moved && (known.row.mark.revision > 0 || known.content_unsure);
+        // Also of the place that it has something else may be stored, if its mark never stood: a term that was to pull it
+        // whole has ended before that.
+        let unsure = known.content_unsure && (moved || known.row.mark.revision == 0);
+        let content_reset = unsure || moved && known.row.mark.revision > 0;
         let stored = matches!(before, StoredState::Starting | StoredState::Adopting | StoredState::InMeeting)
             && (moved || before != StoredState::InMeeting || known.row.epoch != token.epoch);
         known.row.table_revision = place.table_revision;
@@ -387,6 +390,7 @@ impl Core {
         } else {
             // The row is as memory thinks: what was lost before has been mended.
             known.lost = 0;
+            known.reset |= unsure;
         }
         let claimed = self.round(server).is_some_and(|round| round.claims.contains(&leg));
         if let Some(round) = self.round(server).filter(|round| round.claims.contains(&leg)) {

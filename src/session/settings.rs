@@ -77,8 +77,8 @@ pub struct Settings {
     /// The longest that an event waits for a lower number; then a gap is reported. A server repeats what is
     /// not acknowledged after 1 s and again 2 s later (SPEC E-5).
     pub reorder_timeout: Duration,
-    /// How long the first events of a server's life are held for lower numbers. 0 is right for a stream,
-    /// which keeps its order; a link that loses packets needs more than the server's pause between repeats.
+    /// Not on a stream: how long the first events of a server's life are held for lower numbers. Longer than the server's
+    /// pause before it repeats (1 s, SPEC E-5); what comes later still is a gap.
     pub first_event_wait: Duration,
     /// Events after which an acknowledgement leaves at once: a quarter of what a server sends without.
     pub ack_events: u64,
@@ -128,7 +128,7 @@ impl Default for Settings {
             silence_max: Duration::from_secs(6),
             reorder_max: 256,
             reorder_timeout: Duration::from_secs(4),
-            first_event_wait: Duration::ZERO,
+            first_event_wait: Duration::from_millis(1_500),
             ack_events: 64,
             ack_delay: Duration::from_millis(20),
             misbehaviours_max: 16,

@@ -101,8 +101,9 @@ fn rule_8_a_claim_that_is_answered_unknown_meeting_ends_the_leg_with_the_cause_t
 #[test]
 fn rule_9_a_gap_is_not_acknowledged_while_the_end_that_its_round_found_is_not_stored() {
     let mut rig = Rig::new(Settings::default(), BOOT);
-    let in_meeting = row(1, StoredState::InMeeting);
-    rig.take_over(BOOT, &in_meeting, Mark::default());
+    let mark = Mark { revision: 1, ..Mark::default() };
+    let in_meeting = StoredLeg { mark, ..row(1, StoredState::InMeeting) };
+    rig.take_over(BOOT, &in_meeting, mark);
     rig.no_stamps();
     rig.stored();
     rig.hear(Heard::Gap(EventGap { first: 1, last: 7 }));

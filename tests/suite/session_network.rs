@@ -14,7 +14,6 @@ use remeet::model::Moment;
 use remeet::session::{Heard, Identity, PersistId, Request, RequestError, Session, Settings, Ticket};
 use remeet_protocol::*;
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 use tokio_util::codec::{Decoder, Encoder};
 
 /// What a network does to packets.
@@ -67,9 +66,7 @@ impl World {
             holder: Holder::from_bytes([5; 16]),
             server: SERVER,
         };
-        let first_event_wait = Duration::from_millis(if faults.loss > 0.0 { 1_000 } else { 0 });
-        let stream = faults.loss == 0.0;
-        let settings = Settings { seed, stream, first_event_wait, ..Settings::default() };
+        let settings = Settings { seed, stream: faults.loss == 0.0, ..Settings::default() };
         Self {
             rng: ChaCha8Rng::seed_from_u64(seed),
             faults,

@@ -11,7 +11,7 @@ use remeet::simulator::core::dump::LegDump;
 use remeet::store::{CachedKey, Write};
 use remeet_protocol::message::{ClientOp, EndCause, Event, EventKind, LegState, MeetingState, Message};
 use remeet_protocol::record::{Record, RecordState};
-use remeet_protocol::{BootId, Epoch, ErrorCode, Handle, LegId, Packet, ServerId, Token};
+use remeet_protocol::{BootId, Change, Epoch, ErrorCode, Handle, LegId, Packet, ServerId, Token};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -119,7 +119,7 @@ impl World {
     /// nobody holds any more.
     pub(super) fn check_ends_acknowledged(&mut self, server: ServerId, known: Option<BootId>, number: u64) {
         let boot = self.servers[&server].core.boot();
-        if self.lossy || known != Some(boot) {
+        if known != Some(boot) {
             return;
         }
         let told = self.seen.ends.extract_if((server, 0)..=(server, number), |_, _| true);
@@ -228,10 +228,10 @@ impl World {
                     if let Some(live) = live {
                         assert!(live.token.epoch >= row.epoch, "rule 7: {transition:?}, but the server has {live:?}");
                     }
-                    // Live, or ended since: on a link that loses packets its end may be forgotten unheard.
+                    // Live, or ended since: its end is not forgotten before it is stored.
                     let had = row.handle.and_then(|handle| simulated.core.table().leg(handle));
                     let had = had.is_some_and(|leg| leg.head.id == row.leg);
-                    assert!(had || self.lossy, "rule 7: {transition:?}, but its server never had it");
+                    assert!(had, "rule 7: {transition:?}, but its server never had it");
                 }
                 _ => {}
             }
@@ -373,8 +373,15 @@ impl World {
                         && (cached.head.boot, cached.head.handle) == (truth.boot, leg.handle)
                         && cached.head.server == server => {}
                 other => {
-                    let cached = other.map(|other| (&other.head, other.mark));
-                    found.push(format!("{id} on {server} is cached as {cached:?}"));
+                    let differs = other.map(|other| {
+                        let only = |these: &[Change], those: &[Change]| {
+                            these.iter().filter(|change| !those.contains(change)).cloned().collect::<Vec<_>>()
+                        };
+                        (&other.head, other.mark, only(&other.changes, &stored), only(&stored, &other.changes))
+                    });
+                    found.push(format!(
+                        "{id} on {server} is cached as (head, mark, only there, only stored) {differs:?}"
+                    ));
                 }
             }
             let is_its = |key: &CachedKey| {

@@ -165,6 +165,7 @@ fn options(dice: &mut Dice) -> Options {
         cache_unsure: if dice.chance(0.5) { 0.05 } else { 0.0 },
         event_queue: 40,
         removals: 10,
+        session: remeet::session::Settings { stream: loss == 0.0, ..ordinary.session },
         // What nobody tells the scheduler of, such as a cache that forgot something, is found by a comparison.
         recovery: remeet::recovery::Settings { reconcile_every: Duration::from_secs(10), ..ordinary.recovery },
         ..ordinary

@@ -222,8 +222,6 @@ pub(super) struct World {
     /// What events told that are not acknowledged: (leg, revision), by server and number.
     told: BTreeMap<(ServerId, u64), (LegId, u64)>,
     seen: checks::Seen,
-    /// Packets are lost: a session cannot know an event's number before the first that it hears (session/events.rs).
-    lossy: bool,
     /// Legs of which a wrong key was planted, in the cache under the right generation or in the row: nothing tells it
     /// from the right one until the server refuses its proof.
     wrong_keys: BTreeSet<LegId>,
@@ -267,7 +265,6 @@ impl World {
             check_acknowledged: false,
             told: BTreeMap::new(),
             seen: checks::Seen::default(),
-            lossy: options.loss > 0.0,
             wrong_keys: BTreeSet::new(),
             faults: BTreeMap::new(),
             befallen: 0,

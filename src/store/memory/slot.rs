@@ -73,8 +73,11 @@ impl Slot {
                 if same_epoch && ends_backwards(held.head.state, write.head.state) {
                     return CacheOutcome::Lost;
                 }
-                held.head = write.head.clone();
-                return CacheOutcome::Applied;
+                // A whole content replaces what is held even so: an equal mark does not say that the records fit it.
+                if write.base.is_some() {
+                    held.head = write.head.clone();
+                    return CacheOutcome::Applied;
+                }
             }
             if let Some(base) = write.base {
                 if !same_place || held.mark.revision != base {

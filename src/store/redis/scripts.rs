@@ -95,8 +95,11 @@ if known then
     if same_epoch and held[7] ~= state then
       if held[7] == 'ended' or (held[7] == 'ending' and state ~= 'ended') then return 2 end
     end
-    if not same_epoch or held[7] ~= state or held[8] ~= server then put_head() end
-    return 0
+    -- A whole content replaces what is held even so: an equal mark does not say that the records fit it.
+    if base ~= '' then
+      if not same_epoch or held[7] ~= state or held[8] ~= server then put_head() end
+      return 0
+    end
   end
 end
 if base ~= '' then
