@@ -80,7 +80,7 @@ impl Guard {
             Guard::UnansweredStart => "a leg whose start is unanswered has not vanished (rule 8)",
             Guard::TableRevision => "absence counts only above the leg's table revision (rule 8)",
             Guard::OwnServersEvents => "events are of the leg's own server (rule 16)",
-            Guard::EventsInOrder => "held events are taken in their order (rule 9)",
+            Guard::EventsInOrder => "held events are taken in their order (rule 15)",
             Guard::EndTellsLast => "a meeting's end is told when its last leg's is stored (rule 15)",
             Guard::EndedStaysEnded => "a read from before an end brings nothing back (rule 9)",
             Guard::TermOfStates => "changes of state check the term (rule 4)",

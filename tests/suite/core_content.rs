@@ -354,3 +354,17 @@ fn an_end_that_is_stored_is_cached_with_what_comes_before_the_leg_has_ended() {
     });
     assert_eq!(states.collect::<Vec<_>>(), [MeetingState::Ending]);
 }
+
+/// Found by the simulation (seed 3840): a term that was to pull it whole, as a leg that had moved, ended before that.
+#[test]
+fn a_leg_that_an_earlier_term_took_over_and_did_not_pull_keeps_no_mark_until_all_of_it_is_pulled() {
+    let mut rig = up(BOOT);
+    rig.take_over(BOOT, &stored(0), mark(5));
+    rig.hear(event(1, 0, mark(1), present("a", 1)));
+    assert_eq!(rig.contents().last().unwrap().mark, None, "what is left of its former life may stand beside it");
+    let whole = |request: &Request| matches!(request, Request::Pull { since: 0, .. });
+    assert_eq!(rig.count(whole), 1);
+    rig.pulled(leg(1), vec![present("a", 1), present("b", 5)], true, mark(5));
+    let last = rig.contents().last().cloned().unwrap();
+    assert_eq!((last.mark, last.full), (Some(mark(5)), true));
+}

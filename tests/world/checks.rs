@@ -10,7 +10,7 @@ use remeet::simulator::core::ConnectionId;
 use remeet::simulator::core::dump::LegDump;
 use remeet::store::{CachedKey, Write};
 use remeet_protocol::message::{ClientOp, EndCause, Event, EventKind, LegState, MeetingState, Message};
-use remeet_protocol::record::{Record, RecordState};
+use remeet_protocol::record::{Record, RecordKey, RecordState};
 use remeet_protocol::{BootId, Change, Epoch, ErrorCode, Handle, LegId, Packet, ServerId, Token};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -33,6 +33,8 @@ pub(super) struct Seen {
     ends: BTreeMap<(ServerId, u64), (BootId, LegId, Handle)>,
     /// The epoch under which each leg was cached last.
     pub(super) cached: BTreeMap<LegId, Epoch>,
+    /// What each life has told of a leg's records since it last told of the leg as a whole: their revisions.
+    told: BTreeMap<(u64, LegId), BTreeMap<RecordKey, u64>>,
 }
 
 impl World {
@@ -181,6 +183,16 @@ impl World {
                     "rule 15: {change:?} of {leg} is told, stored {committed:?}"
                 );
             }
+        }
+        // Of a record the newest is told last: who listens keeps that. After a change of the leg's state, or with
+        // `Refreshed`, all of it is read anew.
+        let told = self.seen.told.entry((process.life, leg)).or_default();
+        if published.kind != EventKind::Changed {
+            told.clear();
+        }
+        for change in &published.changes {
+            let before = told.insert(change.key(), change.revision);
+            assert!(before <= Some(change.revision), "rule 15: {change:?} of {leg} is told after revision {before:?}");
         }
         if published.state == MeetingState::Ended && published.kind == EventKind::Ended {
             let ended = self.store.legs.values().filter(|kept| kept.row.leg.meeting == leg.meeting);
