@@ -126,13 +126,11 @@ impl Core {
     /// The row could not be read: it is read again after a while, since memory of the leg is of no use.
     pub(super) fn unread_again(&mut self, leg: LegId, reason: &str) {
         tracing::warn!(%leg, "a row that changed could not be read again: {reason}");
-        self.unread_rows.push((self.now + self.settings.round_retry, leg));
+        self.unread_rows.push(self.now + self.settings.round_retry, leg);
     }
 
     pub(super) fn read_rows_again(&mut self) {
-        let now = self.now;
-        let due: Vec<LegId> = self.unread_rows.extract_if(.., |(at, _)| *at <= now).map(|(_, leg)| leg).collect();
-        for leg in due {
+        for leg in self.unread_rows.take_due(self.now) {
             self.read_leg_again(leg);
         }
     }
@@ -181,7 +179,7 @@ impl Core {
                 leg.unstarted = found.key.map(Box::new);
             }
             if let Some(known) = self.legs.remove(&id) {
-                leg.inherit(*known);
+                leg.inherit(known);
             }
             self.insert_leg(leg);
         }

@@ -88,14 +88,11 @@ impl Core {
     /// They are read again after a while: the client that asks once more finds its command running, and waits for that.
     pub(super) fn open_unread(&mut self, legs: Vec<LegId>, reason: &str) {
         tracing::warn!(legs = legs.len(), "open commands could not be read: {reason}");
-        self.unread_open.push((self.now + self.settings.round_retry, legs));
+        self.unread_open.push(self.now + self.settings.round_retry, legs);
     }
 
     pub(super) fn read_open_again(&mut self) {
-        let now = self.now;
-        let due: Vec<Vec<LegId>> =
-            self.unread_open.extract_if(.., |(at, _)| *at <= now).map(|(_, legs)| legs).collect();
-        due.into_iter().for_each(|legs| self.read_open(legs));
+        self.unread_open.take_due(self.now).into_iter().for_each(|legs| self.read_open(legs));
     }
 
     pub(super) fn instance_unread(&mut self, instance: u64, reason: &str) {

@@ -4,21 +4,23 @@ use super::alarm::Conditions;
 use super::dry_run::DryRun;
 use super::instances::Instances;
 use super::lately::Lately;
-use super::leg::Leg;
+use super::legs::Legs;
 use super::report::Trigger;
 use super::round::RoundId;
-use super::server::{Server, Taken};
+use super::server::Server;
 use super::settings::Settings;
-use super::{Alarm, AlarmKind, CacheTask, Input, Output, Published, ReadId, ReadResult, Waiter};
-use crate::model::{CommandId, Moment, StoredLeg, StoredState};
+use super::unread::Unread;
+use super::{Alarm, AlarmKind, Input, Output, Published, ReadId, ReadResult, Waiter};
+use crate::model::{CommandId, Moment, StoredLeg};
 use crate::session::{Heard, Inventory, PersistId, Request, Ticket};
-use crate::store::{CacheWrite, CachedHead, Outcome, Unit};
+use crate::store::{CacheWrite, Outcome, Unit};
+use foldhash::fast::FixedState;
 use rand_chacha::ChaCha20Rng;
-use rand_chacha::rand_core::SeedableRng;
-use remeet_protocol::message::{ClientAnswer, Event, EventKind, MeetingState};
+use rand_chacha::rand_core::{RngCore, SeedableRng};
+use remeet_protocol::message::{ClientAnswer, Event};
 use remeet_protocol::record::Mark;
-use remeet_protocol::{BootId, Change, DomainId, ErrorCode, Handle, LegId, MeetingId, ServerId, Token};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use remeet_protocol::{BootId, DomainId, ErrorCode, Handle, LegId, MeetingId, ServerId, Token};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
 /// The core. Give it inputs with [`handle`](Self::handle), then drain [`poll`](Self::poll), then arm a
 /// timer for [`next_wake`](Self::next_wake).
@@ -30,33 +32,32 @@ pub struct Core {
     pub(super) wall_ms: u64,
     pub(super) random: ChaCha20Rng,
     pub(super) servers: BTreeMap<ServerId, Server>,
-    /// Boxed: the map moves what it holds about, and a leg has some 600 bytes.
-    pub(super) legs: BTreeMap<LegId, Box<Leg>>,
+    pub(super) legs: Legs,
     pub(super) instances: Instances,
     /// Commands whose meeting is being read.
     pub(super) unplaced: BTreeMap<MeetingId, VecDeque<super::commands::Waiting>>,
     /// Commands on a terminal of a meeting of several legs: whose roster has it is being read, one after the other.
     pub(super) unrouted: BTreeMap<MeetingId, VecDeque<super::commands::Waiting>>,
     /// Meetings of which memory holds every leg that is not ended; each has one there.
-    pub(super) whole: BTreeSet<MeetingId>,
+    pub(super) whole: HashSet<MeetingId, FixedState>,
     /// Ends of legs that subscribers hear of once the meeting's other legs are known.
     pub(super) ends: BTreeMap<MeetingId, Vec<Published>>,
     /// Meetings whose legs must be read and could not be; each has a leg in memory, or an end to tell.
-    pub(super) unread_meetings: Vec<(Moment, MeetingId)>,
+    pub(super) unread_meetings: Unread<MeetingId>,
     /// Commands that wait, in all.
     pub(super) waiting: usize,
     /// Legs that commands wait for, by the deadline of the first.
     pub(super) waits: BTreeSet<(Moment, LegId)>,
-    pub(super) after: BTreeMap<PersistId, After>,
+    pub(super) after: HashMap<PersistId, After, FixedState>,
     pub(super) reads: BTreeMap<ReadId, Reading>,
-    lately: Lately,
+    pub(super) lately: Lately,
     /// What a ticket was for, so that its answer finds its leg.
-    pub(super) tickets: BTreeMap<Ticket, Asked>,
+    pub(super) tickets: HashMap<Ticket, Asked, FixedState>,
     pub(super) reconcile_at: Option<Moment>,
     /// Legs whose row must be read again and could not be; each leg's lost writes are few.
-    pub(super) unread_rows: Vec<(Moment, LegId)>,
+    pub(super) unread_rows: Unread<LegId>,
     /// Legs of clients' open commands that could not be read, of an instance each time.
-    pub(super) unread_open: Vec<(Moment, Vec<LegId>)>,
+    pub(super) unread_open: Unread<Vec<LegId>>,
     /// Legs whose stored rows are to be counted: one read at a time takes all that have gathered.
     pub(super) to_count: Vec<LegId>,
     pub(super) counting: bool,
@@ -65,7 +66,7 @@ pub struct Core {
     pub(super) dry_runs: Vec<DryRun>,
     /// Conditions that an operator has been told of and that stand.
     pub(super) conditions: Conditions,
-    last_id: u64,
+    pub(super) last_id: u64,
     outputs: VecDeque<Output>,
 }
 
@@ -191,6 +192,9 @@ impl Core {
     /// except in simulations.
     #[must_use]
     pub fn new(settings: Settings, servers: &[(ServerId, DomainId)], seed: [u8; 32]) -> Self {
+        // Of another stream than secrets, which it must not tell anything of.
+        let mut hashes = ChaCha20Rng::from_seed(seed);
+        hashes.set_stream(1);
         Self {
             instances: Instances::new(settings.instances, settings.answers_per_instance),
             settings,
@@ -199,21 +203,21 @@ impl Core {
             wall_ms: 0,
             random: ChaCha20Rng::from_seed(seed),
             servers: servers.iter().map(|(id, domain)| (*id, Server::new(*id, *domain))).collect(),
-            legs: BTreeMap::new(),
+            legs: Legs::new(hashes.next_u64()),
             unplaced: BTreeMap::new(),
             unrouted: BTreeMap::new(),
-            whole: BTreeSet::new(),
+            whole: HashSet::with_hasher(FixedState::with_seed(hashes.next_u64())),
             ends: BTreeMap::new(),
-            unread_meetings: Vec::new(),
+            unread_meetings: Unread::new(),
             waiting: 0,
             waits: BTreeSet::new(),
-            after: BTreeMap::new(),
+            after: HashMap::default(),
             reads: BTreeMap::new(),
             lately: Lately::default(),
-            tickets: BTreeMap::new(),
+            tickets: HashMap::default(),
             reconcile_at: None,
-            unread_rows: Vec::new(),
-            unread_open: Vec::new(),
+            unread_rows: Unread::new(),
+            unread_open: Unread::new(),
             to_count: Vec::new(),
             counting: false,
             dry_runs: Vec::new(),
@@ -443,8 +447,8 @@ impl Core {
         let retries = self.servers.values().filter_map(|server| server.retry_at.map(|(at, _)| at));
         let deadlines = self.servers.values().filter_map(|server| server.round.as_ref().map(|round| round.deadline));
         let waiting = self.waiting_until();
-        let unread = self.unread_rows.iter().map(|(at, _)| *at).chain(self.unread_open.iter().map(|(at, _)| *at));
-        let unread = unread.chain(self.meetings_due());
+        let unread = [self.unread_rows.next(), self.unread_open.next(), self.unread_meetings.next()];
+        let unread = unread.into_iter().flatten();
         retries.chain(deadlines).chain(waiting).chain(unread).chain(self.reconcile_at).min()
     }
 
@@ -492,90 +496,6 @@ impl Core {
     ) {
         let answer = super::instances::answer(command, code, detail, command.meeting);
         self.put(Output::Answer(waiter, answer));
-    }
-
-    pub(super) fn publish(&mut self, leg: LegId, kind: EventKind, changes: Vec<Change>) {
-        let Some(published) = self.published(leg, kind, changes) else { return };
-        self.put(Output::Publish(published));
-    }
-
-    pub(super) fn published(&self, leg: LegId, kind: EventKind, changes: Vec<Change>) -> Option<Published> {
-        let row = self.legs.get(&leg)?.row.clone();
-        let (state, _) = self.derive_meeting(leg.meeting, &row);
-        Some(Published { leg, kind, state, cause: row.cause, revision: row.mark.revision, changes })
-    }
-
-    /// The meeting's state from its legs in memory.
-    pub(super) fn derive_meeting(&self, meeting: MeetingId, row: &StoredLeg) -> (MeetingState, bool) {
-        let first = LegId { meeting, leg: 0 };
-        let last = LegId { meeting, leg: u16::MAX };
-        let rows: Vec<StoredLeg> = self.legs.range(first..=last).map(|(_, leg)| leg.row.clone()).collect();
-        if rows.is_empty() { self.derive(std::slice::from_ref(row)) } else { self.derive(&rows) }
-    }
-
-    /// The cached head of a leg, if it has a place on a server.
-    pub(super) fn head(&self, leg: &Leg) -> Option<CachedHead> {
-        let (boot, handle) = (leg.row.boot?, leg.row.handle?);
-        // The row's state and nothing of the moment: that a link is down, or a takeover under way, is never stored, for
-        // nobody would write the status again when that is over.
-        let stored = leg.before_end.unwrap_or(leg.row.state);
-        let state = if leg.is_ours(self.token) { MeetingState::InMeeting } else { stored.of_meeting() };
-        Some(CachedHead {
-            leg: leg.row.leg,
-            domain: leg.row.domain,
-            server: leg.row.server,
-            boot,
-            handle,
-            state,
-            epoch: leg.row.epoch,
-        })
-    }
-
-    pub(super) fn mirror_key(&mut self, leg: LegId) {
-        self.put(Output::Cache(CacheTask::MirrorKey(leg)));
-    }
-
-    /// Puts a leg into memory.
-    pub(super) fn insert_leg(&mut self, leg: Leg) {
-        if let Some(server) = self.servers.get_mut(&leg.row.server) {
-            server.legs.insert(leg.row.leg);
-        }
-        self.legs.insert(leg.row.leg, Box::new(leg));
-    }
-
-    /// Drops a leg from memory.
-    pub(super) fn forget_leg(&mut self, leg: LegId) {
-        let Some(known) = self.legs.remove(&leg) else { return };
-        if let Some(first) = known.waiting.front() {
-            self.waits.remove(&(first.deadline, leg));
-        }
-        if known.row.state == StoredState::Ended && !self.reads.is_empty() {
-            self.lately.ended(ReadId(self.last_id), known.row.clone());
-        }
-        let id = known.row.server;
-        if let Some(server) = self.servers.get_mut(&id) {
-            server.legs.remove(&leg);
-            server.pending.remove(&leg);
-            if let Some(round) = &mut server.round {
-                round.leave(leg);
-            }
-        }
-        if self.legs_of(leg.meeting).is_empty() {
-            self.whole.remove(&leg.meeting);
-        }
-        for waiter in known.lifting {
-            self.answer_lift(
-                waiter,
-                leg,
-                ErrorCode::ENDED,
-                "the meeting has ended: its quarantine is of no more account",
-            );
-        }
-        for event in known.held {
-            // What is left has ended, and needs nothing more.
-            self.set_taken(id, event.number, Taken::Stored);
-        }
-        self.acknowledge(id);
     }
 }
 

@@ -50,7 +50,7 @@ impl Core {
     /// Keeps an event until its leg is ours. Bounded by the server's window of unacknowledged events.
     pub(super) fn hold(&mut self, server: ServerId, event: Event) {
         self.set_taken(server, event.number, Taken::Held);
-        let own = |leg: &&mut Box<Leg>| leg.row.server == server || !holds(Guard::OwnServersEvents);
+        let own = |leg: &&mut Leg| leg.row.server == server || !holds(Guard::OwnServersEvents);
         match self.legs.get_mut(&event.leg).filter(own) {
             // In their order: one that came before the look-up brought the leg is told after those that came since, and
             // would bring back what a later one has removed.

@@ -36,6 +36,7 @@ pub mod lanes;
 mod lately;
 pub mod lease;
 mod leg;
+mod legs;
 mod lift;
 mod links;
 mod meetings;
@@ -48,6 +49,8 @@ mod settings;
 mod starts;
 mod sweep;
 mod takeover;
+mod tell;
+mod unread;
 mod views;
 
 pub use alarm::{Alarm, AlarmKind};

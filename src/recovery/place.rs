@@ -3,12 +3,11 @@
 
 use super::commands::Waiting;
 use super::core::{Core, Reading};
-use super::{Output, Published, Read};
+use super::{Output, Read};
 use crate::cascade::{Candidate, owner_of, terminal_of};
-use crate::guard::{Guard, holds};
-use crate::model::{CommandId, Moment, StoredLeg, StoredState};
+use crate::model::{CommandId, StoredState};
 use crate::store::LookUp;
-use remeet_protocol::message::{ClientOp, EventKind, LEGS_MAX, MeetingState, Op};
+use remeet_protocol::message::{ClientOp, LEGS_MAX, Op};
 use remeet_protocol::record::Number;
 use remeet_protocol::{ErrorCode, LegId, MeetingId};
 use std::collections::BTreeSet;
@@ -16,9 +15,7 @@ use std::collections::BTreeSet;
 impl Core {
     /// Every leg of a meeting that is in memory, in ascending order.
     pub(super) fn legs_of(&self, meeting: MeetingId) -> Vec<LegId> {
-        let first = LegId { meeting, leg: 0 };
-        let last = LegId { meeting, leg: u16::MAX };
-        self.legs.range(first..=last).map(|(leg, _)| *leg).collect()
+        self.legs.of(meeting).iter().map(|leg| leg.row.leg).collect()
     }
 
     /// Of these, the ones that are not ended.
@@ -128,51 +125,16 @@ impl Core {
             } else if self.ends.contains_key(&meeting) || self.awaits_siblings(meeting) {
                 // What stands open on it needs it all the same.
                 tracing::warn!(%meeting, "its legs could not be read: {reason}; they are read again");
-                self.unread_meetings.push((self.now + self.settings.round_retry, meeting));
+                self.unread_meetings.push(self.now + self.settings.round_retry, meeting);
             }
         }
     }
 
     /// Reads again what could not be read.
     pub(super) fn read_meetings_again(&mut self) {
-        let now = self.now;
-        let due: BTreeSet<MeetingId> =
-            self.unread_meetings.extract_if(.., |(at, _)| *at <= now).map(|(_, meeting)| meeting).collect();
+        let due: BTreeSet<MeetingId> = self.unread_meetings.take_due(self.now).into_iter().collect();
         if !due.is_empty() {
             self.read_meetings(due.into_iter().collect());
-        }
-    }
-
-    pub(super) fn meetings_due(&self) -> Option<Moment> {
-        self.unread_meetings.iter().map(|(at, _)| *at).min()
-    }
-
-    /// A leg's end is stored. Only the last leg's is the meeting's (SPEC K-14), and which is the last is known only
-    /// with the others.
-    pub(super) fn publish_end(&mut self, leg: LegId) {
-        let Some(published) = self.published(leg, EventKind::Ended, Vec::new()) else { return };
-        let meeting = leg.meeting;
-        self.ends.entry(meeting).or_default().push(published);
-        if self.is_whole(meeting) {
-            self.tell_end(meeting);
-        } else if !self.reads.values().any(|reading| reading.reads_meeting(meeting)) {
-            self.read_meetings(vec![meeting]);
-        }
-    }
-
-    fn tell_end(&mut self, meeting: MeetingId) {
-        let Some(ends) = self.ends.remove(&meeting) else { return };
-        let legs: Vec<_> = self.legs_of(meeting).iter().filter_map(|leg| self.legs.get(leg)).collect();
-        let rows: Vec<StoredLeg> = legs.iter().map(|known| known.row.clone()).collect();
-        let (mut state, _) = self.derive(&rows);
-        // What is on its way to the store is not told (rule 15): with the last leg's the meeting's end is.
-        let closing = legs.iter().any(|known| known.closing.is_some()) && holds(Guard::EndTellsLast);
-        if state == MeetingState::Ended && closing {
-            state = MeetingState::Ending;
-        }
-        let kind = if state == MeetingState::Ended { EventKind::Ended } else { EventKind::State };
-        for end in ends {
-            self.put(Output::Publish(Published { kind, state, ..end }));
         }
     }
 

@@ -18,12 +18,12 @@ impl Core {
 
     /// A meeting's state as clients see it, and whether what is stored of it may be behind.
     #[must_use]
-    pub fn derive(&self, rows: &[StoredLeg]) -> (MeetingState, bool) {
+    pub fn derive<'a>(&'a self, rows: impl IntoIterator<Item = &'a StoredLeg>) -> (MeetingState, bool) {
         let epoch = self.token.map(|token| token.epoch).unwrap_or_default();
         let reachable = |server| self.servers.get(&server).is_some_and(|server: &Server| server.up);
         // What is on its way to the store counts: memory is newer than the rows that were read.
         let rows: Vec<&StoredLeg> =
-            rows.iter().map(|row| self.legs.get(&row.leg).map_or(row, |leg| &leg.row)).collect();
+            rows.into_iter().map(|row| self.legs.get(&row.leg).map_or(row, |leg| &leg.row)).collect();
         let state = meeting_state(rows.iter().copied(), epoch, reachable);
         let recovering = rows.iter().any(|row| {
             let live = !matches!(row.state, StoredState::Ended | StoredState::Created);
@@ -37,7 +37,7 @@ impl Core {
     pub fn server_views(&self) -> Vec<ServerView> {
         let mut views: BTreeMap<ServerId, ServerView> =
             self.servers.values().map(|server| (server.id, view(server))).collect();
-        // All legs in their order, once: looked up server by server they would cost ten times as much.
+        // All legs, once: looked up server by server they would cost ten times as much.
         for leg in self.legs.values() {
             let Some(view) = views.get_mut(&leg.row.server) else { continue };
             if matches!(leg.row.state, StoredState::Ended | StoredState::Created) {
