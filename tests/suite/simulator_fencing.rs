@@ -94,6 +94,21 @@ async fn a_session_is_needed_and_belongs_to_one_token() {
     assert_ne!(scheduler.attach(token(2, 1)).await.unwrap().session, session);
 }
 
+/// Found by the simulation (seed 634).
+#[tokio::test]
+async fn a_late_attach_of_an_earlier_connection_does_not_draw_the_events_there() {
+    let server = simulator().await;
+    let mut earlier = Scheduler::connect(server.address).await;
+    let mut scheduler = Scheduler::connect(server.address).await;
+    (earlier.request, scheduler.request) = (10, 20);
+    scheduler.attach(token(1, 1)).await.unwrap();
+    earlier.attach(token(1, 1)).await.unwrap();
+    scheduler.meeting(1, 1).await;
+    server.control(Request::EndLeg { meeting: leg(1).meeting, leg: 0 }).await.unwrap();
+    assert_eq!(scheduler.event().await.ended, EndCause::ByServer);
+    assert!(earlier.notices.is_empty());
+}
+
 #[tokio::test]
 async fn a_takeover_is_proven_for_this_leg_server_life_and_token_only() {
     let server = simulator().await;

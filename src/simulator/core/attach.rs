@@ -18,8 +18,10 @@ const SESSIONS_MAX: usize = 16;
 #[derive(Debug, Default)]
 pub(super) struct Sessions {
     given: VecDeque<(u64, Token)>,
-    /// Where events go: the connection whose attach was answered last.
+    /// Where events go: the connection of the current session's latest attach.
     pub(super) events_to: Option<(ConnectionId, Address)>,
+    /// The request id of that attach.
+    latest: u64,
 }
 
 impl Sessions {
@@ -35,6 +37,7 @@ impl Sessions {
     fn open(&mut self, session: u64, token: Token) {
         if self.current() != Some((session, token)) {
             self.given.push_back((session, token));
+            self.latest = 0;
             if self.given.len() > SESSIONS_MAX {
                 self.given.pop_front();
             }
@@ -57,9 +60,13 @@ impl Core {
         self.stats.attaches += 1;
         let session = session_number(self.boot, token, self.seed);
         self.sessions.open(session, token);
-        self.sessions.events_to = Some((asked.connection, asked.from));
-        self.release();
-        self.events.rewind();
+        // An earlier one that comes late, from a connection that is over, must not draw the events there (SPEC T-5).
+        if self.sessions.events_to.is_none() || asked.header.request >= self.sessions.latest {
+            self.sessions.latest = asked.header.request;
+            self.sessions.events_to = Some((asked.connection, asked.from));
+            self.release();
+            self.events.rewind();
+        }
         let attached = Attached { session, boot: self.boot, table_revision: self.table.revision };
         self.answer(asked, vec![attached.into()]);
         self.pump();
