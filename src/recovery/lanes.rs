@@ -1,10 +1,12 @@
-//! Group commit, decided: units queue in lanes; each lane has one batch in flight and takes everything that has
-//! gathered meanwhile. Units of one leg share a lane, so they are written in order. A driver writes the batches.
+//! Group commit, decided: units queue in lanes; each lane has one batch in flight and takes what has gathered meanwhile.
+//! Units of one leg share a lane and are written in order; else small ones overtake large ones, so that a client's command
+//! does not wait for other meetings' back-fill. A driver writes the batches.
 
 use crate::session::PersistId;
 use crate::store::{Outcome, Unit, Write};
+use foldhash::fast::FixedState;
 use remeet_protocol::ServerId;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 /// Lanes. Two connections write twice as fast on two cores (parts.md trap 13); SQLite has one writer and
@@ -12,6 +14,12 @@ use std::time::Duration;
 const LANES: usize = 2;
 /// The most units of a batch: past a thousand rows a statement gains nothing (parts.md trap 4).
 const BATCH: usize = 1_000;
+/// The most rows of a batch's large units: the same, for the three or four tables that back-fill writes to.
+const BULK: u64 = 4_000;
+/// The same beside small ones, which wait for as long as it takes: some 5 ms.
+const BULK_BESIDE: u64 = 400;
+/// A small unit has so many rows at most: an event, an intent, a result, an acceptance.
+const SMALL: u64 = 8;
 /// Pauses between attempts while the store is down: it is asked for ever, since what is queued may not be
 /// lost; its length is bounded by who asks (events by their window, pulls by their places, intents a leg, and clients
 /// are answered `retry` by the driver).
@@ -46,9 +54,23 @@ pub struct Lanes {
 
 #[derive(Debug, Default)]
 struct Lane {
-    queue: VecDeque<(PersistId, Unit)>,
+    /// Was under way and is to be written once more, before everything else.
+    again: VecDeque<Queued>,
+    small: VecDeque<Queued>,
+    /// Large units, and small ones behind a large one of their leg.
+    bulk: VecDeque<Queued>,
+    /// How many of these there are of each leg.
+    behind: HashMap<u64, usize, FixedState>,
     busy: bool,
     pause: Option<Duration>,
+}
+
+/// A unit and what must stay in order.
+#[derive(Debug)]
+struct Queued {
+    key: u64,
+    id: PersistId,
+    unit: Unit,
 }
 
 impl Default for Lanes {
@@ -58,35 +80,69 @@ impl Default for Lanes {
 }
 
 impl Lanes {
-    /// Queues a unit; `lane` is any number, the same for what must stay in order.
-    pub fn push(&mut self, lane: u64, id: PersistId, unit: Unit) {
-        let lane = usize::try_from(lane % LANES as u64).unwrap_or(0);
-        self.lanes[lane].queue.push_back((id, unit));
+    /// Queues a unit; `key` is any number, the same for what must stay in order.
+    pub fn push(&mut self, key: u64, id: PersistId, unit: Unit) {
+        let lane = &mut self.lanes[usize::try_from(key % LANES as u64).unwrap_or(0)];
+        let queued = Queued { key, id, unit };
+        if queued.unit.rows() <= SMALL && !lane.behind.contains_key(&key) {
+            lane.small.push_back(queued);
+        } else {
+            *lane.behind.entry(key).or_default() += 1;
+            lane.bulk.push_back(queued);
+        }
     }
 
     /// Units that are queued, and batches that are being written.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.lanes.iter().map(|lane| lane.queue.len() + usize::from(lane.busy)).sum()
+        self.lanes.iter().map(|lane| lane.queued() + usize::from(lane.busy)).sum()
     }
 
     /// The next batch of an idle lane that has something.
     pub fn begin(&mut self) -> Option<Batch> {
-        let idle = |lane: &Lane| !lane.busy && !lane.queue.is_empty();
+        let idle = |lane: &Lane| !lane.busy && lane.queued() > 0;
         let (place, lane) = self.lanes.iter_mut().enumerate().find(|(_, lane)| idle(lane))?;
         lane.busy = true;
-        let count = lane.queue.len().min(BATCH);
-        Some(Batch { lane: place, pause: lane.pause, units: lane.queue.drain(..count).collect() })
+        Some(Batch { lane: place, pause: lane.pause, units: lane.take() })
     }
 
     /// A batch has ended; `again` must be written once more, before what has gathered meanwhile.
     pub fn end(&mut self, lane: usize, written: bool, again: Units) {
         let Some(lane) = self.lanes.get_mut(lane) else { return };
         lane.busy = false;
-        for unit in again.into_iter().rev() {
-            lane.queue.push_front(unit);
+        for (id, unit) in again.into_iter().rev() {
+            // Nothing overtakes these: they need no key.
+            lane.again.push_front(Queued { key: 0, id, unit });
         }
         lane.pause = if written { None } else { Some(lane.pause.map_or(PAUSE_FIRST, longer)) };
+    }
+}
+
+impl Lane {
+    fn queued(&self) -> usize {
+        self.again.len() + self.small.len() + self.bulk.len()
+    }
+
+    /// What is written next: small units first, and large ones behind all that are queued, since they may be of their legs.
+    fn take(&mut self) -> Units {
+        let from = if self.again.is_empty() { &mut self.small } else { &mut self.again };
+        let mut units: Units = from.drain(..from.len().min(BATCH)).map(|queued| (queued.id, queued.unit)).collect();
+        if !(self.again.is_empty() && self.small.is_empty()) {
+            return units;
+        }
+        let (mut rows, most) = (0, if units.is_empty() { BULK } else { BULK_BESIDE });
+        while units.len() < 2 * BATCH && rows < most {
+            let Some(Queued { key, id, unit }) = self.bulk.pop_front() else { break };
+            rows += unit.rows();
+            if let Some(behind) = self.behind.get_mut(&key) {
+                *behind -= 1;
+                if *behind == 0 {
+                    self.behind.remove(&key);
+                }
+            }
+            units.push((id, unit));
+        }
+        units
     }
 }
 
@@ -135,7 +191,9 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
     use super::*;
-    use remeet_protocol::{LegId, MeetingId};
+    use crate::store::ContentWrite;
+    use remeet_protocol::record::{RecordKey, RecordState};
+    use remeet_protocol::{Change, LegId, MeetingId};
 
     fn unit(first: bool) -> Unit {
         Unit::one(Write::First(LegId { meeting: MeetingId::default(), leg: 0 }, first))
@@ -163,6 +221,32 @@ mod tests {
         lanes.end(again.lane, true, Vec::new());
         lanes.push(2, PersistId(5), unit(true));
         assert_eq!(lanes.begin().unwrap().pause, None);
+    }
+
+    #[test]
+    fn small_units_overtake_large_ones_of_other_legs_and_none_of_their_own() {
+        let mut lanes = Lanes::default();
+        let large = |rows: u64| {
+            let change = |revision| Change { revision, state: RecordState::Removed(RecordKey::Leg) };
+            let changes = (1..=rows).map(change).collect();
+            let leg = LegId { meeting: MeetingId::default(), leg: 0 };
+            Unit::one(Write::Content(ContentWrite { leg, changes, mark: None, full: false }))
+        };
+        for (key, id, rows) in [(2, 1, 0), (2, 2, 9), (4, 3, 0), (2, 4, 0), (6, 5, 399), (8, 6, 9), (4, 7, 0)] {
+            lanes.push(key, PersistId(id), if rows == 0 { unit(true) } else { large(rows) });
+        }
+        let mut next = || {
+            let batch = lanes.begin()?;
+            lanes.end(batch.lane, true, Vec::new());
+            Some(batch.units.iter().map(|(id, _)| id.0).collect::<Vec<_>>())
+        };
+        assert_eq!(next(), Some(vec![1, 3, 7, 2, 4, 5]), "of the large ones as many as small ones wait for");
+        assert_eq!((next(), next()), (Some(vec![6]), None));
+        let again = vec![(PersistId(1), unit(true))];
+        lanes.push(2, PersistId(8), unit(true));
+        lanes.end(0, true, again);
+        let mut next = || lanes.begin().map(|batch| batch.units.iter().map(|(id, _)| id.0).collect::<Vec<_>>());
+        assert_eq!(next(), Some(vec![1]), "nothing overtakes what is written once more");
     }
 
     #[test]

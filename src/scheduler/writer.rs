@@ -4,7 +4,7 @@ use super::helper::Helpers;
 use crate::recovery::Input;
 use crate::recovery::lanes::{Batch, Lanes, PAUSE_FIRST, Units, longer, settled};
 use crate::session::PersistId;
-use crate::store::{Outcome, Store, StoreError, Unit, Write};
+use crate::store::{Outcome, Store, StoreError, Unit};
 use remeet_protocol::Token;
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -92,7 +92,7 @@ async fn write(store: &dyn Store, token: Token, lane: usize, batch: Units) -> Do
 
 fn rows(units: &[Unit], outcomes: &[Outcome]) -> u64 {
     let stand = units.iter().zip(outcomes).filter(|(_, outcome)| matches!(outcome, Outcome::Applied { .. }));
-    stand.flat_map(|(unit, _)| &unit.writes).map(Write::rows).sum()
+    stand.map(|(unit, _)| unit.rows()).sum()
 }
 
 /// Rule 12: a write raises the rows' versions, so that the late commit loses; then what stands is known.

@@ -161,6 +161,12 @@ impl Unit {
         Self { writes: vec![write] }
     }
 
+    /// Rows that it asks to be written.
+    #[must_use]
+    pub fn rows(&self) -> u64 {
+        self.writes.iter().map(Write::rows).sum()
+    }
+
     /// The leg that the unit belongs to, if to one: units of one leg are written in order.
     #[must_use]
     pub fn leg(&self) -> Option<LegId> {
