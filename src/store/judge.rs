@@ -7,15 +7,16 @@ use remeet_protocol::{LegId, Token};
 use std::collections::{HashMap, HashSet};
 
 /// The order in which the kinds of a unit's writes are carried out. A later kind may depend on an earlier
-/// one: a new leg may have an intent in the same unit.
+/// one: a new leg may have an intent in the same unit. A command's result is behind the content that it changed, as its
+/// server tells them: both are written by one wave of statements then.
 pub(super) fn order(write: &Write) -> u8 {
     match write {
         Write::NewLeg(_) => 0,
         Write::State(_) => 1,
         Write::Key(_) => 2,
         Write::Intent(_) => 3,
-        Write::IntentDone(_) => 4,
-        Write::Content(_) => 5,
+        Write::Content(_) => 4,
+        Write::IntentDone(_) => 5,
         Write::Quarantine(..) => 6,
         Write::First(..) => 7,
         Write::Answer(_) => 8,

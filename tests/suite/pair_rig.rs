@@ -7,6 +7,7 @@ use crate::daemon_rig::{Backing, CONTROL, LOOK, PATIENCE, Rig, is_steady, status
 use crate::servers::{FreshDatabase, free_port, fresh_database, redis_url};
 use remeet::cms::client::{Client, ClientSettings};
 use remeet::ops::status::{LinkState, Phase, Status};
+use remeet::recovery::lease::LeaseView;
 use remeet_protocol::wire::Text;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -72,7 +73,9 @@ impl Node {
     /// Until it commands every meeting of every server.
     pub(crate) async fn commands(&self, rig: &Rig) -> Status {
         let attached = |status: &Status| status.servers.iter().all(|server| server.link == LinkState::Attached);
-        self.until(rig, "in command", |status| is_steady(status) && attached(status)).await
+        // A term that has lapsed leaves its links attached.
+        let active = |status: &Status| matches!(status.lease, LeaseView::Active { .. });
+        self.until(rig, "in command", |status| is_steady(status) && attached(status) && active(status)).await
     }
 
     /// Until it is a standby whose links are up, and no more than that.

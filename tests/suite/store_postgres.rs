@@ -6,6 +6,7 @@ use crate::store_fixture::{
     Fixture, Kind, accepted, begin, candidate, content, leg_id, mark_of, new_leg, present, state, takeover, terminal,
     window,
 };
+use crate::store_intents::{done, intent};
 use crate::store_proxy::{NextCommit, Proxy};
 use remeet::model::StoredState::{Ending, InMeeting};
 use remeet::store::{Begun, Outcome, Store, StoreError, StoreOptions, Unit, Write, open};
@@ -257,6 +258,31 @@ async fn trap_12_writing_sessions_plan_generically_and_carry_name_and_time_outs(
     f.write(ending(1..2)).await;
     let expected = format!("force_generic_plan remeet/{} 1s 2s", f.token.holder);
     assert_eq!(f.text("SELECT what FROM seen").await, expected);
+    f.end().await;
+}
+
+/// A plan for an empty table reads all of it, once for each batch or even for each leg; 7 s a look-up were seen.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trap_12_plans_that_were_made_while_a_table_was_empty_do_not_read_all_of_it_once_it_has_grown() {
+    let Some(f) = Fixture::new(Kind::Postgres).await else { return };
+    let (each, rounds) = (100, 40);
+    legs(&f, each).await;
+    f.sql("VACUUM (ANALYZE) intents").await;
+    let all: Vec<_> = (0..each).map(leg_id).collect();
+    for number in 1..=rounds {
+        let intents = all.iter().map(|leg| Unit::one(Write::Intent(intent(*leg, number, None))));
+        f.write(intents.collect()).await;
+        assert_eq!(f.store.legs(&all).await.unwrap().found.len(), all.len());
+        f.write(all.iter().map(|leg| Unit::one(Write::IntentDone(done(*leg, number)))).collect()).await;
+    }
+    let written = i64::from(each) * i64::try_from(rounds).unwrap();
+    let of_intents = "FROM pg_stat_user_tables WHERE relname = 'intents'";
+    until(&f, &format!("SELECT n_tup_upd {of_intents}"), |count| count >= written).await;
+    let read = f.number(&format!("SELECT seq_tup_read + idx_tup_fetch {of_intents}")).await;
+    // Open ones are found beside the leg's done ones: half of the rounds on average. All of the table for each batch of
+    // results would be as much again.
+    let most = written * i64::try_from(rounds).unwrap() * 3 / 4;
+    assert!(read < most, "{read} rows were read for {written} that were written");
     f.end().await;
 }
 

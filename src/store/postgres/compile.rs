@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Batches of which one prunes an instance that it writes answers of: pruning passes over the 256 that are kept, and
 /// what is too many is not read anyway. By chance, so that no client's way of numbering can keep it from being done.
-const PRUNE_ONE_IN: u32 = 16;
+const PRUNE_ONE_IN: u32 = 64;
 /// So many answers of one instance in a batch are pruned at once.
 const PRUNE_AT_ONCE: usize = 128;
 
@@ -70,7 +70,7 @@ struct Wave<'u> {
     quarantines: BTreeMap<LegId, Option<&'u str>>,
     firsts: BTreeMap<LegId, bool>,
     answers: BTreeMap<(u64, u64), &'u ClientAnswerRow>,
-    /// Legs that no other statement of the wave proves to exist.
+    /// Legs that are written to and must exist.
     touched: BTreeSet<LegId>,
 }
 
@@ -97,6 +97,15 @@ impl<'u> Wave<'u> {
         }
     }
 
+    /// Legs that some statement of the wave proves to exist, by the rows that it counts.
+    fn proven(&self) -> BTreeSet<LegId> {
+        let stored = self.new.keys().chain(self.states.keys()).copied();
+        let commanded = self.intents.iter().map(|intent| intent.leg);
+        let changed =
+            self.contents.iter().filter(|(_, merged)| merged.slots.values().any(|slot| slot.present.is_some()));
+        stored.chain(commanded).chain(changed.map(|(leg, _)| *leg)).collect()
+    }
+
     fn steps(self) -> Vec<Step> {
         let mut steps = Vec::new();
         add(&mut steps, rows(self.new.values(), |row, new| put_new_leg(row, new)), statements::new_legs);
@@ -111,12 +120,13 @@ impl<'u> Wave<'u> {
             let columns = || rows(&resets, |row, leg| row.put_leg(*leg));
             steps.extend(Table::ALL.map(|table| statements::reset(table, columns())));
         }
-        let proven = |leg: &&LegId| !self.new.contains_key(*leg) && !self.states.contains_key(*leg);
-        add(&mut steps, rows(self.touched.iter().filter(proven), |row, leg| row.put_leg(*leg)), statements::exist);
+        let proven = self.proven();
+        let unproven = self.touched.iter().filter(|leg| !proven.contains(leg));
+        add(&mut steps, rows(unproven, |row, leg| row.put_leg(*leg)), statements::exist);
         add(&mut steps, rows(self.keys.values(), |row, key| put_key(row, key)), statements::keys);
         add(&mut steps, rows(self.intents, put_intent), statements::intents);
-        add(&mut steps, rows(self.done, put_done), statements::intents_done);
         put_contents(&self.contents, &mut steps);
+        add(&mut steps, rows(self.done, put_done), statements::intents_done);
         let quarantines = rows(self.quarantines, |row, (leg, reason)| {
             row.put_leg(leg);
             row.put(Value::Text(reason));

@@ -14,6 +14,7 @@ use remeet_protocol::Holder;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection, Executor, PgConnection, PgPool};
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
@@ -231,20 +232,31 @@ impl Pools {
             let connect = base.clone().application_name(&name).options([
                 ("statement_timeout", statement.as_millis().to_string()),
                 ("idle_in_transaction_session_timeout", span.as_millis().to_string()),
-                // A plan is made while a table is empty and kept while it grows, until it is analyzed. At the usual price
-                // a scan of an empty table looks cheaper than ten look-ups by key, and every batch then reads a table of
-                // 100,000 rows. All that these sessions do is look rows up by key.
+                // All that these sessions do is look rows up by key; see also `plans_are_old`. What cannot do without a
+                // scan has a price for it that would have it compiled.
                 ("random_page_cost", "0.1".to_owned()),
+                ("enable_seqscan", "off".to_owned()),
+                ("enable_mergejoin", "off".to_owned()),
+                ("jit", "off".to_owned()),
                 // Else the first five executions of a statement are planned for their arrays' real size, and a batch
                 // of 10,000 rows chooses a scan of the whole table.
                 ("plan_cache_mode", "force_generic_plan".to_owned()),
             ]);
+            let uses = AtomicU64::new(0);
             PgPoolOptions::new()
                 .max_connections(connections.max(1))
                 .acquire_timeout(span)
                 // Instead of the ping: one round trip that also finds a server that has become a standby.
                 .test_before_acquire(false)
-                .before_acquire(|connection, _| Box::pin(is_primary(connection)))
+                .before_acquire(move |connection, _| {
+                    let uses = uses.fetch_add(1, Ordering::Relaxed);
+                    Box::pin(async move {
+                        if plans_are_old(uses, connections) {
+                            connection.execute("DISCARD PLANS").await?;
+                        }
+                        is_primary(connection).await
+                    })
+                })
                 .after_connect(|connection, _| {
                     Box::pin(async move {
                         if is_primary(connection).await? {
@@ -268,6 +280,14 @@ impl Pools {
         let both = async { tokio::join!(self.read.close(), self.write.close()) };
         drop(tokio::time::timeout(Duration::from_secs(10), both).await);
     }
+}
+
+/// A plan is made while a table is empty and kept while it grows, until it is analyzed: then to read all of it with every
+/// batch, or for every leg, looks cheaper than any look-up by key. So plans are made anew when a pool has been used twice
+/// as often as the last time; some uses in a row, so that each of its connections has its turn.
+fn plans_are_old(uses: u64, connections: u32) -> bool {
+    let last = uses.checked_ilog2().map_or(0, |exponent| 1 << exponent);
+    uses > 0 && uses - last < 2 * u64::from(connections.max(1))
 }
 
 async fn is_primary(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {

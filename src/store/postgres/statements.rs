@@ -216,7 +216,7 @@ fn key_columns(table: Table) -> Vec<&'static str> {
     ["meeting", "leg"].into_iter().chain(table.key().iter().copied()).collect()
 }
 
-/// Records: over a lower revision, or, with `full`, over an equal one that differs.
+/// Records: over a lower revision, or, with `full`, over an equal one that differs. Counts those whose leg exists.
 pub(super) fn records(table: Table, full: bool, columns: Columns) -> Step {
     let key = key_columns(table);
     let rest: Vec<&str> = ["revision", "format_version"].into_iter().chain(table.fields().iter().copied()).collect();
@@ -229,16 +229,18 @@ pub(super) fn records(table: Table, full: bool, columns: Columns) -> Step {
     } else {
         String::new()
     };
+    let unnest = columns.unnest(FIRST, "u", &names);
     let ctes = format!(
-        "w AS (INSERT INTO {name} AS x (domain, {all}) SELECT l.domain, {from} \
-               FROM {{u}} JOIN legs l ON l.meeting = u.meeting AND l.leg = u.leg, t \
-               ON CONFLICT ({conflict}) DO UPDATE SET {set} WHERE x.revision < excluded.revision{equal} RETURNING 1)",
+        "r AS MATERIALIZED (SELECT l.domain, {from} FROM {unnest} JOIN legs l ON l.meeting = u.meeting AND l.leg = u.leg), \
+         w AS (INSERT INTO {name} AS x (domain, {all}) SELECT r.* FROM r, t \
+               ON CONFLICT ({conflict}) DO UPDATE SET {set} WHERE x.revision < excluded.revision{equal})",
         name = table.name(),
         all = names.join(", "),
         from = list("u.", &names),
         conflict = key.join(", "),
     );
-    step("storing records", &names, columns, None, &ctes)
+    let (doing, expected) = ("storing records", Some(columns.rows()));
+    Step { doing, sql: fenced(&ctes, "(SELECT count(*) FROM r)"), columns: vec![columns], expected }
 }
 
 /// Removals: of a lower revision, or, with `full`, of an equal one.
