@@ -170,7 +170,7 @@ impl Core {
             return;
         }
         let newer = |known: &Leg| known.row.version < found.row.version && known.closing.is_none();
-        if self.legs.get(&id).is_none_or(|known| newer(known)) {
+        if self.legs.get(&id).is_none_or(newer) {
             let mut leg = Leg::new(found.row);
             leg.open = found.open.into_iter().map(OpenIntent::stored).collect();
             // An acceptance may have been lost in an earlier term, and content of that life be stored all the same.

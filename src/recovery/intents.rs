@@ -300,7 +300,7 @@ impl Core {
         if let Some(round) = self.round(server) {
             round.finishing.remove(&leg);
         }
-        if state == StoredState::Ended && self.legs.get(&leg).is_some_and(|known| is_settled(known)) {
+        if state == StoredState::Ended && self.legs.get(&leg).is_some_and(is_settled) {
             self.forget_leg(leg);
         }
         self.try_back_fill(server);

@@ -177,7 +177,7 @@ impl World {
         // need not have taken over a leg that it only ends.
         if kept.content_of <= process.core.token().unwrap_or_default().epoch {
             for change in &published.changes {
-                let committed = kept.committed.get(&change.key()).copied().max(Some(kept.row.mark.revision));
+                let committed = kept.committed(&change.key()).max(Some(kept.row.mark.revision));
                 assert!(
                     committed >= Some(change.revision),
                     "rule 15: {change:?} of {leg} is told, stored {committed:?}"

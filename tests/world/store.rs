@@ -28,7 +28,11 @@ pub(super) struct Kept {
     /// The last term that wrote records.
     pub(super) content_of: Epoch,
     /// The highest revision of each record that was committed, removals among them.
-    pub(super) committed: BTreeMap<RecordKey, u64>,
+    committed: BTreeMap<RecordKey, u64>,
+    /// The same of before a reset, while nobody has heard of the batch that it was in.
+    reset: BTreeMap<RecordKey, u64>,
+    /// The batch that wrote to the leg last, and the one that reset it.
+    batches: (u64, u64),
 }
 
 #[derive(Default)]
@@ -55,6 +59,7 @@ pub(super) struct Store {
     pub(super) transitions: Vec<Transition>,
     /// The intents that each client command made.
     pub(super) made: BTreeMap<CommandId, Vec<(LegId, u64)>>,
+    batch: u64,
 }
 
 /// Another term has begun.
@@ -116,6 +121,7 @@ impl Store {
         if self.term != Some(token) && units.iter().flat_map(|unit| &unit.writes).any(checks) {
             return Err(Fenced);
         }
+        self.batch += 1;
         Ok(units.iter().map(|unit| self.write_unit(token, unit)).collect())
     }
 
@@ -204,6 +210,8 @@ impl Store {
                     fell: false,
                     content_of: token.epoch,
                     committed: BTreeMap::new(),
+                    reset: BTreeMap::new(),
+                    batches: (0, 0),
                 };
                 if self.legs.contains_key(&new.row.leg) {
                     return false;
@@ -217,6 +225,7 @@ impl Store {
             }
             _ => {
                 let Some(kept) = write.leg().and_then(|leg| self.legs.get_mut(&leg)) else { return false };
+                kept.batches.0 = self.batch;
                 kept.write(token, write)
             }
         }
@@ -281,6 +290,13 @@ impl Store {
 }
 
 impl Kept {
+    /// The highest revision of the record that was committed in the leg's present life, or before a reset by the batch
+    /// whose outcome is being heard.
+    pub(super) fn committed(&self, key: &RecordKey) -> Option<u64> {
+        let reset = self.reset.get(key).filter(|_| self.batches.0 == self.batches.1);
+        self.committed.get(key).max(reset).copied()
+    }
+
     /// Whether it fitted.
     fn write(&mut self, token: Token, write: &Write) -> bool {
         match write {
@@ -336,7 +352,8 @@ impl Kept {
             if accepted.content_reset {
                 self.row.mark = Mark::default();
                 self.records.values_mut().for_each(|change| change.revision = 0);
-                self.committed.clear();
+                self.reset = std::mem::take(&mut self.committed);
+                self.batches.1 = self.batches.0;
                 self.content_of = token.epoch;
             }
         }
