@@ -16,8 +16,8 @@ const LANES: usize = 2;
 const BATCH: usize = 1_000;
 /// The most rows of a batch's large units: the same, for the three or four tables that back-fill writes to.
 const BULK: u64 = 4_000;
-/// The same beside small ones, which wait for as long as it takes: some 5 ms.
-const BULK_BESIDE: u64 = 400;
+/// The same beside small ones, which wait for as long as it takes: a few milliseconds.
+const BULK_BESIDE: u64 = 200;
 /// A small unit has so many rows at most: an event, an intent, a result, an acceptance.
 const SMALL: u64 = 8;
 /// Pauses between attempts while the store is down: it is asked for ever, since what is queued may not be
