@@ -125,10 +125,13 @@ impl Lane {
 
     /// What is written next: small units first, and large ones behind all that are queued, since they may be of their legs.
     fn take(&mut self) -> Units {
-        let from = if self.again.is_empty() { &mut self.small } else { &mut self.again };
-        let mut units: Units = from.drain(..from.len().min(BATCH)).map(|queued| (queued.id, queued.unit)).collect();
-        if !(self.again.is_empty() && self.small.is_empty()) {
-            return units;
+        let mut units = Units::new();
+        for queue in [&mut self.again, &mut self.small] {
+            let room = BATCH - units.len();
+            units.extend(queue.drain(..queue.len().min(room)).map(|queued| (queued.id, queued.unit)));
+            if !queue.is_empty() {
+                return units;
+            }
         }
         let (mut rows, most) = (0, if units.is_empty() { BULK } else { BULK_BESIDE });
         while units.len() < 2 * BATCH && rows < most {
@@ -246,7 +249,7 @@ mod tests {
         lanes.push(2, PersistId(8), unit(true));
         lanes.end(0, true, again);
         let mut next = || lanes.begin().map(|batch| batch.units.iter().map(|(id, _)| id.0).collect::<Vec<_>>());
-        assert_eq!(next(), Some(vec![1]), "nothing overtakes what is written once more");
+        assert_eq!(next(), Some(vec![1, 8]), "nothing overtakes what is written once more");
     }
 
     #[test]
