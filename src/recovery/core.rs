@@ -263,9 +263,8 @@ impl Core {
             Heard::Adopted(ticket, result) => self.adopted(server, ticket, result),
             Heard::Event(event) => self.event(server, event),
             Heard::Gap(gap) => {
-                let text =
-                    format!("the server's events {} to {} have not come: everything is compared", gap.first, gap.last);
-                tracing::warn!(server = server.0, "{text}");
+                let (first, last) = (gap.first, gap.last);
+                tracing::warn!(server = server.0, first, last, "events have not come: everything is compared");
                 self.gap(server, gap.last);
                 self.want_round(server, Trigger::Reconcile);
             }

@@ -102,7 +102,7 @@ impl Core {
                 round.leave(leg);
             }
         }
-        if self.legs_of(leg.meeting).is_empty() {
+        if self.legs.of(leg.meeting).is_empty() {
             self.whole.remove(&leg.meeting);
         }
         for waiter in known.lifting {

@@ -20,9 +20,8 @@ impl Core {
 
     /// Of these, the ones that are not ended.
     pub(super) fn live_legs_of(&self, meeting: MeetingId) -> Vec<LegId> {
-        let mut legs = self.legs_of(meeting);
-        legs.retain(|leg| self.legs.get(leg).is_some_and(|known| known.row.state != StoredState::Ended));
-        legs
+        let live = self.legs.of(meeting).iter().filter(|known| known.row.state != StoredState::Ended);
+        live.map(|known| known.row.leg).collect()
     }
 
     /// Whether memory holds every leg of the meeting that is not ended: they were read, or the legs of every server
@@ -45,7 +44,7 @@ impl Core {
             _ => {}
         }
         let meeting = waiting.command.meeting;
-        if self.is_whole(meeting) && !self.legs_of(meeting).is_empty() {
+        if self.is_whole(meeting) && !self.legs.of(meeting).is_empty() {
             return self.run(waiting);
         }
         self.read_for(meeting, waiting);
@@ -85,7 +84,7 @@ impl Core {
             self.tell_end(meeting);
             for waiting in self.unplaced.remove(&meeting).into_iter().flatten() {
                 self.waiting = self.waiting.saturating_sub(1);
-                if self.legs_of(meeting).is_empty() {
+                if self.legs.of(meeting).is_empty() {
                     self.refuse(&waiting, ErrorCode::UNKNOWN_MEETING, "no such meeting");
                 } else {
                     self.run(waiting);
@@ -108,7 +107,7 @@ impl Core {
     pub(super) fn meetings_unread(&mut self, meetings: Vec<MeetingId>, reason: &str) {
         for meeting in meetings {
             // The servers' own look-ups may have brought its legs meanwhile.
-            let known = self.is_whole(meeting) && !self.legs_of(meeting).is_empty();
+            let known = self.is_whole(meeting) && !self.legs.of(meeting).is_empty();
             for waiting in self.unplaced.remove(&meeting).into_iter().flatten() {
                 self.waiting = self.waiting.saturating_sub(1);
                 if known {

@@ -153,7 +153,7 @@ impl EventStream {
                 self.ack_due.get_or_insert(now + settings.ack_delay);
             }
             if first < self.base {
-                // Overtaken on its way by the first event heard: too late to be in order. It and what lies
+                // On a stream that breaks its order; elsewhere it lies in a gap already. Too late to be in order. It and what lies
                 // between were never handed up, and may be forgotten by the server: to be compared.
                 heard.push_back(Heard::Gap(EventGap { first, last: self.base - 1 }));
                 self.base = first;

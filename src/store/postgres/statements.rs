@@ -229,18 +229,17 @@ pub(super) fn records(table: Table, full: bool, columns: Columns) -> Step {
     } else {
         String::new()
     };
-    let unnest = columns.unnest(FIRST, "u", &names);
+    let rows = columns.rows();
     let ctes = format!(
-        "r AS MATERIALIZED (SELECT l.domain, {from} FROM {unnest} JOIN legs l ON l.meeting = u.meeting AND l.leg = u.leg), \
-         w AS (INSERT INTO {name} AS x (domain, {all}) SELECT r.* FROM r, t \
+        "w AS MATERIALIZED (SELECT l.domain, {from} FROM {{u}} JOIN legs l ON l.meeting = u.meeting AND l.leg = u.leg), \
+         i AS (INSERT INTO {name} AS x (domain, {all}) SELECT w.* FROM w, t \
                ON CONFLICT ({conflict}) DO UPDATE SET {set} WHERE x.revision < excluded.revision{equal})",
         name = table.name(),
         all = names.join(", "),
         from = list("u.", &names),
         conflict = key.join(", "),
     );
-    let (doing, expected) = ("storing records", Some(columns.rows()));
-    Step { doing, sql: fenced(&ctes, "(SELECT count(*) FROM r)"), columns: vec![columns], expected }
+    step("storing records", &names, columns, Some(rows), &ctes)
 }
 
 /// Removals: of a lower revision, or, with `full`, of an equal one.
