@@ -16,5 +16,5 @@ mod tree;
 
 pub use relay::Relay;
 pub use route::{Candidate, owner_of, terminal_of};
-pub use state::meeting_state;
+pub use state::{LegStands, meeting_state};
 pub use tree::{Misplaced, Tree};

@@ -4,8 +4,25 @@ use crate::model::{StoredLeg, StoredState};
 use remeet_protocol::message::MeetingState;
 use remeet_protocol::{Epoch, ServerId};
 
+/// How a leg stands: what its state is told by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LegStands {
+    /// The row's state.
+    pub state: StoredState,
+    /// The term that accepted it last.
+    pub epoch: Epoch,
+    /// Where it runs.
+    pub server: ServerId,
+}
+
+impl From<&StoredLeg> for LegStands {
+    fn from(row: &StoredLeg) -> Self {
+        Self { state: row.state, epoch: row.epoch, server: row.server }
+    }
+}
+
 /// A leg's state as clients see it. `epoch` is the current term; `reachable`: whether the leg's server answers.
-pub(crate) fn leg_state(leg: &StoredLeg, epoch: Epoch, reachable: bool) -> MeetingState {
+pub(crate) fn leg_state(leg: LegStands, epoch: Epoch, reachable: bool) -> MeetingState {
     match leg.state {
         StoredState::Created | StoredState::Ending | StoredState::Ended => leg.state.of_meeting(),
         _ if !reachable => MeetingState::Unreachable,
@@ -18,8 +35,8 @@ pub(crate) fn leg_state(leg: &StoredLeg, epoch: Epoch, reachable: bool) -> Meeti
 /// when some are, ended when all are; else that of the leg in the most trouble.
 ///
 /// `epoch` is the current term; `reachable` says whether a server answers.
-pub fn meeting_state<'a>(
-    legs: impl IntoIterator<Item = &'a StoredLeg>,
+pub fn meeting_state(
+    legs: impl IntoIterator<Item = LegStands>,
     epoch: Epoch,
     reachable: impl Fn(ServerId) -> bool,
 ) -> MeetingState {

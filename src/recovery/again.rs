@@ -5,6 +5,7 @@ use super::core::{After, Asked, Core, Reading};
 use super::leg::{Leg, OpenIntent};
 use super::server::Taken;
 use super::{AlarmKind, Output, Read, Trigger};
+use crate::cascade::LegStands;
 use crate::model::{CommandId, StoredLeg, StoredState};
 use crate::session::PersistId;
 use crate::store::{Found, LookUp};
@@ -167,6 +168,7 @@ impl Core {
             && known.is_settled_as(&found.row)
         {
             known.row.version = found.row.version;
+            known.stands = LegStands::from(&found.row);
             return;
         }
         let newer = |known: &Leg| known.row.version < found.row.version && known.closing.is_none();

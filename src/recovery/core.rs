@@ -11,9 +11,10 @@ use super::server::Server;
 use super::settings::Settings;
 use super::unread::Unread;
 use super::{Alarm, AlarmKind, Input, Output, Published, ReadId, ReadResult, Waiter};
-use crate::model::{CommandId, Moment, StoredLeg};
+use crate::cascade::LegStands;
+use crate::model::{CommandId, Moment, StoredLeg, StoredState};
 use crate::session::{Heard, Inventory, PersistId, Request, Ticket};
-use crate::store::{CacheWrite, Outcome, Unit};
+use crate::store::{CacheWrite, Outcome, Unit, Write};
 use foldhash::fast::FixedState;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
@@ -48,7 +49,7 @@ pub struct Core {
     pub(super) waiting: usize,
     /// Legs that commands wait for, by the deadline of the first.
     pub(super) waits: BTreeSet<(Moment, LegId)>,
-    pub(super) after: HashMap<PersistId, After, FixedState>,
+    pub(super) after: HashMap<PersistId, (After, Vec<(LegId, LegStands)>), FixedState>,
     pub(super) reads: BTreeMap<ReadId, Reading>,
     pub(super) lately: Lately,
     /// What a ticket was for, so that its answer finds its leg.
@@ -279,10 +280,18 @@ impl Core {
     }
 
     fn written(&mut self, id: PersistId, outcome: Outcome) {
-        let Some(after) = self.after.remove(&id) else { return };
+        let Some((after, stand)) = self.after.remove(&id) else { return };
         let pulled = if let After::Pulled { server, .. } = &after { Some(*server) } else { None };
         match outcome {
-            Outcome::Applied { .. } => self.stored(id, after),
+            Outcome::Applied { .. } => {
+                // An end counts when it is told: of several that are stored together the last one's is the meeting's.
+                for (leg, stands) in stand.into_iter().filter(|(_, stands)| stands.state != StoredState::Ended) {
+                    if let Some(known) = self.legs.get_mut(&leg) {
+                        known.stands = stands;
+                    }
+                }
+                self.stored(id, after);
+            }
             Outcome::Lost { version } => {
                 // What was to be asked after it, and has not left the core, never will.
                 self.outputs.retain(|output| !matches!(output, Output::Ask { after: Some(of), .. } if *of == id));
@@ -469,7 +478,13 @@ impl Core {
     /// Hands a unit to the store; `after` follows when it is written.
     pub(super) fn persist(&mut self, lane: u64, unit: Unit, after: After) -> PersistId {
         let id = PersistId(self.next_id());
-        self.after.insert(id, after);
+        let stand = unit.writes.iter().filter_map(|write| {
+            let Write::State(write) = write else { return None };
+            let row = &self.legs.get(&write.leg)?.row;
+            let epoch = write.accepted.map_or(row.epoch, |accepted| accepted.epoch);
+            Some((write.leg, LegStands { state: write.state, epoch, server: row.server }))
+        });
+        self.after.insert(id, (after, stand.collect()));
         self.put(Output::Persist { id, lane, unit });
         id
     }

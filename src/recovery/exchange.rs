@@ -50,7 +50,7 @@ pub enum Input {
     Read(ReadId, Result<ReadResult, String>),
     /// Cache writes were carried out: (leg, outcome) of each; a failed cache is `Err`.
     Cached(Vec<LegId>, Result<Vec<CacheOutcome>, String>),
-    /// A leg's key was not mirrored: too many cache tasks wait.
+    /// A leg's key was not cached: too many cache tasks wait, or the store could not say it.
     Uncached(LegId),
     /// A client commands.
     Command(Command),

@@ -2,6 +2,7 @@
 
 use super::Waiter;
 use super::commands::Waiting;
+use crate::cascade::LegStands;
 use crate::model::{Intent, IntentResult, RecoveryKey, StoredLeg, StoredState};
 use crate::session::{PersistId, Ticket};
 use crate::store::{StateWrite, Unit, Write};
@@ -91,6 +92,8 @@ pub(super) type Step = (u64, Mark);
 pub(super) struct Leg {
     /// The control row as it will be once everything handed to the store is written.
     pub row: StoredLeg,
+    /// How it stands in the store, as far as is known: nothing that is on its way there is told (rule 15).
+    pub stands: LegStands,
     /// Who commands it.
     pub control: Control,
     /// How far its content is stored.
@@ -160,6 +163,7 @@ pub(super) struct Leg {
 impl Leg {
     pub(super) fn new(row: StoredLeg) -> Self {
         Self {
+            stands: LegStands::from(&row),
             row,
             control: Control::None,
             content: Content::Idle,

@@ -4,7 +4,7 @@ use super::core::Core;
 use super::leg::Leg;
 use super::{CacheTask, Output, Published};
 use crate::guard::{Guard, holds};
-use crate::model::StoredLeg;
+use crate::model::StoredState;
 use crate::store::CachedHead;
 use remeet_protocol::message::{EventKind, MeetingState};
 use remeet_protocol::{Change, LegId, MeetingId};
@@ -17,14 +17,16 @@ impl Core {
 
     pub(super) fn published(&self, leg: LegId, kind: EventKind, changes: Vec<Change>) -> Option<Published> {
         let row = &self.legs.get(&leg)?.row;
-        let (state, _) = self.derive_meeting(leg.meeting, row);
+        let state = self.told_state(leg.meeting).unwrap_or_else(|| self.state_of([row.into()]));
         Some(Published { leg, kind, state, cause: row.cause, revision: row.mark.revision, changes })
     }
 
-    /// The meeting's state from its legs in memory.
-    pub(super) fn derive_meeting(&self, meeting: MeetingId, row: &StoredLeg) -> (MeetingState, bool) {
+    /// The state of a meeting by its legs in memory. What is on its way to the store is not told (rule 15): the meeting's end
+    /// is with the last leg's.
+    fn told_state(&self, meeting: MeetingId) -> Option<MeetingState> {
         let legs = self.legs.of(meeting);
-        if legs.is_empty() { self.derive([row]) } else { self.derive(legs.iter().map(|leg| &leg.row)) }
+        let stands = |leg: &Leg| if holds(Guard::EndTellsLast) { leg.stands } else { (&leg.row).into() };
+        (!legs.is_empty()).then(|| self.state_of(legs.iter().map(stands)))
     }
 
     /// The cached head of a leg, if it has a place on a server.
@@ -52,6 +54,9 @@ impl Core {
     /// A leg's end is stored. Only the last leg's is the meeting's (SPEC K-14), and which is the last is known only
     /// with the others.
     pub(super) fn publish_end(&mut self, leg: LegId) {
+        if let Some(known) = self.legs.get_mut(&leg) {
+            known.stands.state = StoredState::Ended;
+        }
         let Some(published) = self.published(leg, EventKind::Ended, Vec::new()) else { return };
         let meeting = leg.meeting;
         self.ends.entry(meeting).or_default().push(published);
@@ -64,15 +69,12 @@ impl Core {
 
     pub(super) fn tell_end(&mut self, meeting: MeetingId) {
         let Some(ends) = self.ends.remove(&meeting) else { return };
-        let legs = self.legs.of(meeting);
-        let (mut state, _) = self.derive(legs.iter().map(|known| &known.row));
-        // What is on its way to the store is not told (rule 15): with the last leg's the meeting's end is.
-        let closing = legs.iter().any(|known| known.closing.is_some()) && holds(Guard::EndTellsLast);
-        if state == MeetingState::Ended && closing {
-            state = MeetingState::Ending;
-        }
-        let kind = if state == MeetingState::Ended { EventKind::Ended } else { EventKind::State };
-        for end in ends {
+        let state = self.told_state(meeting).unwrap_or(MeetingState::Ended);
+        let last = ends.len() - 1;
+        for (place, end) in ends.into_iter().enumerate() {
+            // Of legs that are told of together the last one's end is the meeting's: it has one.
+            let over = state == MeetingState::Ended && place == last;
+            let kind = if over { EventKind::Ended } else { EventKind::State };
             self.put(Output::Publish(Published { kind, state, ..end }));
         }
     }

@@ -3,7 +3,7 @@
 use super::core::Core;
 use super::report::{RoundReport, Trigger};
 use super::server::{Server, ServerView};
-use crate::cascade::meeting_state;
+use crate::cascade::{LegStands, meeting_state};
 use crate::model::{StoredLeg, StoredState};
 use remeet_protocol::message::MeetingState;
 use remeet_protocol::{Handle, LegId, ServerId, Token};
@@ -19,17 +19,22 @@ impl Core {
     /// A meeting's state as clients see it, and whether what is stored of it may be behind.
     #[must_use]
     pub fn derive<'a>(&'a self, rows: impl IntoIterator<Item = &'a StoredLeg>) -> (MeetingState, bool) {
-        let epoch = self.token.map(|token| token.epoch).unwrap_or_default();
-        let reachable = |server| self.servers.get(&server).is_some_and(|server: &Server| server.up);
         // What is on its way to the store counts: memory is newer than the rows that were read.
         let rows: Vec<&StoredLeg> =
             rows.into_iter().map(|row| self.legs.get(&row.leg).map_or(row, |leg| &leg.row)).collect();
-        let state = meeting_state(rows.iter().copied(), epoch, reachable);
+        let state = self.state_of(rows.iter().map(|row| LegStands::from(*row)));
         let recovering = rows.iter().any(|row| {
             let live = !matches!(row.state, StoredState::Ended | StoredState::Created);
             live && self.legs.get(&row.leg).is_none_or(|leg| leg.in_round || !(leg.takes_commands() || leg.starts()))
         });
         (state, recovering)
+    }
+
+    /// The state of a meeting whose legs stand so.
+    pub(super) fn state_of(&self, legs: impl IntoIterator<Item = LegStands>) -> MeetingState {
+        let epoch = self.token.map(|token| token.epoch).unwrap_or_default();
+        let reachable = |server| self.servers.get(&server).is_some_and(|server: &Server| server.up);
+        meeting_state(legs, epoch, reachable)
     }
 
     /// Every server, for the operator.

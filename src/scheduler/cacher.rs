@@ -135,7 +135,10 @@ impl Worker {
         if !mirror.is_empty() {
             match self.store.legs(&mirror).await {
                 Ok(found) => keys.extend(found.found.into_iter().filter_map(|found| found.key)),
-                Err(error) => tracing::warn!("keys to mirror: {error}"),
+                Err(error) => {
+                    tracing::warn!("keys to mirror: {error}");
+                    done.inputs.extend(mirror.into_iter().map(Input::Uncached));
+                }
             }
         }
         if !keys.is_empty() {

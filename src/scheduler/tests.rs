@@ -14,7 +14,7 @@ use crate::link::ListenCounters;
 use crate::model::Moment;
 use crate::ops::{Heartbeat, ServiceManager};
 use crate::recovery::lease::{Lease, LeaseAsk, LeaseTiming};
-use crate::recovery::{CacheTask, Read, ReadId};
+use crate::recovery::{CacheTask, Input, Read, ReadId};
 use crate::session::PersistId;
 use crate::store::fixture::{LEG, PLACE, with_a_meeting};
 use crate::store::{
@@ -98,6 +98,19 @@ async fn a_cache_task_that_panics_is_told() {
     assert!(cacher.push(Moment::default(), CacheTask::MirrorKey(leg(1))).is_none());
     cacher.begin(Moment::default(), TOKEN.epoch);
     assert_eq!(ground.told().await, "working for the cache");
+}
+
+/// Found by a review: the key stayed out of the cache until the next comparison of everything, and nobody knew.
+#[tokio::test]
+async fn a_key_that_the_store_could_not_say_is_told_as_not_cached() {
+    let ground = Ground::new();
+    ground.store.fail_next(Call::Legs, Failure::Unavailable);
+    let (mut cacher, mut ends) = Cacher::new(ground.store(), Arc::clone(&ground.cache), ground.helpers.clone());
+    assert!(cacher.push(Moment::default(), CacheTask::MirrorKey(leg(1))).is_none());
+    cacher.begin(Moment::default(), TOKEN.epoch);
+    let done = timeout(PATIENCE, ends.recv()).await.expect("the run ends").unwrap();
+    assert!(matches!(done.inputs[..], [Input::Uncached(of)] if of == leg(1)), "{:?}", done.inputs);
+    assert!(done.health.is_none(), "the cache was not asked");
 }
 
 /// Found by the simulation (seed 16179): under its new place the old content looked newer than all that followed.

@@ -3,7 +3,9 @@
 
 use crate::plan::HERE;
 use remeet::model::{Intent, Moment, RecoveryKey, StoredLeg, StoredState};
-use remeet::recovery::{Alarm, CacheTask, Core, Input, Output, Read, ReadId, ReadResult, Settings, StoredDigest};
+use remeet::recovery::{
+    Alarm, CacheTask, Core, Input, Output, Published, Read, ReadId, ReadResult, Settings, StoredDigest,
+};
 use remeet::session::{Heard, Inventory, PersistId, PulledPage, Request, RequestError, TakeoverResults, Ticket};
 use remeet::store::{CacheOutcome, ContentWrite, Found, LookUp, Outcome, Unit, Write};
 use remeet_protocol::message::{Attached, ClientAnswer, EndCause, InventoryEntry, LegState, TakeoverResult};
@@ -27,6 +29,7 @@ pub(crate) struct Rig {
     /// Event numbers acknowledged.
     pub(crate) acknowledged: Vec<u64>,
     pub(crate) cache_tasks: Vec<CacheTask>,
+    pub(crate) published: Vec<Published>,
     /// Newer tokens that the server was heard to have admitted.
     pub(crate) newer: Vec<Token>,
 }
@@ -46,6 +49,7 @@ impl Rig {
             alarms_over: Vec::new(),
             acknowledged: Vec::new(),
             cache_tasks: Vec::new(),
+            published: Vec::new(),
             newer: Vec::new(),
         };
         rig.give(Input::TermBegan(TOKEN));
@@ -66,7 +70,8 @@ impl Rig {
                 Output::AlarmOver(alarm) => self.alarms_over.push(alarm),
                 Output::Cache(task) => self.cache_tasks.push(task),
                 Output::NewerToken { token, .. } => self.newer.push(token),
-                Output::Publish(_) | Output::Planned { .. } => {}
+                Output::Publish(published) => self.published.push(published),
+                Output::Planned { .. } => {}
             }
         }
     }

@@ -238,6 +238,30 @@ async fn a_further_leg_is_made_once_and_on_a_server_of_its_own() {
     assert_eq!((listed.len(), listed[0].legs, listed[0].state), (1, 3, inside));
 }
 
+/// Found by the simulation (seed 22): legs that never started end in one write, and each was told as the meeting's end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_meeting_of_several_legs_that_never_started_is_told_as_ended_once() {
+    let mut rig = Rig::new(2, &Backing::embedded()).await;
+    rig.start();
+    rig.whole().await;
+    let client = rig.client(CONTROL).await;
+    let meeting = MeetingId(uuid::Uuid::now_v7());
+    for op in [create(meeting, 1), add_leg(1, 2)] {
+        ok(client.command(meeting, op).await.unwrap());
+    }
+    let viewer = rig.client(VIEW).await;
+    let mut events = viewer.subscribe(Some(meeting)).await.unwrap();
+    assert!(matches!(events.next().await, Some(Notice::Snapshot { .. })));
+    ok(client.command(meeting, ClientOp::End).await.unwrap());
+    let mut told = Vec::new();
+    while told.len() < 2 {
+        let next = tokio::time::timeout(PATIENCE, events.next()).await.expect("an event in time");
+        let Some(Notice::Event(event)) = next else { panic!("{next:?}") };
+        told.push((event.kind, event.state));
+    }
+    assert_eq!(told, [(EventKind::State, MeetingState::Created), (EventKind::Ended, MeetingState::Ended)]);
+}
+
 /// A subscriber hears of the end of a meeting once, with its last leg.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_meeting_is_told_as_ended_with_its_last_leg_and_not_before() {

@@ -7,11 +7,13 @@ use crate::plan::{BOOT, HERE, OLD_BOOT, entry, leg, row};
 use remeet::model::{Intent, StoredLeg, StoredState};
 use remeet::recovery::{Command, Input, ReadResult, Rights, Settings, Waiter};
 use remeet::session::{Heard, Request, RequestError};
-use remeet::store::{Instance, Write};
-use remeet_protocol::message::{ClientCommand, ClientOp, CommandAnswer, EndCause, LegState, Op, Start};
-use remeet_protocol::record::{LegRow, Mark, Number};
-use remeet_protocol::wire::Text;
-use remeet_protocol::{ErrorCode, Handle, Secret};
+use remeet::store::{Instance, Outcome, Write};
+use remeet_protocol::message::{
+    ClientCommand, ClientOp, CommandAnswer, EndCause, Event, EventKind, LegState, MeetingState, Op, Start,
+};
+use remeet_protocol::record::{EntryRow, LegRow, Mark, Number, Record, RecordState};
+use remeet_protocol::wire::{Blob, Text};
+use remeet_protocol::{Change, ErrorCode, Handle, Secret};
 use std::time::Duration;
 
 /// One leg stands as in-meeting, accepted at table revision 5.
@@ -164,6 +166,32 @@ fn a_start_done_anew_lets_everything_stored_of_the_leg_be_replaced() {
         unit.writes.iter().any(accepted)
     };
     assert!(rig.persists.iter().any(resets), "{:?}", rig.persists);
+}
+
+/// Found by the simulation (seed 0): an acceptance was lost, the content behind it was stored, and was told with the state
+/// that memory had.
+#[test]
+fn rule_15_no_state_is_told_that_has_not_committed() {
+    let (mut rig, asked) = start_unanswered();
+    rig.hear(Heard::Commanded(asked, Ok(has_started())));
+    let entry =
+        EntryRow { terminal: Text::cut("1"), key: Text::cut("seat"), value: Blob::new(vec![1]).expect("a byte") };
+    rig.hear(Heard::Event(Event {
+        number: 1,
+        leg: leg(1),
+        handle: Handle(101),
+        previous: 0,
+        mark: Mark { revision: 1, count: 1, ..Mark::default() },
+        ended: EndCause::None,
+        changes: vec![Change { revision: 1, state: RecordState::Present(Record::Entry(entry)) }],
+    }));
+    for (id, unit) in std::mem::take(&mut rig.persists) {
+        let compares = unit.writes.iter().any(|write| matches!(write, Write::State(_)));
+        let outcome = if compares { Outcome::Lost { version: 9 } } else { Outcome::Applied { version: 0 } };
+        rig.give(Input::Written(id, outcome));
+    }
+    let told: Vec<_> = rig.published.iter().map(|published| (published.kind, published.state)).collect();
+    assert_eq!(told, [(EventKind::Changed, MeetingState::Starting)]);
 }
 
 /// What a scheduler before that mending may have left: the alarm says to end it.
