@@ -11,7 +11,7 @@ use remeet::simulator::core::dump::LegDump;
 use remeet::store::{CachedKey, Write};
 use remeet_protocol::message::{ClientOp, EndCause, Event, EventKind, LegState, MeetingState, Message};
 use remeet_protocol::record::{Record, RecordKey, RecordState};
-use remeet_protocol::{BootId, Change, Epoch, ErrorCode, Handle, LegId, Packet, ServerId, Token};
+use remeet_protocol::{BootId, Change, Epoch, ErrorCode, Handle, LegId, MeetingId, Packet, ServerId, Token};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -31,6 +31,15 @@ pub(super) struct Seen {
     ended: BTreeMap<(ServerId, BootId, LegId), Handle>,
     /// Ends that servers have told, by event: of which boot id, and of which leg.
     ends: BTreeMap<(ServerId, u64), (BootId, LegId, Handle)>,
+    /// The highest epoch that each server has admitted since it lost its table last.
+    admitted: BTreeMap<ServerId, (BootId, Option<Epoch>)>,
+    /// Legs that stood as in-meeting under a term.
+    accepted: BTreeSet<(LegId, Epoch)>,
+    /// Legs whose end has committed, with the term that wrote it; and meetings of which a life has told the end.
+    closed: BTreeSet<(Epoch, LegId)>,
+    told_ended: BTreeSet<(u64, MeetingId)>,
+    /// Legs of which a life has told something since it was theirs: content stands, or a change of state.
+    told_of: BTreeSet<(u64, LegId)>,
     /// The epoch under which each leg was cached last.
     pub(super) cached: BTreeMap<LegId, Epoch>,
     /// What each life has told of a leg's records since it last told of the leg as a whole: their revisions.
@@ -39,10 +48,15 @@ pub(super) struct Seen {
 
 impl World {
     /// After every step.
-    pub(super) fn check_step(&self) {
+    pub(super) fn check_step(&mut self) {
         for (server, simulated) in &self.servers {
             let stale = simulated.core.stats().stale_executed;
             assert_eq!(stale, 0, "rules 2 and 3: server {server} has executed a command of a stale token");
+            // Over restarts, too, as long as its table lives.
+            let admits = (simulated.core.boot(), simulated.core.highest_token().map(|token| token.epoch));
+            let before = self.seen.admitted.insert(*server, admits);
+            let fell = before.is_some_and(|before| before.0 == admits.0 && before.1 > admits.1);
+            assert!(!fell, "rule 2: server {server} admits {admits:?} after {before:?}");
         }
     }
 
@@ -194,6 +208,16 @@ impl World {
             let before = told.insert(change.key(), change.revision);
             assert!(before <= Some(change.revision), "rule 15: {change:?} of {leg} is told after revision {before:?}");
         }
+        self.seen.told_of.insert((process.life, leg));
+        let epoch = process.core.token().unwrap_or_default().epoch;
+        if published.state == MeetingState::InMeeting {
+            let accepted = self.seen.accepted.iter().any(|(other, of)| other.meeting == leg.meeting && *of == epoch);
+            assert!(accepted, "rule 15: {leg} is told to be in meeting, and never stood so under epoch {epoch}");
+        }
+        if published.kind == EventKind::Ended {
+            let first = self.seen.told_ended.insert((process.life, leg.meeting));
+            assert!(first, "rule 15: the end of {leg}'s meeting is told twice");
+        }
         if published.state == MeetingState::Ended && published.kind == EventKind::Ended {
             let ended = self.store.legs.values().filter(|kept| kept.row.leg.meeting == leg.meeting);
             let live: Vec<_> =
@@ -218,6 +242,11 @@ impl World {
             let row = &transition.after;
             if let Some(before) = &transition.before {
                 assert!(before.state.may_become(row.state), "rules 4 and 9: {transition:?}");
+            }
+            if row.state == StoredState::InMeeting {
+                self.seen.accepted.insert((row.leg, row.epoch));
+            } else if row.state == StoredState::Ended {
+                self.seen.closed.insert((self.store.term.unwrap_or_default().epoch, row.leg));
             }
             let simulated = &self.servers[&row.server];
             // A foreign leg under the same name, at a server that has lost ours, is another one.
@@ -326,6 +355,9 @@ impl World {
         if !process.core.is_steady() || process.core.persists_open() > 0 {
             found.push("the core is not steady".to_owned());
         }
+        if process.turn_ends {
+            found.push("something is to be carried out".to_owned());
+        }
         if process.lanes.waiting() + process.cache_queue.waiting() > 0 {
             found.push("something is being written".to_owned());
         }
@@ -357,9 +389,6 @@ impl World {
                 continue;
             };
             let row = &kept.row;
-            if row.state == StoredState::Ended && orphans.contains(&id) {
-                continue;
-            }
             if (row.state, Some(row.epoch), row.quarantine.as_ref()) != (StoredState::InMeeting, epoch, None) {
                 found.push(format!("{id} is live on {server}, but stands as {row:?}"));
             }
@@ -440,6 +469,24 @@ impl World {
         }
         self.check_reports();
         self.check_answers();
+        self.check_all_told();
+    }
+
+    /// Rule 15, the other way round: of every leg that the present life has ended or taken back it has told.
+    fn check_all_told(&self) {
+        let Some(process) = self.process() else { return };
+        let epoch = process.core.token().unwrap_or_default().epoch;
+        for (_, leg) in self.seen.closed.iter().filter(|(of, _)| *of == epoch) {
+            let rows = self.store.legs.values().filter(|kept| kept.row.leg.meeting == leg.meeting);
+            let over = rows.clone().all(|kept| kept.row.state == StoredState::Ended);
+            let told = self.seen.told_of.contains(&(process.life, *leg));
+            let told_end = self.seen.told_ended.contains(&(process.life, leg.meeting));
+            assert!(told && (told_end || !over), "rule 15: {leg} has ended, and nobody was told");
+        }
+        for (leg, _) in self.seen.accepted.iter().filter(|(_, of)| *of == epoch) {
+            let told = self.seen.told_of.contains(&(process.life, *leg));
+            assert!(told, "rule 15: {leg} was taken back, and nobody was told");
+        }
     }
 
     /// Rule 11: each client command made one intent a leg at most, on several only if it is about all legs, and its
@@ -453,8 +500,10 @@ impl World {
                 self.check_joint(*command, intents);
                 continue;
             };
-            if answer.is_some_and(|answer| answer.detail.as_str().contains("leg ")) {
-                // The answer is about the other legs, too.
+            let sent = self.clients[&command.instance].sent.get(&command.number);
+            let joint = sent.is_some_and(|sent| matches!(sent.op, ClientOp::Start | ClientOp::End));
+            if joint && answer.is_some_and(|answer| !answer.code.is_ok() && answer.detail.as_str().contains("leg ")) {
+                // It is refused for what has become of the other legs.
                 continue;
             }
             let server = self.store.legs[&leg].row.server;

@@ -47,6 +47,15 @@ impl World {
         number
     }
 
+    /// An operator asks the scheduler for something.
+    pub(super) fn operator(&mut self, asks: impl FnOnce(Waiter) -> Input) {
+        let Some(node) = self.commander() else { return };
+        let Some(process) = &mut self.nodes[node].process else { return };
+        process.last_waiter += 1;
+        let waiter = Waiter(process.last_waiter);
+        self.input_at(node, asks(waiter));
+    }
+
     /// Sends a command, again if need be.
     pub(super) fn client_sends(&mut self, client: u64, number: u64) {
         let pause = self.dice.pause(self.options.delay);

@@ -1,12 +1,14 @@
 //! Disorder drawn from a seed: which faults befall this run, each at a rate of its own; then they stop, and everything
 //! must be recovered (rule 18).
 
+use super::cacher::PLANTED;
 use super::clients::{add, add_leg, create, number, tell};
 use super::node::{Due, Interrupt};
 use super::options::{Dice, Options};
 use super::*;
 use futures_util::FutureExt;
 use remeet::model::RecoveryKey;
+use remeet::recovery::Input;
 use remeet::simulator::core::Misbehaviour;
 use remeet::simulator::core::script::Kind;
 use remeet::store::Cache;
@@ -33,13 +35,17 @@ enum Fault {
     StepDown,
     CutLink,
     CutServer,
+    SilentCut,
     BreakLink,
     Garbage,
     CutStore,
     StoreDown,
-    WallClock,
+    Clocks,
     WipeCache,
+    CacheEvicts,
+    CacheGoesBack,
     CacheDown,
+    CacheReadonly,
     StaleKey,
     WrongKey,
     Hang,
@@ -57,7 +63,7 @@ enum Fault {
     UnknownTypes,
 }
 
-const ALL: [Fault; 30] = [
+const ALL: [Fault; 34] = [
     Fault::Kill,
     Fault::KillSoon,
     Fault::Pause,
@@ -66,13 +72,17 @@ const ALL: [Fault; 30] = [
     Fault::StepDown,
     Fault::CutLink,
     Fault::CutServer,
+    Fault::SilentCut,
     Fault::BreakLink,
     Fault::Garbage,
     Fault::CutStore,
     Fault::StoreDown,
-    Fault::WallClock,
+    Fault::Clocks,
     Fault::WipeCache,
+    Fault::CacheEvicts,
+    Fault::CacheGoesBack,
     Fault::CacheDown,
+    Fault::CacheReadonly,
     Fault::StaleKey,
     Fault::WrongKey,
     Fault::Hang,
@@ -101,12 +111,16 @@ impl Fault {
             Fault::StepDown => "an operator hands over",
             Fault::CutLink => "one scheduler is cut from a server",
             Fault::CutServer => "a server is cut from everybody",
+            Fault::SilentCut => "nothing gets through to or from a server, and nobody is told",
             Fault::BreakLink => "a link breaks",
             Fault::Garbage => "garbage on a link",
             Fault::CutStore => "one scheduler is cut from the store",
             Fault::StoreDown => "the store is down",
-            Fault::WallClock => "a wall clock jumps",
+            Fault::Clocks => "clocks jump, the database's and a scheduler's",
             Fault::WipeCache => "the cache is wiped",
+            Fault::CacheEvicts => "the cache evicts something",
+            Fault::CacheGoesBack => "the cache goes back to what it was",
+            Fault::CacheReadonly => "the cache may only be read",
             Fault::CacheDown => "the cache is down",
             Fault::StaleKey => "a stale key is cached",
             Fault::WrongKey => "a wrong key is cached",
@@ -140,6 +154,10 @@ pub(super) struct Disorder {
     claimed: Vec<(ServerId, LegId)>,
 }
 
+fn seconds(dice: &mut Dice, least: u64, below: u64) -> Duration {
+    Duration::from_secs(least + dice.below(below - least))
+}
+
 /// What a run is made of: drawn, too.
 fn options(dice: &mut Dice) -> Options {
     let mut rate = |on: f64, highest: u64| if dice.chance(on) { dice.below(highest) as f64 / 1_000.0 } else { 0.0 };
@@ -159,15 +177,25 @@ fn options(dice: &mut Dice) -> Options {
         store_delay,
         read_delay,
         lease: Duration::from_millis(1_500 + dice.below(4_500)),
+        turn: if dice.chance(0.5) { Duration::from_millis(1 + dice.below(10)) } else { Duration::ZERO },
         unknown_commits: 0.1,
         // Longer than a retry, than a lease, than a failover.
         late: if dice.chance(0.5) { 0.01 } else { 0.0 },
         cache_unsure: if dice.chance(0.5) { 0.05 } else { 0.0 },
         event_queue: 40,
         removals: 10,
-        session: remeet::session::Settings { stream: loss == 0.0, ..ordinary.session },
-        // What nobody tells the scheduler of, such as a cache that forgot something, is found by a comparison.
-        recovery: remeet::recovery::Settings { reconcile_every: Duration::from_secs(10), ..ordinary.recovery },
+        session: remeet::session::Settings {
+            stream: loss == 0.0,
+            answer_deadline: if dice.chance(0.5) { seconds(dice, 2, 6) } else { ordinary.session.answer_deadline },
+            ..ordinary.session
+        },
+        recovery: remeet::recovery::Settings {
+            // What nobody tells the scheduler of, such as a cache that forgot something, is found by a comparison.
+            reconcile_every: Duration::from_secs(10),
+            round_deadline: if dice.chance(0.5) { seconds(dice, 5, 20) } else { ordinary.recovery.round_deadline },
+            waiting_deadline: seconds(dice, 2, 10),
+            ..ordinary.recovery
+        },
         ..ordinary
     }
 }
@@ -197,20 +225,24 @@ impl Disorder {
         let node = self.dice.below(world.nodes.len() as u64) as usize;
         // Now and then the standby's turn has come.
         let active = world.commander().filter(|_| self.dice.chance(0.8)).unwrap_or(node);
-        let span = self.within(1_500);
+        // Now and then longer than every deadline.
+        let longest = if self.dice.chance(0.1) { 15_000 } else { 1_500 };
+        let span = self.within(longest);
         match fault {
             // It has befallen already, and is not over.
-            Fault::CutLink | Fault::CutServer if world.is_cut(node, server) => return,
+            Fault::CutLink | Fault::CutServer | Fault::SilentCut if world.is_cut(node, server) => return,
             Fault::Hang if world.hangs(server) => return,
             Fault::StoreDown if world.store_down => return,
-            Fault::CacheDown if world.cache_down => return,
+            Fault::CacheDown | Fault::CacheReadonly if world.cache_down || world.cache_readonly => return,
             Fault::CutStore if world.nodes[active].store_cut => return,
             Fault::Busy | Fault::LyingCount | Fault::EndlessPages | Fault::WrongDigest | Fault::UnknownTypes
                 if world.servers[&server].ails =>
             {
                 return;
             }
-            Fault::WipeCache if world.cache_dump().legs.is_empty() => return,
+            Fault::WipeCache | Fault::CacheEvicts | Fault::CacheGoesBack if world.cache_dump().legs.is_empty() => {
+                return;
+            }
             Fault::Kill => {
                 if world.nodes[active].process.is_none() {
                     return;
@@ -246,6 +278,15 @@ impl Disorder {
                 }
                 world.later(span, move |world| world.heal(server));
             }
+            Fault::SilentCut => {
+                let ways: &[Way] = match self.dice.below(3) {
+                    0 => &[Way::ToServer],
+                    1 => &[Way::ToScheduler],
+                    _ => &[Way::ToServer, Way::ToScheduler],
+                };
+                world.silence(active, server, ways, span);
+                return world.set(Site::Wire(active, server), fault.name());
+            }
             Fault::BreakLink | Fault::Garbage if world.wire(active, server).is_none_or(|wire| !wire.stands()) => {
                 return;
             }
@@ -258,33 +299,71 @@ impl Disorder {
                 world.nodes[active].store_cut = true;
                 let span = if self.dice.chance(0.3) { span + world.options.lease } else { span };
                 world.later(span, move |world| world.nodes[active].store_cut = false);
+                return world.set(Site::StoreOf(active), fault.name());
             }
             Fault::StoreDown => {
                 world.store_down = true;
-                world.later(self.within(4_000), |world| world.store_down = false);
+                world.later(self.within(longest.max(4_000)), |world| world.store_down = false);
+                return world.set(Site::Store, fault.name());
             }
-            Fault::WallClock => world.nodes[node].wall_ahead_ms = self.dice.below(86_400_000),
+            Fault::Clocks => {
+                // Ahead: a lease that stands seems to have run out, and two schedulers are sure of theirs. Back: one that has
+                // run out seems to stand.
+                world.nodes[node].wall_ahead_ms = self.dice.below(86_400_000);
+                let by = self.dice.pause(world.options.lease * 3).as_micros() as i128;
+                world.store.ahead_us += if self.dice.chance(0.5) { by } else { -by };
+            }
             Fault::WipeCache => world.wipe_cache(),
+            Fault::CacheEvicts => {
+                let cached: Vec<LegId> = world.cache_dump().legs.iter().map(|cached| cached.head.leg).collect();
+                let Some(leg) = self.dice.pick(&cached).copied() else { return };
+                if self.dice.chance(0.5) {
+                    let cache = &world.cache;
+                    cache.forget_keys(&[(super::servers::DOMAIN, leg)]).now_or_never().unwrap().unwrap();
+                } else {
+                    world.cache_evicts(leg);
+                }
+            }
+            Fault::CacheGoesBack => {
+                // Its replica takes over, which lacks what was written last.
+                let before = world.cache.clone();
+                world.later(span, move |world| world.cache_goes_back(before, fault.name()));
+                return;
+            }
             Fault::CacheDown => {
                 world.cache_down = true;
                 world.later(span, |world| world.cache_down = false);
+                return world.set(Site::Cache, fault.name());
+            }
+            Fault::CacheReadonly => {
+                world.cache_readonly = true;
+                world.later(span, |world| world.cache_readonly = false);
+                return world.set(Site::CacheWrites, fault.name());
             }
             Fault::StaleKey | Fault::WrongKey => {
                 let legs: Vec<LegId> = world.store.legs.keys().copied().collect();
                 let Some(kept) = self.dice.pick(&legs).and_then(|leg| world.store.legs.get(leg)) else { return };
                 let generation = kept.key.generation - u64::from(fault == Fault::StaleKey);
-                let key = RecoveryKey { generation, secret: Secret::new([5; 16]), ..kept.key.clone() };
+                let key = RecoveryKey { generation, secret: Secret::new(PLANTED), ..kept.key.clone() };
                 let (cache, epoch) = (&world.cache, kept.row.epoch);
                 if fault == Fault::WrongKey {
                     world.wrong_keys.insert(key.leg);
                 }
                 cache.forget_keys(&[(super::servers::DOMAIN, key.leg)]).now_or_never().unwrap().unwrap();
+                let leg = key.leg;
                 cache.put_keys(epoch, &[key]).now_or_never().unwrap().unwrap();
+                return world.set(Site::CachedKey(leg), fault.name());
             }
-            Fault::Hang => world.hang(server, self.within(9_000)),
+            Fault::Hang => {
+                world.hang(server, self.within(longest.max(9_000)));
+                return world.set(Site::Hang(server), fault.name());
+            }
             Fault::RestartServer => world.restart_server(server, true),
             Fault::ServerLosesTables => world.restart_server(server, false),
-            Fault::Busy => world.ails(server, span, |core| core.set_busy(Some(200))),
+            Fault::Busy => {
+                world.ails(server, span, |core| core.set_busy(Some(200)));
+                return world.set(Site::Ails(server), fault.name());
+            }
             Fault::ServerEndsLeg => {
                 let live = world.live_legs(server);
                 let Some(leg) = self.dice.pick(&live).map(|leg| leg.leg) else { return };
@@ -321,6 +400,7 @@ impl Disorder {
                     _ => Misbehaviour::UnknownTypes,
                 };
                 world.ails(server, span, |core| core.misbehave(misbehaviour));
+                return world.set(Site::Ails(server), fault.name());
             }
         }
         world.fault(fault.name());
@@ -362,7 +442,7 @@ impl Disorder {
                         number: number(terminal),
                         reason: LeaveReason::Removed,
                     }),
-                    3 => ClientOp::Mark(true),
+                    3 => ClientOp::Mark(self.dice.chance(0.7)),
                     4 => ClientOp::SetRole(SetRole { role: TerminalRole::Chair, number: number(terminal) }),
                     5 => ClientOp::SetDecode(SetDecode {
                         number: number(terminal),
@@ -377,6 +457,14 @@ impl Disorder {
             }
             (10, Some(meeting)) => {
                 world.ask(client, meeting, ClientOp::End);
+            }
+            (19, Some(meeting)) => {
+                // An operator looks, and lifts a quarantine, if there is one.
+                if self.dice.chance(0.5) {
+                    world.operator(|waiter| Input::DryRun(waiter, vec![server]));
+                } else {
+                    world.operator(|waiter| Input::LiftQuarantine(waiter, LegId { meeting, leg: 0 }));
+                }
             }
             (11, _) => {
                 let orphan = world.process().and_then(|process| process.core.orphans().next());
@@ -413,8 +501,7 @@ impl Disorder {
             // It may be over already.
             let _ = world.at_server(server, |core, _| core.end_leg(leg));
         }
-        (world.store_down, world.cache_down) = (false, false);
-        let datagrams = world.options.loss > 0.0;
+        (world.store_down, world.cache_down, world.cache_readonly) = (false, false, false);
         let options = &mut world.options;
         (options.late, options.cache_unsure) = (0.0, 0.0);
         (options.loss, options.doubles, options.disorder, options.unknown_commits) = (0.0, 0.0, false, 0.0);
@@ -423,12 +510,6 @@ impl Disorder {
             machine.store_cut = false;
             if machine.process.is_none() {
                 world.boot(node);
-            }
-        }
-        if datagrams {
-            // The simulator's core is the stream's: it sends unacknowledged events again at an attach only.
-            for server in world.servers.keys().copied().collect::<Vec<_>>() {
-                world.break_link(server, "attach again");
             }
         }
     }

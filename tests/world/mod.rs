@@ -88,12 +88,27 @@ enum Happening {
         life: u64,
         server: ServerId,
     },
+    LinkBreaks {
+        life: u64,
+        server: ServerId,
+        connection: ConnectionId,
+        reason: String,
+    },
     ServerHangsUp {
         server: ServerId,
         connection: ConnectionId,
     },
     Wakes {
         server: ServerId,
+    },
+    /// On links that lose packets: the server sends again what is not acknowledged (SPEC E-5).
+    EventsAgain {
+        server: ServerId,
+        pause: Duration,
+    },
+    /// What came in the meantime is followed by what it leads to.
+    Turn {
+        life: u64,
     },
     Boot {
         node: usize,
@@ -163,7 +178,8 @@ enum Happening {
         life: u64,
         epoch: Epoch,
         tasks: Vec<CacheTask>,
-        contents: BTreeMap<LegId, LegContent>,
+        /// `None`: the store could not say it.
+        stored: Option<cacher::Stored>,
     },
     ClientAsks {
         command: ClientCommand,
@@ -186,6 +202,8 @@ impl Happening {
         match self {
             Happening::Dial { life, .. }
             | Happening::LinkEnded { life, .. }
+            | Happening::LinkBreaks { life, .. }
+            | Happening::Turn { life }
             | Happening::LeaseAnswered { life, .. }
             | Happening::Wake { life }
             | Happening::Settle { life, .. }
@@ -197,6 +215,24 @@ impl Happening {
             _ => None,
         }
     }
+}
+
+/// Where a fault shows that was set before: at the first thing that goes another way for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Site {
+    /// A packet is not read.
+    Hang(ServerId),
+    /// An answer is *busy*, or breaks the protocol.
+    Ails(ServerId),
+    /// A packet or a connection does not get through.
+    Wire(usize, ServerId),
+    /// A call fails.
+    Store,
+    StoreOf(usize),
+    Cache,
+    CacheWrites,
+    /// A planted key is read.
+    CachedKey(LegId),
 }
 
 /// The world.
@@ -213,18 +249,23 @@ pub(super) struct World {
     store_down: bool,
     cache: MemoryCache,
     cache_down: bool,
+    /// It may only be read.
+    cache_readonly: bool,
     /// Lives of schedulers so far.
     life: u64,
     /// Codes that servers answered to intents.
     carried_out: BTreeMap<(ServerId, LegId, u64), ErrorCode>,
-    /// Compare every acknowledgement with what is stored: for worlds whose every leg is ours all the time.
+    /// Compare every acknowledgement with what is stored: for worlds whose every leg is ours all the time. An event of a leg
+    /// that is not is acknowledged all the same, since its mark stays below (SPEC E-3).
     check_acknowledged: bool,
-    /// What events told that are not acknowledged: (leg, revision), by server and number.
-    told: BTreeMap<(ServerId, u64), (LegId, u64)>,
+    /// What events told that are not acknowledged, by server and number.
+    told: BTreeMap<(ServerId, u64), rounds::Told>,
     seen: checks::Seen,
     /// Legs of which a wrong key was planted, in the cache under the right generation or in the row: nothing tells it
     /// from the right one until the server refuses its proof.
     wrong_keys: BTreeSet<LegId>,
+    /// Faults that are set, and befall when they show here.
+    set: BTreeMap<Site, &'static str>,
     /// Faults that befell, of each kind.
     faults: BTreeMap<&'static str, u64>,
     /// All of them, but for what is drawn for each packet or commit.
@@ -260,12 +301,14 @@ impl World {
             store_down: false,
             cache: MemoryCache::default(),
             cache_down: false,
+            cache_readonly: false,
             life: 0,
             carried_out: BTreeMap::new(),
             check_acknowledged: false,
             told: BTreeMap::new(),
             seen: checks::Seen::default(),
             wrong_keys: BTreeSet::new(),
+            set: BTreeMap::new(),
             faults: BTreeMap::new(),
             befallen: 0,
             commits: 0,
@@ -273,6 +316,9 @@ impl World {
             options,
         };
         (0..world.nodes.len()).for_each(|node| world.boot(node));
+        if !world.options.session.stream {
+            ids.iter().for_each(|server| world.events_again(*server, servers::EVENTS_AGAIN));
+        }
         world
     }
 
@@ -302,6 +348,18 @@ impl World {
         *self.faults.entry(kind).or_default() += 1;
         self.befallen += 1;
         trace::fault(self.calendar.now(), kind);
+    }
+
+    /// A fault is set, which befalls once it shows.
+    fn set(&mut self, site: Site, kind: &'static str) {
+        self.set.insert(site, kind);
+    }
+
+    /// What was set shows here.
+    fn bites(&mut self, site: Site) {
+        if let Some(kind) = self.set.remove(&site) {
+            self.fault(kind);
+        }
     }
 
     /// Does something at a later moment.
@@ -360,12 +418,12 @@ impl World {
                     self.session(node, server, |session, now| session.disconnected(now, "closed"));
                 }
             }
-            Happening::ServerHangsUp { server, connection } => {
-                if let Some(simulated) = self.servers.get_mut(&server) {
-                    simulated.disconnect(connection);
-                }
-                self.flush_server(server);
+            Happening::LinkBreaks { life, server, connection, reason } => {
+                self.link_breaks(life, server, connection, &reason);
             }
+            Happening::ServerHangsUp { server, connection } => self.hang_up(server, connection),
+            Happening::EventsAgain { server, pause } => self.events_again(server, pause),
+            Happening::Turn { life } => self.turn(life),
             Happening::Wakes { server } => self.wake_server(server),
             Happening::Boot { node } => {
                 if self.nodes[node].process.is_none() {
@@ -388,9 +446,7 @@ impl World {
                 }
             }
             Happening::CacheRun { life, epoch, tasks } => self.cache_run(life, epoch, tasks),
-            Happening::CacheWritten { life, epoch, tasks, contents } => {
-                self.cache_written(life, epoch, tasks, contents);
-            }
+            Happening::CacheWritten { life, epoch, tasks, stored } => self.cache_written(life, epoch, tasks, stored),
             Happening::ClientAsks { command } => self.client_asks(command),
             Happening::ClientHears { client, answer } => self.client_hears(client, answer),
             Happening::ClientWaited { client, number, wait } => self.client_waited(client, number, wait),

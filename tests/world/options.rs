@@ -45,6 +45,8 @@ pub(super) struct Options {
     pub(super) cache_unsure: f64,
     /// The longest that the answer to a read takes.
     pub(super) read_delay: Duration,
+    /// The longest that a scheduler takes in what comes before it does anything. Zero: each thing is followed at once.
+    pub(super) turn: Duration,
     /// Commits whose outcome is unknown, a fraction (rule 12).
     pub(super) unknown_commits: f64,
     /// Which commits stand that were on their way when their sender died.
@@ -72,6 +74,7 @@ impl Default for Options {
             read_delay: Duration::from_millis(3),
             late: 0.0,
             cache_unsure: 0.0,
+            turn: Duration::ZERO,
             unknown_commits: 0.0,
             dead_commits: DeadCommits::Drawn,
             event_queue: 1_000,

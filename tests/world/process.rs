@@ -44,6 +44,8 @@ pub(super) struct Process {
     /// The boot id that each server last named to it: event numbers are of that.
     boots: BTreeMap<ServerId, BootId>,
     wakes_at: Option<Moment>,
+    /// The end of its turn is to come.
+    pub(super) turn_ends: bool,
     pub(super) published: Vec<Published>,
     pub(super) alarms: Vec<Alarm>,
     pub(super) alarms_over: Vec<Alarm>,
@@ -77,6 +79,7 @@ impl Process {
             read: BTreeSet::new(),
             boots: BTreeMap::new(),
             wakes_at: None,
+            turn_ends: false,
             published: Vec::new(),
             alarms: Vec::new(),
             alarms_over: Vec::new(),
@@ -117,7 +120,28 @@ impl World {
         if let Some(process) = &mut self.nodes[node].process {
             process.core.handle(now, wall_ms, input);
         }
-        self.pump(node);
+        self.end_turn(node);
+    }
+
+    /// What came is followed by what it leads to: at once, or when more has come, as the driver takes what is there before it
+    /// carries anything out.
+    fn end_turn(&mut self, node: usize) {
+        let longest = self.options.turn;
+        if longest.is_zero() {
+            return self.pump(node);
+        }
+        let pause = self.dice.pause(longest);
+        let Some(process) = &mut self.nodes[node].process else { return };
+        if !std::mem::replace(&mut process.turn_ends, true) {
+            self.calendar.after(pause, Happening::Turn { life: process.life });
+        }
+    }
+
+    /// The turn ends.
+    pub(super) fn turn(&mut self, life: u64) {
+        if let Some(node) = self.node_of(life) {
+            self.pump(node);
+        }
     }
 
     /// Something for a session.
@@ -126,7 +150,7 @@ impl World {
         let process = self.nodes[node].process.as_mut();
         if let Some(session) = process.and_then(|process| process.sessions.get_mut(&server)) {
             act(session, now);
-            self.pump(node);
+            self.end_turn(node);
         }
     }
 
@@ -145,7 +169,7 @@ impl World {
             }
             process.core.handle(now, wall_ms, Input::Written(id, outcome));
         }
-        self.pump(node);
+        self.end_turn(node);
     }
 
     pub(super) fn wake(&mut self, life: u64) {
@@ -174,6 +198,7 @@ impl World {
             return;
         }
         let Some(mut process) = self.nodes[node].process.take() else { return };
+        process.turn_ends = false;
         let interrupt = self.think(node, &mut process);
         if let Some(Interrupt::Pause(span)) = interrupt {
             self.nodes[node].process = Some(process);
@@ -301,10 +326,11 @@ impl World {
                 }
             }
             Output::Acknowledge { server, number } => {
+                let boot = process.boots.get(&server).copied();
                 if self.check_acknowledged {
-                    self.check_told(server, number);
+                    self.check_told(server, boot, process.core.token(), number);
                 }
-                self.check_ends_acknowledged(server, process.boots.get(&server).copied(), number);
+                self.check_ends_acknowledged(server, boot, number);
                 if let Some(session) = process.sessions.get_mut(&server) {
                     session.acknowledge(number);
                 }
@@ -331,8 +357,8 @@ impl World {
                 process.published.push(published);
             }
             Output::Alarm(alarm) => process.alarms.push(alarm),
-            // Nobody asks for a dry run here.
-            Output::Planned { plan, .. } => panic!("a plan of nobody's: {plan:?}"),
+            // An operator is shown it.
+            Output::Planned { .. } => {}
             Output::AlarmOver(alarm) => process.alarms_over.push(alarm),
             // Another scheduler's: the store is asked whether the own term stands. This database forgets none.
             Output::NewerToken { server, token } => {
@@ -343,9 +369,8 @@ impl World {
 
     /// What a read finds, as of now; its answer takes a while more.
     pub(super) fn read(&mut self, life: u64, id: ReadId, read: &Read) {
-        let cut = self.node_of(life).is_some_and(|node| self.nodes[node].store_cut);
-        let down =
-            (self.store_down || cut) && !matches!(read, Read::CachedKeys(_) | Read::Stamps(_) | Read::CachedNames(_));
+        let cached = matches!(read, Read::CachedKeys(_) | Read::Stamps(_) | Read::CachedNames(_));
+        let down = !cached && self.is_store_away(self.node_of(life));
         let (result, pause) = if down {
             (Err("the store is down".to_owned()), Duration::from_secs(3))
         } else {

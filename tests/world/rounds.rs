@@ -10,8 +10,18 @@ use remeet::recovery::{AlarmKind, Trigger};
 use remeet::simulator::core::Misbehaviour;
 use remeet::simulator::core::script::Kind;
 use remeet_protocol::message::Message;
+use remeet_protocol::record::Mark;
+use remeet_protocol::{BootId, Handle, RecordKey};
 
 const SERVER: ServerId = ServerId(1);
+
+/// What an event told.
+pub(super) struct Told {
+    boot: BootId,
+    leg: LegId,
+    handle: Handle,
+    records: Vec<(RecordKey, u64)>,
+}
 
 fn at_rest(seed: u64, meetings: usize) -> (World, Vec<LegId>) {
     let mut world = World::new(seed, Options { servers: 1, ..Options::default() });
@@ -162,20 +172,35 @@ impl World {
     /// What an event told, when its server sends it.
     pub(super) fn note_told(&mut self, server: ServerId, packet: &Packet) {
         if let Message::Event(event) = &packet.message {
-            self.told.insert((server, event.number), (event.leg, event.mark.revision));
+            let boot = self.servers[&server].core.boot();
+            let records = event.changes.iter().map(|change| (change.key(), change.revision)).collect();
+            let told = Told { boot, leg: event.leg, handle: event.handle, records };
+            self.told.insert((server, event.number), told);
         }
     }
 
-    /// Everything that events up to `number` told is stored.
-    pub(super) fn check_told(&mut self, server: ServerId, number: u64) {
+    /// SPEC E-3: everything that events up to `number` told of legs of this term is stored. Of one that is to be pulled whole
+    /// nothing is held to be stored, and nothing can be lost with an event.
+    pub(super) fn check_told(&mut self, server: ServerId, known: Option<BootId>, term: Option<Token>, number: u64) {
+        let boot = self.servers[&server].core.boot();
+        if known != Some(boot) {
+            return;
+        }
         let later = self.told.split_off(&(server, number + 1));
-        for ((_, number), (leg, revision)) in std::mem::replace(&mut self.told, later) {
-            let Some(kept) = self.store.legs.get(&leg) else { continue };
-            let over = kept.row.state == StoredState::Ended;
+        let own = self.told.split_off(&(server, 0));
+        self.told.extend(later);
+        for ((_, number), told) in own {
+            let Some(kept) = self.store.legs.get(&told.leg) else { continue };
+            let row = &kept.row;
+            let is_it = told.boot == boot && (row.boot, row.handle) == (Some(boot), Some(told.handle));
+            let ours = row.state == StoredState::InMeeting && Some(row.epoch) == term.map(|token| token.epoch);
+            let whole = row.mark == Mark::default() || row.quarantine.is_some();
+            let stored = |(key, at): &(RecordKey, u64)| row.mark.revision >= *at || kept.committed(key) >= Some(*at);
             assert!(
-                over || kept.row.mark.revision >= revision,
-                "event {number} is acknowledged, which told {leg} at {revision}; stored is {:?}",
-                kept.row.mark
+                whole || !is_it || !ours || told.records.iter().all(stored),
+                "SPEC E-3: event {number} of server {server} is acknowledged, which told {} {:?}; stored is {row:?}",
+                told.leg,
+                told.records
             );
         }
     }

@@ -1,7 +1,7 @@
 //! The simulated servers: the simulator's pure core, hangs and restarts.
 
 use super::options::Dice;
-use super::{Happening, World};
+use super::{Happening, Site, World};
 use remeet::simulator::core::dump::{Dump, LegDump};
 use remeet::simulator::core::script::{Kind, Script};
 use remeet::simulator::core::{ConnectionId, Core, Misbehaviour, Output, Settings};
@@ -14,6 +14,16 @@ use std::time::Duration;
 
 pub(super) const DOMAIN: DomainId = DomainId(1);
 
+/// The first pause before unacknowledged events are sent again on links that lose packets, and the longest (SPEC E-5).
+pub(super) const EVENTS_AGAIN: Duration = Duration::from_secs(1);
+const EVENTS_AGAIN_MAX: Duration = Duration::from_secs(8);
+
+/// What a server that hangs has not read yet.
+enum Waiting {
+    Packet(Packet),
+    End,
+}
+
 /// A server.
 pub(super) struct Simulated {
     pub(super) core: Core,
@@ -22,7 +32,9 @@ pub(super) struct Simulated {
     hangs: bool,
     /// It is busy, or breaks the protocol.
     pub(super) ails: bool,
-    waiting: VecDeque<(ConnectionId, Packet)>,
+    waiting: VecDeque<(ConnectionId, Waiting)>,
+    /// An acknowledgement has come since events were sent again last.
+    acknowledged: bool,
     /// Claims under way whose proof is not of the leg's key, by their requests.
     pub(super) unproven: BTreeSet<(ConnectionId, u64, LegId)>,
     dice: Dice,
@@ -44,12 +56,25 @@ impl Simulated {
         let mut dice = Dice::new(seed, 2_000 + u64::from(server.0));
         let boot = BootId::from_bytes(dice.bytes());
         let core = Core::new(settings.clone(), boot, dice.below(u64::MAX));
-        Self { core, settings, hangs: false, ails: false, waiting: VecDeque::new(), unproven: BTreeSet::new(), dice }
+        Self {
+            core,
+            settings,
+            hangs: false,
+            ails: false,
+            waiting: VecDeque::new(),
+            acknowledged: false,
+            unproven: BTreeSet::new(),
+            dice,
+        }
     }
 
+    /// The connection's end, behind what came on it before.
     pub(super) fn disconnect(&mut self, connection: ConnectionId) {
-        self.waiting.retain(|(waiting, _)| *waiting != connection);
-        self.core.disconnect(connection);
+        if self.hangs {
+            self.waiting.push_back((connection, Waiting::End));
+        } else {
+            self.core.disconnect(connection);
+        }
     }
 
     /// Legs that a takeover claims with a proof that is not of the key which they run under.
@@ -82,14 +107,20 @@ impl World {
         let now_ms = self.wall_ms();
         let Some(simulated) = self.servers.get_mut(&server) else { return };
         if simulated.hangs {
-            simulated.waiting.push_back((connection, packet));
-            return;
+            simulated.waiting.push_back((connection, Waiting::Packet(packet)));
+            return self.bites(Site::Hang(server));
         }
+        let before = simulated.core.stats();
+        simulated.acknowledged |= matches!(packet.message, Message::EventAck(_));
         let unproven = simulated.wrong_claims(&packet);
         let request = packet.header.request;
         simulated.core.receive(now_ms, connection, packet);
         simulated.unproven.extend(unproven.into_iter().map(|leg| (connection, request, leg)));
+        let after = simulated.core.stats();
         self.flush_server(server);
+        if (after.breaches, after.busy_answers) != (before.breaches, before.busy_answers) {
+            self.bites(Site::Ails(server));
+        }
     }
 
     /// Sends what a server has to say.
@@ -105,6 +136,22 @@ impl World {
                 Output::Close(connection) => self.server_closes(server, connection),
             }
         }
+    }
+
+    /// No acknowledgement has come for a while: what waits for one is sent again, with pauses that double until one comes
+    /// (SPEC E-5).
+    pub(super) fn events_again(&mut self, server: ServerId, pause: Duration) {
+        let Some(simulated) = self.servers.get_mut(&server) else { return };
+        let next = if std::mem::take(&mut simulated.acknowledged) || simulated.core.events_waiting() == 0 {
+            EVENTS_AGAIN
+        } else {
+            if !simulated.hangs {
+                simulated.core.repeat_events();
+            }
+            (pause * 2).min(EVENTS_AGAIN_MAX)
+        };
+        self.flush_server(server);
+        self.calendar.after(next, Happening::EventsAgain { server, pause: next });
     }
 
     /// Something happens at a server without a packet.
@@ -152,8 +199,11 @@ impl World {
     pub(super) fn wake_server(&mut self, server: ServerId) {
         let Some(simulated) = self.servers.get_mut(&server) else { return };
         simulated.hangs = false;
-        for (connection, packet) in std::mem::take(&mut simulated.waiting) {
-            self.serve(server, connection, packet);
+        for (connection, waiting) in std::mem::take(&mut simulated.waiting) {
+            match waiting {
+                Waiting::Packet(packet) => self.serve(server, connection, packet),
+                Waiting::End => self.hang_up(server, connection),
+            }
         }
         self.flush_server(server);
     }

@@ -51,8 +51,11 @@ pub(super) struct Transition {
 #[derive(Default)]
 pub(super) struct Store {
     pub(super) term: Option<Token>,
-    /// The node that the term was granted to, and when its lease ends; `None`: it was released.
-    lease: (String, Option<Moment>),
+    /// The node that the term was granted to, and when its lease ends by the database's clock and how long it is; `None`: it
+    /// was released.
+    lease: (String, Option<(i128, Duration)>),
+    /// How far that clock is ahead, in microseconds.
+    pub(super) ahead_us: i128,
     pub(super) legs: BTreeMap<LegId, Kept>,
     pub(super) answers: BTreeMap<u64, Answers>,
     /// Changes of state since they were last looked at.
@@ -83,13 +86,18 @@ impl Store {
         let epoch = self.term.map_or(0, |token| token.epoch.0).max(candidate.epoch_above.0) + 1;
         let token = Token { epoch: Epoch(epoch), holder: candidate.holder };
         self.term = Some(token);
-        self.lease = (candidate.node.to_owned(), Some(now + candidate.lease));
+        self.lease = (candidate.node.to_owned(), Some(self.lease_from(now, candidate.lease)));
         Begun::Granted(token)
     }
 
     pub(super) fn standing(&self, now: Moment) -> Option<Standing> {
-        let (node, ends) = &self.lease;
-        let remaining = ends.map_or(Duration::ZERO, |ends| ends.since(now));
+        let (node, lease) = &self.lease;
+        // As `remaining` in src/store/lease.rs: a clock that was set back keeps no dead lease alive.
+        let left = |(ends, lasts): (i128, Duration)| {
+            let left = Duration::from_micros(u64::try_from(ends - self.clock_us(now)).unwrap_or(0));
+            if left > lasts * 2 { Duration::ZERO } else { left.min(lasts) }
+        };
+        let remaining = lease.map_or(Duration::ZERO, left);
         self.term.map(|token| Standing { token, node: node.clone(), remaining })
     }
 
@@ -97,8 +105,16 @@ impl Store {
         if self.term != Some(token) || self.lease.1.is_none() {
             return Err(Fenced);
         }
-        self.lease.1 = Some(now + lease);
+        self.lease.1 = Some(self.lease_from(now, lease));
         Ok(())
+    }
+
+    fn clock_us(&self, now: Moment) -> i128 {
+        i128::from(now.0) + self.ahead_us
+    }
+
+    fn lease_from(&self, now: Moment, lasts: Duration) -> (i128, Duration) {
+        (self.clock_us(now) + lasts.as_micros() as i128, lasts)
     }
 
     pub(super) fn release(&mut self, token: Token) -> Result<(), Fenced> {
@@ -172,7 +188,8 @@ impl Store {
         if fits {
             for (leg, old) in before {
                 let Some(kept) = self.legs.get(&leg) else { continue };
-                if old.as_ref().is_none_or(|old| old.row.state != kept.row.state || old.row.epoch != kept.row.epoch) {
+                let place = |row: &StoredLeg| (row.state, row.epoch, row.boot, row.handle);
+                if old.as_ref().is_none_or(|old| place(&old.row) != place(&kept.row)) {
                     let before = old.map(|old| old.row);
                     self.transitions.push(Transition { before, after: kept.row.clone() });
                 }

@@ -31,7 +31,7 @@ impl World {
     pub(super) fn lease_asked(&mut self, life: u64, node: usize, holder: Holder, ask: LeaseAsk, late: bool) {
         let lives = self.node_of(life).is_some();
         let failed = |reason: &str| LeaseAnswer::Failed(reason.to_owned());
-        if self.store_down || self.nodes[node].store_cut {
+        if self.is_store_away(Some(node)) {
             let answer = failed("the store is down");
             return self.calendar.after(DEADLINE, Happening::LeaseAnswered { life, answer });
         }

@@ -95,6 +95,10 @@ fn line(happening: &Happening) -> Option<String> {
         Happening::ServerHangsUp { server, connection } => {
             format!("server {server} sees the end of connection {}", connection.0)
         }
+        Happening::LinkBreaks { life, server, reason, .. } => {
+            format!("life {life} hears that the link to server {server} has ended: {reason}")
+        }
+        Happening::EventsAgain { .. } | Happening::Turn { .. } => return None,
         Happening::Wakes { server } => format!("server {server}, which hung, answers again"),
         Happening::Boot { node } => format!("a scheduler starts on node {node}"),
         Happening::LeaseAsked { life, ask, late, .. } => {

@@ -3,7 +3,7 @@
 use super::options::DeadCommits;
 use super::process::Process;
 use super::store::Store;
-use super::{Happening, World};
+use super::{Happening, Site, World};
 use remeet::recovery::lanes::{Batch, Units, settled};
 use remeet::session::PersistId;
 use remeet::store::{Outcome, Unit, Write};
@@ -37,7 +37,7 @@ impl World {
             return;
         }
         let pause = self.dice.pause(self.options.store_delay);
-        if self.store_down || node.is_some_and(|node| self.nodes[node].store_cut) {
+        if self.is_store_away(node) {
             let deadline = Duration::from_millis(100);
             return self.calendar.after(deadline, Happening::Unwritten { life, batch, fenced: false });
         }
@@ -55,6 +55,17 @@ impl World {
             // A term that is over: nothing was written.
             None => self.calendar.after(pause, Happening::Unwritten { life, batch, fenced: true }),
         }
+    }
+
+    /// A call to the store fails. Asked at the moment of the call.
+    pub(super) fn is_store_away(&mut self, node: Option<usize>) -> bool {
+        if self.store_down {
+            self.bites(Site::Store);
+            return true;
+        }
+        let Some(node) = node.filter(|node| self.nodes[*node].store_cut) else { return false };
+        self.bites(Site::StoreOf(node));
+        true
     }
 
     fn come_late(&mut self, token: Token, units: Units, settled: bool) {
@@ -96,7 +107,7 @@ impl World {
             }
             return;
         };
-        if self.store_down || self.nodes[node].store_cut {
+        if self.is_store_away(Some(node)) {
             let stood = stood.map(<[Outcome]>::to_vec);
             return self.calendar.after(Duration::from_millis(100), Happening::Settle { life, token, batch, stood });
         }

@@ -82,6 +82,7 @@ impl Core {
 
     /// Two packets that a receiver must survive: a type that nobody knows, and a body too short for its type.
     pub(super) fn strange(&mut self, asked: Asked) {
+        self.stats.breaches += 1;
         let body = bytes::Bytes::from_static(b"?");
         for kind in [0x7fff, 0x0141] {
             let message = Message::Unknown { kind, body: body.clone() };

@@ -162,6 +162,7 @@ impl Core {
     }
 
     pub(super) fn busy(&mut self, asked: Asked, retry_after_ms: u32) {
+        self.stats.busy_answers += 1;
         let failure = Failure { retry_after_ms, ..Failure::new(ErrorCode::BUSY, "the server cannot do it now") };
         self.fail(asked, failure);
     }

@@ -79,6 +79,8 @@ impl Core {
             total: cut.entries.len() as u64,
         };
         let mut page = page.to_vec();
+        self.stats.breaches +=
+            u64::from(matches!(self.misbehaviour, Misbehaviour::LyingCount | Misbehaviour::EndlessPages));
         match self.misbehaviour {
             Misbehaviour::LyingCount => (end.page_entries, end.total) = (end.page_entries + 1, end.total + 1),
             Misbehaviour::EndlessPages => {

@@ -76,6 +76,15 @@ impl Core {
         }
     }
 
+    /// Sends everything that is not acknowledged again: on a link that loses packets, when no acknowledgement has come for a
+    /// while (SPEC E-5).
+    pub fn repeat_events(&mut self) {
+        if self.sessions.events_to.is_some() {
+            self.events.rewind();
+            self.pump();
+        }
+    }
+
     /// Sends the answers that waited for events on a connection that gets none any more.
     pub(super) fn release(&mut self) {
         for (_, connection, packet) in std::mem::take(&mut self.held) {

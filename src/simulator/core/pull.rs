@@ -95,6 +95,8 @@ impl Core {
                 page.push(change);
             }
         }
+        self.stats.breaches +=
+            u64::from(matches!(self.misbehaviour, Misbehaviour::LyingCount | Misbehaviour::EndlessPages));
         match self.misbehaviour {
             Misbehaviour::LyingCount => end.page_changes += 1,
             Misbehaviour::EndlessPages => end.complete = false,

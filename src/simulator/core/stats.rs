@@ -70,6 +70,12 @@ pub struct Stats {
     pub events_sent: u64,
     /// Events lost to overflow.
     pub events_lost: u64,
+    /// Requests answered `busy`.
+    #[serde(default)]
+    pub busy_answers: u64,
+    /// Answers that broke the protocol, as the server was told to.
+    #[serde(default)]
+    pub breaches: u64,
     /// Restarts since the process began.
     pub restarts: u64,
 }

@@ -110,11 +110,12 @@ impl Core {
     }
 
     /// The mark as it is told: wrong if the server is told to lie.
-    pub(super) fn told(&self, mark: Mark) -> Mark {
-        match self.misbehaviour {
-            Misbehaviour::WrongDigest => Mark { digest: mark.digest.plus(Digest(1)), ..mark },
-            _ => mark,
+    pub(super) fn told(&mut self, mark: Mark) -> Mark {
+        if self.misbehaviour != Misbehaviour::WrongDigest {
+            return mark;
         }
+        self.stats.breaches += 1;
+        Mark { digest: mark.digest.plus(Digest(1)), ..mark }
     }
 
     pub(super) fn adopt(&mut self, asked: Asked, adopt: &Adopt) {
@@ -126,13 +127,13 @@ impl Core {
             return;
         }
         let code = self.adoption(token, adopt);
-        let head = self.table.leg(adopt.handle).map(|leg| &leg.head).filter(|_| code.is_ok());
+        let head = self.table.leg(adopt.handle).map(|leg| (leg.head.mark, leg.head.intent)).filter(|_| code.is_ok());
         let answer = AdoptAnswer {
             code,
             boot: self.boot,
             table_revision: self.table.revision,
-            mark: head.map_or_else(Mark::default, |head| self.told(head.mark)),
-            intent: head.map_or(0, |head| head.intent),
+            mark: head.map_or_else(Mark::default, |(mark, _)| self.told(mark)),
+            intent: head.map_or(0, |(_, intent)| intent),
         };
         self.answer(asked, vec![answer.into()]);
     }

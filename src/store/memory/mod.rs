@@ -30,7 +30,7 @@ pub struct MemoryCache {
     held: Mutex<Held>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Held {
     slots: HashMap<Name, Slot>,
     /// Slots by the turn of their last write: the first is evicted first.
@@ -40,6 +40,12 @@ struct Held {
     entries_max: usize,
     gone: HashMap<Name, Epoch>,
     gone_in_order: VecDeque<Name>,
+}
+
+impl Clone for MemoryCache {
+    fn clone(&self) -> Self {
+        Self { held: Mutex::new(self.lock().clone()) }
+    }
 }
 
 impl Default for MemoryCache {
@@ -63,6 +69,11 @@ impl MemoryCache {
                 gone_in_order: VecDeque::new(),
             }),
         }
+    }
+
+    /// Loses what it holds of a leg, as a cache may at any time.
+    pub fn evict(&self, domain: DomainId, leg: LegId) {
+        self.lock().change((domain, leg), Slot::evict);
     }
 
     /// Entries held now.

@@ -9,7 +9,7 @@ use remeet_protocol::record::{Mark, RecordState};
 use remeet_protocol::{Change, Epoch, RecordKey};
 use std::collections::BTreeMap;
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Slot {
     pub(super) key: Option<CachedKey>,
     status: Option<Status>,
@@ -17,7 +17,7 @@ pub(super) struct Slot {
     pub(super) turn: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Status {
     head: CachedHead,
     mark: Mark,
@@ -31,6 +31,10 @@ impl Slot {
 
     pub(super) fn is_empty(&self) -> bool {
         self.key.is_none() && self.status.is_none()
+    }
+
+    pub(super) fn evict(&mut self) {
+        (self.key, self.status) = (None, None);
     }
 
     pub(super) fn stamp(&self) -> CacheStamp {
