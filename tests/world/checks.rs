@@ -7,7 +7,7 @@ use remeet::model::{CommandId, Moment, RecoveryKey, StoredState};
 use remeet::recovery::lanes::Units;
 use remeet::recovery::{Published, Read, ReadResult, Trigger};
 use remeet::simulator::core::ConnectionId;
-use remeet::simulator::core::dump::LegDump;
+use remeet::simulator::core::leg::LegHead;
 use remeet::store::{CachedKey, Write};
 use remeet_protocol::message::{ClientOp, EndCause, Event, EventKind, LegState, MeetingState, Message};
 use remeet_protocol::record::{Record, RecordKey, RecordState};
@@ -250,7 +250,7 @@ impl World {
             }
             let simulated = &self.servers[&row.server];
             // A foreign leg under the same name, at a server that has lost ours, is another one.
-            let is_it = |leg: &LegDump| {
+            let is_it = |leg: &&LegHead| {
                 row.boot.is_none_or(|boot| boot == simulated.core.boot())
                     && row.handle.is_none_or(|it| it == leg.handle)
             };

@@ -3,6 +3,7 @@
 use super::options::Dice;
 use super::{Happening, Site, World};
 use remeet::simulator::core::dump::{Dump, LegDump};
+use remeet::simulator::core::leg::LegHead;
 use remeet::simulator::core::script::{Kind, Script};
 use remeet::simulator::core::{ConnectionId, Core, Misbehaviour, Output, Settings};
 use remeet_protocol::message::{LegState, Message, TakeoverClaim};
@@ -97,8 +98,8 @@ impl Simulated {
     }
 
     /// The leg, live.
-    pub(super) fn live(&self, leg: LegId) -> Option<LegDump> {
-        self.core.dump().legs.into_iter().find(|entry| entry.leg == leg && entry.state == LegState::Live)
+    pub(super) fn live(&self, leg: LegId) -> Option<&LegHead> {
+        self.core.table().legs().find(|entry| entry.head.id == leg && entry.is_live()).map(|entry| &entry.head)
     }
 }
 

@@ -174,7 +174,18 @@ impl Store {
 
     fn write_unit(&mut self, token: Token, unit: &Unit) -> Outcome {
         let legs: BTreeSet<LegId> = unit.writes.iter().filter_map(Write::leg).collect();
-        let before: Vec<(LegId, Option<Kept>)> = legs.iter().map(|leg| (*leg, self.legs.get(leg).cloned())).collect();
+        let rows: Vec<Option<StoredLeg>> =
+            legs.iter().map(|leg| self.legs.get(leg).map(|kept| kept.row.clone())).collect();
+        // Only what compares can lose, and is undone then.
+        let compares = |write: &Write| {
+            matches!(write, Write::NewLeg(_) | Write::State(_) | Write::Key(_) | Write::Intent(_))
+                || write.leg().is_some_and(|leg| !self.legs.contains_key(&leg))
+        };
+        let before: Vec<(LegId, Option<Kept>)> = if unit.writes.iter().any(compares) {
+            legs.iter().map(|leg| (*leg, self.legs.get(leg).cloned())).collect()
+        } else {
+            Vec::new()
+        };
         let mut writes: Vec<&Write> = unit.writes.iter().collect();
         writes.sort_by_key(|write| order(write));
         let mut seen = BTreeSet::new();
@@ -186,11 +197,10 @@ impl Store {
         let fits = writes.iter().all(|write| self.write_one(token, write));
         let version = unit.leg().and_then(|leg| self.legs.get(&leg)).map(|kept| kept.row.version);
         if fits {
-            for (leg, old) in before {
-                let Some(kept) = self.legs.get(&leg) else { continue };
+            for (leg, before) in legs.iter().zip(rows) {
+                let Some(kept) = self.legs.get(leg) else { continue };
                 let place = |row: &StoredLeg| (row.state, row.epoch, row.boot, row.handle);
-                if old.as_ref().is_none_or(|old| place(&old.row) != place(&kept.row)) {
-                    let before = old.map(|old| old.row);
+                if before.as_ref().is_none_or(|before| place(before) != place(&kept.row)) {
                     self.transitions.push(Transition { before, after: kept.row.clone() });
                 }
             }
