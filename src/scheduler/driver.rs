@@ -450,7 +450,7 @@ impl Driver {
 
     fn wake(&mut self) {
         let now = self.clock.now();
-        if self.telling.cache_probe_due(self.clock.wall_ms()) {
+        if self.telling.cache_probe_due(now) {
             let epoch = self.core.token().map(|token| token.epoch).unwrap_or_default();
             self.cacher.probe(epoch);
         }

@@ -3,6 +3,7 @@
 use super::driver::Driver;
 use super::peer::Peer;
 use crate::link::{LinkHandle, ListenCounters};
+use crate::model::Moment;
 use crate::ops::status::{
     Alarms, ClientsStatus, Completeness, LegCounts, LinkState, Phase, Queues, RoundReport, ServerStatus, SinkHealth,
     Status, Term, Trigger,
@@ -14,6 +15,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 /// What the driver notes down for the report.
 #[derive(Debug)]
@@ -28,7 +30,7 @@ pub(super) struct Telling {
     alarms: Alarms,
     store: Sink,
     cache: Sink,
-    cache_probed_ms: u64,
+    cache_probed: Moment,
     counters: BTreeMap<String, u64>,
 }
 
@@ -64,7 +66,7 @@ impl Telling {
             alarms: Alarms::default(),
             store: sink(),
             cache: sink(),
-            cache_probed_ms: 0,
+            cache_probed: Moment::default(),
             counters: BTreeMap::new(),
         }
     }
@@ -109,10 +111,10 @@ impl Telling {
     }
 
     /// The cache was away when it was last used, and it is time to look again: at most once a second.
-    pub(super) fn cache_probe_due(&mut self, wall_ms: u64) -> bool {
-        let due = !self.cache.healthy && wall_ms.abs_diff(self.cache_probed_ms) >= 1_000;
+    pub(super) fn cache_probe_due(&mut self, now: Moment) -> bool {
+        let due = !self.cache.healthy && now.since(self.cache_probed) >= Duration::from_secs(1);
         if due {
-            self.cache_probed_ms = wall_ms;
+            self.cache_probed = now;
         }
         due
     }

@@ -21,7 +21,7 @@
 //! | database down at start | `daemon_recovery::a_database_that_is_down_at_start_…` |
 //! | database lost, frozen, read-only | `daemon_outage`; read-only: here |
 //! | cache stale, evicted, empty, LOADING, READONLY, gone | here: LOADING, out of memory, cut, corrupted; `measure::rule_10_a_cache_wiped_…`, `daemon_outage::a_redis_that_freezes_…`, `daemon_outage::a_meeting_that_ends_while_redis_may_only_be_read_…`, `cache_traps` |
-//! | wall clock jumps | `lease` and `world`: no decision reads it |
+//! | wall clock jumps | a scheduler's: nothing decides by it; the database's: simulation, `store_lease` |
 //! | server restarts in mid-takeover | `daemon_relay::rule_8_…`, `session_server`, simulation |
 //! | meeting ends during takeover | `tests/world/rounds.rs`, `core_answers` |
 //! | terminal joins, leaves, changes during back-fill | `core_content`, simulation, `scripts/crash-loop` |

@@ -408,12 +408,35 @@ fn a_session_stands_any_sequence_of_packets_and_calls() {
     });
 }
 
+const VARIABLES: [&str; 10] = [
+    "REMEET_SCHEDULER__NODE",
+    "REMEET_SCHEDULER__DOMAIN",
+    "REMEET_STORE__URL",
+    "REMEET_CACHE__URL",
+    "REMEET_LINK__LISTEN",
+    "REMEET_RECOVERY__RECONCILE_EVERY",
+    "REMEET_LOG__FORMAT",
+    "REMEET_SERVERS__1",
+    "REMEET_NOBODY__KNOWS",
+    "REMEET___",
+];
+
 #[test]
 fn a_configuration_is_read_or_refused_with_every_problem_named() {
     bolero::check!().for_each(|input: &[u8]| {
         let text = String::from_utf8_lossy(input);
-        if let Err(error) = parse(&text, &Environment::new(), &Credentials::default()) {
-            assert!(!error.to_string().is_empty());
+        // Its last line is a variable's value, too.
+        let value = text.lines().last().unwrap_or_default().to_owned();
+        let name = VARIABLES[text.len() % VARIABLES.len()].to_owned();
+        let environment = Environment::from([(name, value)]);
+        for environment in [Environment::new(), environment] {
+            let Err(error) = parse(&text, &environment, &Credentials::default()) else { continue };
+            let said = error.to_string();
+            assert!(!error.problems().is_empty(), "{said}");
+            for problem in error.problems() {
+                assert!(!problem.place.is_empty() && !problem.text.is_empty(), "{said}");
+                assert!(said.contains(&problem.to_string()), "{problem} is not in {said}");
+            }
         }
     });
 }
