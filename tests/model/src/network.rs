@@ -1,6 +1,8 @@
 //! The network: what was ever sent, each way. Nothing is taken out that could have an effect yet, so that
 //! everything may be lost, come late, come twice and in any order.
 
+use super::state::Leg;
+
 /// What a scheduler asks of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -15,9 +17,12 @@ pub enum Request {
     Command,
     /// To end it.
     End,
+    /// A notice, which asks for nothing: the end is stored, so the server may forget the meeting.
+    Acknowledge,
 }
 
-const REQUESTS: [Request; 5] = [Request::Attach, Request::Start, Request::Takeover, Request::Command, Request::End];
+const REQUESTS: [Request; 6] =
+    [Request::Attach, Request::Start, Request::Takeover, Request::Command, Request::End, Request::Acknowledge];
 
 /// A packet to the server: a request of a session, which is a term and a life of the server's table. (`Attach`
 /// is of none: its `boot` is 0.) Sent again it is the same packet: its request id stays.
@@ -31,9 +36,8 @@ pub struct Packet {
     pub boot: u8,
 }
 
-/// What the server says to a request.
+/// What the server says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(u8)]
 pub enum Reply {
     /// The start was executed, now or before.
     Started,
@@ -45,9 +49,45 @@ pub enum Reply {
     Ended,
     /// There is no such meeting.
     Unknown,
+    /// No answer but an event: the meeting has ended.
+    EndEvent,
+    /// The token is attached, at this table revision.
+    Attached(u8),
+    /// The inventory, with the meeting like this in it.
+    Inventory(Leg),
 }
 
-const REPLIES: [Reply; 5] = [Reply::Started, Reply::TakenOver, Reply::Done, Reply::Ended, Reply::Unknown];
+const REPLIES: [Reply; 13] = [
+    Reply::Started,
+    Reply::TakenOver,
+    Reply::Done,
+    Reply::Ended,
+    Reply::Unknown,
+    Reply::EndEvent,
+    Reply::Attached(0),
+    Reply::Attached(1),
+    Reply::Attached(2),
+    Reply::Inventory(Leg::Never),
+    Reply::Inventory(Leg::Live),
+    Reply::Inventory(Leg::Tombstone),
+    Reply::Inventory(Leg::Forgotten),
+];
+
+impl Reply {
+    /// Its place among the replies.
+    fn kind(self) -> u8 {
+        match self {
+            Self::Started => 0,
+            Self::TakenOver => 1,
+            Self::Done => 2,
+            Self::Ended => 3,
+            Self::Unknown => 4,
+            Self::EndEvent => 5,
+            Self::Attached(revision) => 6 + revision,
+            Self::Inventory(leg) => 9 + leg as u8,
+        }
+    }
+}
 
 /// A packet from the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -60,26 +100,26 @@ pub struct Answer {
     pub boot: u8,
 }
 
-const TERMS: u8 = 5;
+const TERMS: u8 = 4;
 const BOOTS: u8 = 2;
 
-fn place(kind: u8, term: u8, boot: u8) -> u64 {
-    debug_assert!(term < TERMS && boot < BOOTS);
-    1 << ((kind * TERMS + term) * BOOTS + boot)
+fn place(kind: u8, term: u8, boot: u8) -> u128 {
+    debug_assert!((1..=TERMS).contains(&term) && boot < BOOTS);
+    1 << ((kind * TERMS + term - 1) * BOOTS + boot)
 }
 
 /// Kind, term and boot of every bit.
-fn places(mut bits: u64) -> impl Iterator<Item = (usize, u8, u8)> {
+fn places(mut bits: u128) -> impl Iterator<Item = (usize, u8, u8)> {
     std::iter::from_fn(move || {
         let place = u8::try_from(bits.checked_ilog2()?).ok()?;
         bits &= !(1 << place);
-        Some((usize::from(place / BOOTS / TERMS), place / BOOTS % TERMS, place % BOOTS))
+        Some((usize::from(place / BOOTS / TERMS), place / BOOTS % TERMS + 1, place % BOOTS))
     })
 }
 
 /// Every packet that was ever sent to the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct Packets(u64);
+pub struct Packets(u128);
 
 impl Packets {
     pub(crate) fn send(&mut self, request: Request, term: u8, boot: u8) {
@@ -99,11 +139,11 @@ impl Packets {
 
 /// Every answer that was ever sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct Answers(u64);
+pub struct Answers(u128);
 
 impl Answers {
     pub(crate) fn send(&mut self, reply: Reply, term: u8, boot: u8) {
-        self.0 |= place(reply as u8, term, boot);
+        self.0 |= place(reply.kind(), term, boot);
     }
 
     pub(crate) fn iter(self) -> impl Iterator<Item = Answer> {
@@ -113,6 +153,6 @@ impl Answers {
     /// Takes out what can have no effect any more.
     pub(crate) fn keep(&mut self, is_of_use: impl Fn(Answer) -> bool) {
         let kept = self.iter().filter(|answer| is_of_use(*answer));
-        self.0 = kept.fold(0, |bits, answer| bits | place(answer.reply as u8, answer.term, answer.boot));
+        self.0 = kept.fold(0, |bits, answer| bits | place(answer.reply.kind(), answer.term, answer.boot));
     }
 }

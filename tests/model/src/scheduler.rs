@@ -33,7 +33,7 @@ impl Recovery {
     pub(crate) fn link_lost(&self, state: &mut State, who: Who) -> Option<()> {
         let scheduler = state.of_mut(who);
         (scheduler.attach, scheduler.inventory, scheduler.seen) = (Attach::No, None, None);
-        scheduler.last = false;
+        (scheduler.last, scheduler.asked) = (false, None);
         Some(())
     }
 
@@ -44,7 +44,6 @@ impl Recovery {
     }
 
     pub(crate) fn ask_inventory(&self, state: &mut State, who: Who) -> Option<()> {
-        let inventory = self.inventory(state);
         let scheduler = state.of_mut(who);
         let again = match (scheduler.inventory, scheduler.attach) {
             (None, _) => true,
@@ -54,11 +53,11 @@ impl Recovery {
             }
             _ => false,
         };
-        if !again || scheduler.unsettled.is_some() {
+        if !again || scheduler.asked.is_some() {
             return None;
         }
-        scheduler.inventory = Some(inventory);
-        scheduler.last = matches!(scheduler.attach, Attach::Done { .. });
+        (scheduler.inventory, scheduler.last) = (None, false);
+        scheduler.asked = Some(matches!(scheduler.attach, Attach::Done { .. }));
         if self.has(Part::SecondLookUp) {
             scheduler.seen = None;
         }
@@ -129,17 +128,13 @@ impl Recovery {
         self.write_and_go_on(state, who, Write::Insert, commit)
     }
 
-    pub(crate) fn client_command(&self, state: &mut State, who: Who) -> Option<()> {
-        let boot = self.commands_meeting(state, who)?;
-        let term = self.may_command(state, who)?;
-        if state.of(who).unsettled.is_some() {
+    pub(crate) fn client_command(&self, state: &mut State, who: Who, commit: Commit) -> Option<()> {
+        self.commands_meeting(state, who)?;
+        self.may_command(state, who)?;
+        if !self.bounds.command || state.row.command != Given::No {
             return None;
         }
-        if !self.bounds.command || state.row.command != Given::No || !self.write_command(state, who, Given::Open) {
-            return None;
-        }
-        state.packets.send(Request::Command, term, boot);
-        Some(())
+        self.write_and_go_on(state, who, Write::Command(Given::Open), commit)
     }
 
     pub(crate) fn client_end(&self, state: &mut State, who: Who, commit: Commit) -> Option<()> {
@@ -151,18 +146,33 @@ impl Recovery {
         self.write_and_go_on(state, who, Write::Ending, commit)
     }
 
-    /// An answer reaches the scheduler.
+    /// An answer or the event reaches the scheduler.
     pub(crate) fn answered(&self, state: &mut State, who: Who, answer: Answer, commit: Commit) -> Option<()> {
         let Answer { reply, term, boot } = answer;
-        if state.of(who).term != Some(term) || state.of(who).unsettled.is_some() {
-            return None;
-        }
-        // Answers of an earlier life of the table than the one attached to are ignored.
-        if state.of(who).known_boot.is_some_and(|known| known > boot) {
-            return None;
-        }
         let here = state.row.boot.is_none_or(|stored| stored == boot);
+        let scheduler = state.of_mut(who);
+        // Answers of an earlier life of the table than the one attached to are ignored.
+        if scheduler.term != Some(term) || scheduler.known_boot.is_some_and(|known| known > boot) {
+            return None;
+        }
+        let is_settled = scheduler.unsettled.is_none();
         match reply {
+            Reply::Attached(revision) => {
+                only(commit, Commit::Known)?;
+                if scheduler.attach != Attach::No {
+                    return None;
+                }
+                (scheduler.attach, scheduler.known_boot) = (Attach::Done { boot, revision }, Some(boot));
+                Some(())
+            }
+            Reply::Inventory(leg) => {
+                only(commit, Commit::Known)?;
+                scheduler.last = scheduler.asked.take()?;
+                scheduler.inventory = Some(Inventory { boot, leg });
+                Some(())
+            }
+            _ if !is_settled => None,
+            Reply::EndEvent => self.hear_end(state, who, boot, commit),
             Reply::Started | Reply::TakenOver if state.row.state == RowState::Ending => {
                 only(commit, Commit::Known)?;
                 let term = self.may_command(state, who)?;
@@ -180,9 +190,8 @@ impl Recovery {
                 Some(())
             }
             Reply::Done => {
-                only(commit, Commit::Known)?;
-                let open = state.row.command == Given::Open && !state.row.has_ended();
-                (open && self.write_command(state, who, Given::Done)).then_some(())
+                let open = state.row.command == Given::Open;
+                open.then(|| self.write_and_go_on(state, who, Write::Command(Given::Done), commit)).flatten()
             }
             Reply::Ended if here => self.write_and_go_on(state, who, Write::Ended, commit),
             Reply::Unknown if here => self.write_and_go_on(state, who, Write::Closed, commit),
@@ -190,21 +199,21 @@ impl Recovery {
         }
     }
 
-    /// The attached scheduler hears the meeting's end. It is acknowledged when it is stored.
-    pub(crate) fn hear_end(&self, state: &mut State, who: Who, commit: Commit) -> Option<()> {
-        let heard = state.leg == Leg::Tombstone && state.session && state.of(who).term == Some(state.highest);
-        if !heard || state.of(who).unsettled.is_some() {
-            return None;
-        }
-        self.attached(state, who)?;
+    /// The event of the meeting's end, in the session that the scheduler is attached with. It is acknowledged when the
+    /// end is stored, or if what is stored is of another life of the table.
+    fn hear_end(&self, state: &mut State, who: Who, boot: u8, commit: Commit) -> Option<()> {
+        let term = state.of(who).term?;
+        let of_this_leg = state.row.boot.is_none_or(|stored| stored == boot);
         match state.row.state {
-            RowState::None => None,
-            RowState::Ended | RowState::Closed => {
+            _ if self.attached(state, who) != Some(boot) => None,
+            RowState::Starting | RowState::InMeeting | RowState::Ending if of_this_leg => {
+                self.write_and_go_on(state, who, Write::Ended, commit)
+            }
+            _ => {
                 only(commit, Commit::Known)?;
-                state.leg = Leg::Forgotten;
+                state.packets.send(Request::Acknowledge, term, boot);
                 Some(())
             }
-            _ => self.write_and_go_on(state, who, Write::Ended, commit),
         }
     }
 
@@ -243,7 +252,8 @@ impl Recovery {
         let request = match write {
             Write::Insert | Write::Touch => Request::Start,
             Write::Ending => Request::End,
-            Write::InMeeting(..) | Write::Ended | Write::Closed => return,
+            Write::Command(Given::Open) => Request::Command,
+            Write::InMeeting(..) | Write::Ended | Write::Closed | Write::Command(_) => return,
         };
         if let (Some(term), Some(boot)) = (self.may_command(state, who), self.attached(state, who)) {
             state.packets.send(request, term, boot);

@@ -1,8 +1,8 @@
 //! The autonomous server.
 
-use super::network::{Packet, Reply, Request};
-use super::state::{Attach, Fault, Inventory, Leg, State};
-use super::{Part, Recovery};
+use super::network::{Answer, Packet, Reply, Request};
+use super::state::{Fault, Leg, State};
+use super::{Part, Recovery, Who};
 
 impl Recovery {
     /// A packet reaches the server.
@@ -32,7 +32,11 @@ impl Recovery {
                 Leg::Never | Leg::Forgotten => Reply::Unknown,
             },
             // A command is executed for the token only that started the leg or took it over.
-            Request::Command | Request::End if state.owner != term && self.has(Part::Fencing) => return None,
+            Request::Command | Request::End
+                if state.leg == Leg::Live && state.owner != term && self.has(Part::Fencing) =>
+            {
+                return None;
+            }
             Request::Command if state.leg != Leg::Live => return None,
             Request::Command => {
                 if !state.seen_command {
@@ -49,10 +53,16 @@ impl Recovery {
                 if state.refused_end {
                     state.fault = Some(Fault::Killed);
                 }
-                // The end's event says it; the answer adds nothing.
-                return self.ends_itself(state);
+                self.ends_itself(state)?;
+                Reply::Ended
             }
+            Request::End if state.leg == Leg::Tombstone => Reply::Ended,
             Request::End => return None,
+            Request::Acknowledge if state.leg == Leg::Tombstone => {
+                state.leg = Leg::Forgotten;
+                return Some(());
+            }
+            Request::Acknowledge => return None,
         };
         state.answers.send(reply, term, boot);
         Some(())
@@ -70,15 +80,14 @@ impl Recovery {
         (state.highest, state.session) = (term, true);
         if self.bounds.lease && self.has(Part::Fencing) {
             // Whatever older tokens have under way is refused, and nothing more comes of them.
-            let mut commands = state.packets.iter().filter(|packet| packet.request != Request::Attach);
+            let is_command = |packet: &Packet| !matches!(packet.request, Request::Attach | Request::Acknowledge);
+            let mut commands = state.packets.iter().filter(is_command);
             state.refused = commands.any(|packet| packet.term < term);
             state.packets.keep(|packet| packet.term >= term);
         }
-        let (boot, revision) = (state.boot, state.leg.revision());
-        for who in &mut state.schedulers {
-            if who.term == Some(term) && who.attach == Attach::No {
-                (who.attach, who.known_boot) = (Attach::Done { boot, revision }, Some(boot));
-            }
+        state.answers.send(Reply::Attached(state.leg.revision()), term, state.boot);
+        if state.leg == Leg::Tombstone {
+            state.answers.send(Reply::EndEvent, term, state.boot);
         }
         Some(())
     }
@@ -110,15 +119,26 @@ impl Recovery {
         if state.leg != Leg::Live {
             return None;
         }
+        // To who is attached. Otherwise it waits for an attach.
+        if state.session {
+            state.answers.send(Reply::EndEvent, state.highest, state.boot);
+        }
         state.leg = if self.has(Part::Tombstones) { Leg::Tombstone } else { Leg::Forgotten };
         // What it was commanded by and had executed is of no use to anybody.
         (state.owner, state.seen_command) = (0, false);
         Some(())
     }
 
-    /// The inventory, as it is now.
-    pub(crate) fn inventory(&self, state: &State) -> Inventory {
-        Inventory { boot: state.boot, leg: state.leg }
+    /// The inventory, as it is now. It changes nothing here, so of several answers to one question one will do: that
+    /// another one is received is that this one was not cut.
+    pub(crate) fn cut_inventory(&self, state: &mut State, who: Who) -> Option<()> {
+        let term = state.of(who).term?;
+        let is_inventory = |answer: Answer| answer.term == term && matches!(answer.reply, Reply::Inventory(_));
+        if state.of(who).asked.is_none() || state.answers.iter().any(is_inventory) {
+            return None;
+        }
+        state.answers.send(Reply::Inventory(state.leg), term, state.boot);
+        Some(())
     }
 
     pub(crate) fn restart(&self, state: &mut State) -> Option<()> {

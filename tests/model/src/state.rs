@@ -1,7 +1,7 @@
 //! What there is: the database, the server, the two schedulers, the network.
 
-use super::Who;
-use super::network::{Answers, Packets, Request};
+use super::network::{Answers, Packet, Packets, Reply, Request};
+use super::{Part, Recovery, Who};
 
 /// The stored state of the meeting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -69,6 +69,8 @@ pub enum Write {
     Ended,
     /// Over by absence.
     Closed,
+    /// The client's command: its intent, or its result.
+    Command(Given),
 }
 
 /// What was made of commits of unknown outcome.
@@ -141,8 +143,10 @@ pub(crate) struct Scheduler {
     pub(crate) known_boot: Option<u8>,
     /// What the plan is to be made from.
     pub(crate) inventory: Option<Inventory>,
-    /// The inventory was asked for after the attach.
+    /// The inventory was asked for after the attach, or shows the same as the attach.
     pub(crate) last: bool,
+    /// An inventory is asked for and awaited: after the attach, or before.
+    pub(crate) asked: Option<bool>,
     pub(crate) seen: Option<Seen>,
     /// The commit whose outcome it does not know. Nothing follows until it is settled.
     pub(crate) unsettled: Option<Write>,
@@ -231,6 +235,33 @@ impl State {
         }
     }
 
+    /// Takes out of a look-up what the plan will not ask, where the inventory has no live meeting: a stale row changes
+    /// nothing then.
+    pub(crate) fn forget_rows_that_say_nothing(&mut self) {
+        for who in &mut self.schedulers {
+            if let (Some(Inventory { leg, .. }), Some(seen)) = (who.inventory, &mut who.seen)
+                && seen.stale
+                && leg != Leg::Live
+            {
+                seen.row.state = RowState::Ended;
+            }
+        }
+    }
+
+    /// Takes out of an attach what the plan will not ask. Its revision is compared only with an inventory that was
+    /// asked for before it.
+    pub(crate) fn forget_what_the_plan_does_not_ask(&mut self) {
+        for who in &mut self.schedulers {
+            let Attach::Done { boot, revision } = who.attach else { continue };
+            if let Some(cut) = who.inventory {
+                who.last |= (cut.boot, cut.leg.revision()) == (boot, revision);
+            }
+            if (who.inventory.is_none() || who.last) && who.asked != Some(false) {
+                who.attach = Attach::Done { boot, revision: 0 };
+            }
+        }
+    }
+
     /// Begins a step: what only tells of the last one is over.
     pub(crate) fn begin_step(&mut self) {
         self.unknown.settled = None;
@@ -246,14 +277,44 @@ impl State {
     }
 
     /// Takes out of the network what can have no effect any more, so that states do not differ by it.
-    pub(crate) fn forget_what_is_of_no_use(&mut self, answers_after_the_end: bool) {
-        let schedulers = self.schedulers;
-        let ended = self.row.has_ended();
-        self.answers.keep(|answer| {
-            let hears = |who: &Scheduler| {
-                who.term == Some(answer.term) && who.known_boot.is_none_or(|boot| boot <= answer.boot)
-            };
-            schedulers.iter().any(hears) && (answers_after_the_end || !ended)
+    pub(crate) fn forget_what_is_of_no_use(&mut self, model: &Recovery) {
+        let Self { leg, boot, highest, packets, schedulers, .. } = *self;
+        let has_tombstone = leg == Leg::Tombstone;
+        // Commands of an older token are refused, one like the other: one of them will do to show it.
+        let is_refused = |packet: &Packet| packet.term < highest && model.has(Part::Fencing);
+        let is_notice = |packet: &Packet| matches!(packet.request, Request::Attach | Request::Acknowledge);
+        let refused = packets.iter().find(|packet| is_refused(packet) && !is_notice(packet));
+        self.packets.keep(|packet| match packet.request {
+            Request::Attach => packet.term >= highest,
+            Request::Acknowledge => packet.boot == boot && has_tombstone && !is_refused(&packet),
+            _ => !is_refused(&packet) || Some(packet) == refused,
         });
+        let counts = !self.row.has_ended() || !model.has(Part::CompareAndSet);
+        self.answers.keep(|answer| {
+            let acknowledged = Packet { request: Request::Acknowledge, term: answer.term, boot: answer.boot };
+            // The acknowledgement is all that an event is good for once the end is stored.
+            let is_heard = has_tombstone && answer.boot == boot && packets.iter().all(|packet| packet != acknowledged);
+            let hears = |who: &Scheduler| {
+                let awaits = match answer.reply {
+                    Reply::Attached(_) => who.attach == Attach::No,
+                    Reply::Inventory(_) => who.asked.is_some(),
+                    Reply::EndEvent => counts || is_heard,
+                    _ => counts,
+                };
+                awaits && who.term == Some(answer.term) && who.known_boot.is_none_or(|boot| boot <= answer.boot)
+            };
+            schedulers.iter().any(hears)
+        });
+    }
+
+    /// Something like this is on its way from a life of the table that is over, and will count.
+    pub(crate) fn is_late(&self, like: impl Fn(Reply) -> bool) -> bool {
+        self.answers.iter().any(|answer| answer.boot < self.boot && like(answer.reply))
+    }
+
+    /// The end of a meeting of a lost table is on its way to a scheduler that is attached to that table yet.
+    pub(crate) fn late_event_is_heard(&self) -> bool {
+        let attached = |who: &Scheduler| matches!(who.attach, Attach::Done { boot, .. } if boot < self.boot);
+        !self.row.has_ended() && self.is_late(|reply| reply == Reply::EndEvent) && self.schedulers.iter().any(attached)
     }
 }

@@ -14,7 +14,8 @@ pub(crate) enum Written {
 
 impl Recovery {
     pub(crate) fn time_passes(&self, state: &mut State) -> Option<()> {
-        state.sure = false;
+        // Without a lease nobody asks.
+        state.sure &= !self.bounds.lease;
         Some(())
     }
 
@@ -48,7 +49,7 @@ impl Recovery {
     pub(crate) fn look_up(&self, state: &mut State, who: Who) -> Option<()> {
         let row = state.row;
         let scheduler = state.of_mut(who);
-        if scheduler.inventory.is_none() || scheduler.seen.is_some() || scheduler.unsettled.is_some() {
+        if scheduler.inventory.is_none() || scheduler.seen.is_some() {
             return None;
         }
         scheduler.seen = Some(Seen { row, stale: false });
@@ -84,6 +85,8 @@ impl Recovery {
             Write::InMeeting(..) => matches!(before.state, RowState::Starting | RowState::InMeeting),
             Write::Ending => before.state == RowState::InMeeting,
             Write::Ended | Write::Closed => before.state != RowState::None && !ended,
+            Write::Command(Given::Open) => before.state == RowState::InMeeting && before.command == Given::No,
+            Write::Command(_) => before.command == Given::Open && !ended,
         };
         if !legal && (self.has(Part::CompareAndSet) || !matches!(write, Write::InMeeting(..))) {
             return false;
@@ -104,6 +107,7 @@ impl Recovery {
             // What else stood in an ended row is of no use to anybody.
             Write::Ended => Row { state: RowState::Ended, ..Row::default() },
             Write::Closed => Row { state: RowState::Closed, ..Row::default() },
+            Write::Command(command) => Row { command, ..before },
         };
         self.version_rises(state);
         true
@@ -115,16 +119,6 @@ impl Recovery {
         for seen in state.schedulers.iter_mut().filter_map(|who| who.seen.as_mut()) {
             seen.stale = true;
         }
-    }
-
-    /// The client's command: its intent, or its result. Of known outcome always.
-    pub(crate) fn write_command(&self, state: &mut State, who: Who, command: Given) -> bool {
-        if state.of(who).term != Some(state.term) {
-            return false;
-        }
-        state.row.command = command;
-        self.version_rises(state);
-        true
     }
 
     pub(crate) fn late_commit(&self, state: &mut State) -> Option<()> {
