@@ -124,6 +124,12 @@ impl Core {
         self.put(Output::Read { id: read, read: Read::Legs(vec![leg]) });
     }
 
+    /// What memory has of the leg's row was lost against a newer one, which is not read yet.
+    pub(super) fn is_read_again(&self, leg: LegId) -> bool {
+        self.unread_rows.holds(&leg)
+            || self.reads.values().any(|reading| matches!(reading, Reading::Again(again) if *again == leg))
+    }
+
     /// The row could not be read: it is read again after a while, since memory of the leg is of no use.
     pub(super) fn unread_again(&mut self, leg: LegId, reason: &str) {
         tracing::warn!(%leg, "a row that changed could not be read again: {reason}");

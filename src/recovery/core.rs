@@ -268,6 +268,7 @@ impl Core {
                 tracing::warn!(server = server.0, first, last, "events have not come: everything is compared");
                 self.gap(server, gap.last);
                 self.want_round(server, Trigger::Reconcile);
+                self.try_end_round(server);
             }
             Heard::Misbehaved { reason } => {
                 if let Some(known) = self.servers.get_mut(&server) {

@@ -72,7 +72,10 @@ impl Core {
     /// (SPEC E-6): it waits for the end of a round.
     pub(super) fn gap(&mut self, server: ServerId, last: u64) {
         self.set_taken(server, last, Taken::Held);
-        if let Some(known) = self.servers.get_mut(&server).filter(|known| !known.gaps.contains(&last)) {
+        let Some(known) = self.servers.get_mut(&server) else { return };
+        // The round that runs may have it on its list already: events are sent again (SPEC E-5).
+        let listed = known.round.as_ref().is_some_and(|round| round.gaps.contains(&last));
+        if !listed && !known.gaps.contains(&last) {
             known.gaps.push(last);
         }
     }

@@ -28,6 +28,8 @@ pub(super) struct Instances {
 struct Known {
     /// Commands that wait for the instance to be read; `None` once it is.
     unread: Option<Vec<Command>>,
+    /// Commands that were answered since the read was asked: it may have found them open. Empty once it is read.
+    settled: BTreeSet<u64>,
     answers: BTreeMap<u64, ClientAnswer>,
     pruned: u64,
     in_flight: BTreeMap<u64, Vec<Waiter>>,
@@ -96,7 +98,8 @@ impl Instances {
             known.answers.insert(row.command.number, answer_of(&row));
         }
         known.pruned = known.pruned.max(kept.pruned);
-        for (number, ..) in kept.open {
+        let settled = std::mem::take(&mut known.settled);
+        for (number, ..) in kept.open.into_iter().filter(|(number, ..)| !settled.contains(number)) {
             known.in_flight.entry(number).or_default();
         }
         known.unread.take().unwrap_or_default()
@@ -113,6 +116,9 @@ impl Instances {
         let answers_max = self.answers_max;
         let Some(known) = self.known.get_mut(&answer.instance) else { return (Vec::new(), answer) };
         let waiters = known.in_flight.remove(&answer.number).unwrap_or_default();
+        if known.unread.is_some() {
+            known.settled.insert(answer.number);
+        }
         let first = known.answers.entry(answer.number).or_insert(answer).clone();
         while known.answers.len() > answers_max {
             if let Some((number, _)) = known.answers.pop_first() {
@@ -191,6 +197,7 @@ pub(super) fn answer(command: &ClientCommand, code: ErrorCode, detail: &str, mee
 mod tests {
     use super::*;
     use crate::recovery::Rights;
+    use remeet_protocol::LegId;
     use remeet_protocol::message::ClientOp;
 
     fn command(number: u64) -> Command {
@@ -200,6 +207,21 @@ mod tests {
 
     fn settled(number: u64, code: ErrorCode, detail: &str) -> ClientAnswer {
         answer(&command(number).command, code, detail, MeetingId::default())
+    }
+
+    /// Found by the simulation (seed 20309): the read had found it open, its answer was pruned since, and whoever asked once
+    /// more waited for a result that had come.
+    #[test]
+    fn a_command_that_is_settled_while_its_instance_is_read_is_not_in_flight_after_it() {
+        let mut instances = Instances::new(10, 1);
+        assert!(matches!(instances.admit(command(9)), Repeat::Read));
+        instances.answered(settled(7, ErrorCode::OK, "done"));
+        let leg = LegId { meeting: MeetingId::default(), leg: 0 };
+        let read = Instance { open: vec![(7, leg, 1), (8, leg, 2)], ..Instance::default() };
+        assert_eq!(instances.loaded(1, read).len(), 1);
+        assert!(matches!(instances.admit(command(8)), Repeat::Joined), "that one is open still");
+        instances.answered(settled(9, ErrorCode::OK, "pushes the other's answer out"));
+        assert!(matches!(instances.admit(command(7)), Repeat::TooOld));
     }
 
     #[test]

@@ -93,6 +93,12 @@ impl Round {
 }
 
 impl Round {
+    /// Everything is compared and stored, and only what commands do is open.
+    fn is_compared(&self) -> bool {
+        let stored = self.backfill.is_empty() && self.storing.is_empty() && self.ends.is_empty();
+        self.stage == Stage::BackFilling && self.claims.is_empty() && stored
+    }
+
     /// Nothing of the leg is awaited any more. Says whether something was.
     pub(super) fn leave(&mut self, leg: LegId) -> bool {
         self.unchanged.remove(&leg);
@@ -473,14 +479,10 @@ impl Core {
         self.release_all_held(server);
     }
 
-    /// Everything is compared and stored, and only what commands do is open: gaps are acknowledged now. A command's
-    /// answer may be held back by its server behind events that it may send only when the gap is acknowledged.
+    /// Only what commands do is open: gaps are acknowledged now. A command's answer may be held back by its server behind
+    /// events that it may send only when the gap is acknowledged.
     fn try_close_gaps(&mut self, server: ServerId) {
-        let compared = |round: &&mut Round| {
-            let stored = round.backfill.is_empty() && round.storing.is_empty() && round.ends.is_empty();
-            round.stage == Stage::BackFilling && round.claims.is_empty() && stored
-        };
-        if let Some(round) = self.round(server).filter(compared)
+        if let Some(round) = self.round(server).filter(|round| round.is_compared())
             && !round.gaps.is_empty()
         {
             let gaps = std::mem::take(&mut round.gaps);
@@ -488,9 +490,25 @@ impl Core {
         }
     }
 
+    /// The same when only another round can close the gaps: this one must not wait for what commands do, or both wait.
+    fn leave_commands_open(&mut self, server: ServerId) {
+        let Some(known) = self.servers.get_mut(&server).filter(|known| !known.gaps.is_empty()) else { return };
+        let Some(round) = known.round.as_mut().filter(|round| round.is_compared() && round.gaps.is_empty()) else {
+            return;
+        };
+        let open = std::mem::take(&mut round.finishing);
+        if !open.is_empty() {
+            known.again.get_or_insert(Trigger::Reconcile);
+        }
+        for leg in open {
+            self.pend(server, leg, "unclear");
+        }
+    }
+
     /// Ends the round if nothing of it is open.
     pub(super) fn try_end_round(&mut self, server: ServerId) {
         self.try_close_gaps(server);
+        self.leave_commands_open(server);
         let (now, wall_ms) = (self.now, self.wall_ms);
         let Some(known) = self.servers.get_mut(&server) else { return };
         let done = known.round.as_ref().is_some_and(|round| {

@@ -22,6 +22,13 @@ impl<T> Unread<T> {
         self.due.extract_if(.., |(at, _)| *at <= now).map(|(_, what)| what).collect()
     }
 
+    pub(super) fn holds(&self, what: &T) -> bool
+    where
+        T: PartialEq,
+    {
+        self.due.iter().any(|(_, held)| held == what)
+    }
+
     /// When the next is due.
     pub(super) fn next(&self) -> Option<Moment> {
         self.due.iter().map(|(at, _)| *at).min()

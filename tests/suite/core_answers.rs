@@ -122,6 +122,27 @@ fn rule_9_a_gap_is_not_acknowledged_while_the_end_that_its_round_found_is_not_st
     assert_eq!(rig.acknowledged, [7]);
 }
 
+/// Found by the simulation (seeds 27249 and 32514): the round waited for an answer, its server held that back behind events
+/// that it could not send before the gap was acknowledged, and only the next round could close the gap.
+#[test]
+fn a_round_waits_for_no_command_while_a_gap_waits_for_the_next_round() {
+    let end = Op::End(End { cause: EndCause::Commanded });
+    let end = Intent { leg: leg(1), number: 1, op: end, command: None };
+    let mut rig = Rig::new(Settings::default(), BOOT);
+    rig.inventory(BOOT, 10, vec![entry(1, 101, LegState::Live, EndCause::None)]);
+    let ending = row(1, StoredState::Ending);
+    rig.look_up(std::slice::from_ref(&ending), &[end]);
+    rig.attach(BOOT, 10);
+    rig.claim_answered(BOOT, &ending, ErrorCode::OK, 0);
+    rig.stored();
+    rig.asked(|request| matches!(request, Request::Command(_)));
+    let inventories = |rig: &Rig| rig.count(|request| *request == Request::Inventory);
+    assert_eq!(inventories(&rig), 1);
+    rig.hear(Heard::Gap(EventGap { first: 1, last: 7 }));
+    assert_eq!(inventories(&rig), 2);
+    assert!(rig.core.server_views()[0].reports.values().all(|report| report.adds_up()), "rule 6");
+}
+
 /// Found by the simulation (seed 43759): its client asked again and again, and was told nothing.
 #[test]
 fn the_leg_of_an_open_command_that_could_not_be_read_is_read_again() {

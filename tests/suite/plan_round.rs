@@ -168,6 +168,22 @@ fn a_start_done_anew_lets_everything_stored_of_the_leg_be_replaced() {
     assert!(rig.persists.iter().any(resets), "{:?}", rig.persists);
 }
 
+/// Found by the simulation (seed 21635): the acceptance had been lost, and the row was being read, when the start's result
+/// came.
+#[test]
+fn a_start_answered_after_its_acceptance_was_lost_is_not_done_before_the_row_is_read() {
+    let (mut rig, asked) = start_unanswered();
+    rig.inventory(BOOT, 12, vec![entry(1, 101, LegState::Live, EndCause::None)]);
+    rig.look_up(&[row(1, StoredState::Starting)], &[]);
+    let placed = StoredLeg { boot: Some(BOOT), handle: Some(Handle(101)), ..row(1, StoredState::Starting) };
+    rig.claim_answered(BOOT, &placed, ErrorCode::OK, 0);
+    let (accepting, _) = rig.persists.pop().expect("the acceptance is stored");
+    rig.give(Input::Written(accepting, Outcome::Lost { version: 9 }));
+    rig.hear(Heard::Commanded(asked, Ok(has_started())));
+    let mut writes = rig.persists.iter().flat_map(|(_, unit)| &unit.writes);
+    assert!(!writes.any(|write| matches!(write, Write::IntentDone(_))), "nothing would be open that starts it");
+}
+
 /// Found by the simulation (seed 0): an acceptance was lost, the content behind it was stored, and was told with the state
 /// that memory had.
 #[test]
