@@ -350,6 +350,29 @@ async fn sessions_ended_by_the_server_are_replaced_unnoticed() {
     f.end().await;
 }
 
+/// Connections that wait for the next transaction are the pool's: who has none must not wait for it while one is kept.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_calls_than_connections_take_turns_and_open_no_more() {
+    let Some(f) = Fixture::with(Kind::Postgres, &StoreOptions { read_connections: 2, ..options() }).await else {
+        return;
+    };
+    legs(&f, 1).await;
+    let readers = (0..16).map(|_| {
+        let store = Arc::clone(&f.store);
+        tokio::spawn(async move {
+            for _ in 0..20 {
+                store.legs(&[leg_id(0)]).await.unwrap();
+            }
+        })
+    });
+    for reader in readers.collect::<Vec<_>>() {
+        reader.await.unwrap();
+    }
+    let open = f.number(&of_holder(f.token, "")).await;
+    assert!(open <= 2 + i64::from(options().write_connections), "{open} are open");
+    f.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cached_plan_that_no_longer_fits_is_replaced_unnoticed() {
     let Some(f) = Fixture::new(Kind::Postgres).await else { return };

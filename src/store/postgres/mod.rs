@@ -12,6 +12,7 @@
 mod columns;
 mod compile;
 mod lease;
+mod lot;
 mod migrate;
 mod prune;
 mod read;

@@ -7,23 +7,22 @@
 //!   without end on a silent server, and would keep its pool slot until the server finishes.
 //! - `statement_timeout` is below the client's deadline, so the server stops working on what nobody awaits.
 
+use super::lot::{Lot, Taken};
 use crate::store::StoreOptions;
 use crate::store::fault::Fault;
 use futures_util::future::BoxFuture;
 use remeet_protocol::Holder;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{Connection, Executor, PgConnection, PgPool};
+use sqlx::{Connection, Executor, PgConnection};
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
 /// How much longer than its transaction a commit is awaited before its outcome counts as unknown.
 const COMMIT_GRACE: Duration = Duration::from_secs(1);
-/// How long the pool may ping a connection that comes back.
-const RELEASE_SPAN: Duration = Duration::from_secs(1);
 /// Backends whose commit is unknown that are remembered; more than there are connections can never be alive.
 const SUSPECTS_MAX: usize = 64;
 
@@ -34,6 +33,15 @@ pub(super) enum Kind {
     Read,
     /// Read committed.
     Write,
+}
+
+impl Kind {
+    pub(super) fn begin(self) -> &'static str {
+        match self {
+            Kind::Read => "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY",
+            Kind::Write => "BEGIN",
+        }
+    }
 }
 
 /// The pools, and what they are made of.
@@ -48,38 +56,42 @@ pub(super) struct Sessions {
 
 #[derive(Debug, Clone)]
 struct Pools {
-    read: PgPool,
-    write: PgPool,
+    read: Arc<Lot>,
+    write: Arc<Lot>,
     name: String,
 }
 
 /// A transaction's connection.
 #[derive(Debug)]
 pub(super) struct Session {
+    lot: Arc<Lot>,
     /// There until the drop.
-    connection: Option<sqlx::pool::PoolConnection<sqlx::Postgres>>,
+    taken: Option<Taken>,
     /// The backend, once a fenced statement has said it.
     pub(super) backend: Option<i32>,
     clean: bool,
+    /// Given back behind the connection.
+    pub(super) permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Session {
+    pub(super) fn new(lot: Arc<Lot>, taken: Taken) -> Self {
+        Self { lot, taken: Some(taken), backend: None, clean: false, permit: None }
+    }
+
     /// The connection.
     pub(super) fn connection(&mut self) -> &mut PgConnection {
-        self.connection.as_mut().expect("taken by the drop only")
+        self.taken.as_mut().expect("taken by the drop only").connection()
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        let Some(mut connection) = self.connection.take() else { return };
+        let Some(taken) = self.taken.take() else { return };
         if self.clean {
-            // The pool pings what comes back, without a deadline: a server that falls silent just then would keep
-            // the slot for ever.
-            tokio::spawn(tokio::time::timeout(RELEASE_SPAN, connection.return_to_pool()));
+            self.lot.keep(taken);
         } else {
-            // Its socket closes now and its slot is free at once; a polite close would wait for a silent server.
-            drop(connection.detach());
+            taken.close();
         }
     }
 }
@@ -129,16 +141,12 @@ impl Sessions {
         F: for<'s> FnOnce(&'s mut Session) -> BoxFuture<'s, Result<T, Fault>>,
     {
         let pools = self.pools();
-        let (pool, span, begin) = match kind {
-            Kind::Read => {
-                (pools.read, self.options.read_deadline, "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            }
-            Kind::Write => (pools.write, self.options.write_deadline, "BEGIN"),
+        let (lot, span) = match kind {
+            Kind::Read => (pools.read, self.options.read_deadline),
+            Kind::Write => (pools.write, self.options.write_deadline),
         };
         let deadline = Instant::now() + span;
-        let connection = Box::pin(within(deadline, pool.acquire())).await?;
-        let mut session = Session { connection: Some(connection), backend: None, clean: false };
-        within(deadline, session.connection().execute(begin)).await?;
+        let mut session = lot.begin(kind, deadline).await?;
         let done = match timeout_at(deadline, body(&mut session)).await {
             Ok(done) => done,
             Err(_) => Err(silent(span)),
@@ -242,21 +250,12 @@ impl Pools {
                 // of 10,000 rows chooses a scan of the whole table.
                 ("plan_cache_mode", "force_generic_plan".to_owned()),
             ]);
-            let uses = AtomicU64::new(0);
-            PgPoolOptions::new()
+            let pool = PgPoolOptions::new()
                 .max_connections(connections.max(1))
                 .acquire_timeout(span)
                 // Instead of the ping: one round trip that also finds a server that has become a standby.
                 .test_before_acquire(false)
-                .before_acquire(move |connection, _| {
-                    let uses = uses.fetch_add(1, Ordering::Relaxed);
-                    Box::pin(async move {
-                        if plans_are_old(uses, connections) {
-                            connection.execute("DISCARD PLANS").await?;
-                        }
-                        is_primary(connection).await
-                    })
-                })
+                .before_acquire(|connection, _| Box::pin(is_primary(connection)))
                 .after_connect(|connection, _| {
                     Box::pin(async move {
                         if is_primary(connection).await? {
@@ -265,7 +264,8 @@ impl Pools {
                         Err(sqlx::Error::Configuration("the server is a standby in recovery".into()))
                     })
                 })
-                .connect_lazy_with(connect)
+                .connect_lazy_with(connect);
+            Arc::new(Lot::new(pool, connections.max(1)))
         };
         let below = |span: Duration| span.mul_f32(0.9);
         Self {
@@ -285,7 +285,7 @@ impl Pools {
 /// A plan is made while a table is empty and kept while it grows, until it is analyzed: then to read all of it with every
 /// batch, or for every leg, looks cheaper than any look-up by key. So plans are made anew when a pool has been used twice
 /// as often as the last time; some uses in a row, so that each of its connections has its turn.
-fn plans_are_old(uses: u64, connections: u32) -> bool {
+pub(super) fn plans_are_old(uses: u64, connections: u32) -> bool {
     let last = uses.checked_ilog2().map_or(0, |exponent| 1 << exponent);
     uses > 0 && uses - last < 2 * u64::from(connections.max(1))
 }
@@ -299,7 +299,10 @@ pub(super) fn name_of(holder: Holder) -> String {
     format!("remeet/{holder}")
 }
 
-async fn within<T>(deadline: Instant, work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Fault> {
+pub(super) async fn within<T>(
+    deadline: Instant,
+    work: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, Fault> {
     match timeout_at(deadline, work).await {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(fault(&error)),
