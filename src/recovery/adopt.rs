@@ -68,7 +68,7 @@ impl Core {
         writes.extend(intents.iter().cloned().map(Write::Intent));
         let unit = Unit { writes };
         row.intent = intents.len() as u64;
-        let mut memory = Leg::new(row);
+        let mut memory = Leg::unstored(row);
         memory.open = intents.into_iter().map(OpenIntent::stored).collect();
         self.insert_leg(memory);
         let after = self.persist(lane(leg), unit, After::Adopting(leg));

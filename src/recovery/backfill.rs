@@ -400,7 +400,10 @@ impl Core {
         }
         // Also what was pulled outside a round must be told: no event carried it (rule 15).
         if was_in_round || pulled {
-            self.publish(leg, EventKind::Refreshed, Vec::new());
+            match self.legs.get_mut(&leg) {
+                Some(known) if known.accepting.is_some() => known.refreshed = true,
+                _ => self.publish(leg, EventKind::Refreshed, Vec::new()),
+            }
         }
         self.try_back_fill(server);
     }

@@ -479,11 +479,14 @@ impl Core {
     /// Hands a unit to the store; `after` follows when it is written.
     pub(super) fn persist(&mut self, lane: u64, unit: Unit, after: After) -> PersistId {
         let id = PersistId(self.next_id());
-        let stand = unit.writes.iter().filter_map(|write| {
-            let Write::State(write) = write else { return None };
-            let row = &self.legs.get(&write.leg)?.row;
-            let epoch = write.accepted.map_or(row.epoch, |accepted| accepted.epoch);
-            Some((write.leg, LegStands { state: write.state, epoch, server: row.server }))
+        let stand = unit.writes.iter().filter_map(|write| match write {
+            Write::NewLeg(new) => Some((new.row.leg, LegStands::from(&new.row))),
+            Write::State(write) => {
+                let row = &self.legs.get(&write.leg)?.row;
+                let epoch = write.accepted.map_or(row.epoch, |accepted| accepted.epoch);
+                Some((write.leg, LegStands { state: write.state, epoch, server: row.server }))
+            }
+            _ => None,
         });
         self.after.insert(id, (after, stand.collect()));
         self.put(Output::Persist { id, lane, unit });

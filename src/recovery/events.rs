@@ -73,8 +73,10 @@ impl Core {
     pub(super) fn gap(&mut self, server: ServerId, last: u64) {
         self.set_taken(server, last, Taken::Held);
         let Some(known) = self.servers.get_mut(&server) else { return };
-        // The round that runs may have it on its list already: events are sent again (SPEC E-5).
-        let listed = known.round.as_ref().is_some_and(|round| round.gaps.contains(&last));
+        // The round that runs may have it on its list already: events are sent again (SPEC E-5). What is below all of them
+        // is a new one each time.
+        let of_round = known.round.as_ref().is_some_and(|round| round.gaps.contains(&last));
+        let listed = of_round && last != BELOW_ALL;
         if !listed && !known.gaps.contains(&last) {
             known.gaps.push(last);
         }

@@ -175,7 +175,10 @@ impl Core {
             // and the leg would be one that is starting with nothing open that starts it. The server answers once more then.
             Ok(_) if matches!(open.intent.op, Op::Start(_)) && (known.accepting.is_some() || read_again) => {
                 (open.asked, open.after) = (None, known.accepting);
-                self.send_open(leg);
+                // What is read leads to another acceptance, and that to the start.
+                if !read_again {
+                    self.send_open(leg);
+                }
             }
             Ok(answer) => {
                 let Some(open) = known.open.remove(place) else { return };

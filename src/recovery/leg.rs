@@ -154,6 +154,8 @@ pub(super) struct Leg {
     pub lifting: Vec<Waiter>,
     /// Pulls in a row whose stored rows did not add up.
     pub recounts: u8,
+    /// Its content stands, which is told when its acceptance does, too (rule 15).
+    pub refreshed: bool,
     /// Its cached status is known to be behind: refill it once the content stands.
     pub cache_behind: bool,
     /// Changes were stored that no cache task carries: another refill follows the open tasks.
@@ -192,9 +194,17 @@ impl Leg {
             cache_open: 0,
             lifting: Vec::new(),
             recounts: 0,
+            refreshed: false,
             cache_behind: false,
             cache_missed: false,
         }
+    }
+
+    /// A leg that is on its way to the store: nothing of it stands, and it counts as little as one that has ended.
+    pub(super) fn unstored(row: StoredLeg) -> Self {
+        let mut leg = Self::new(row);
+        leg.stands.state = StoredState::Ended;
+        leg
     }
 
     /// In meeting, under this term, on this connection.

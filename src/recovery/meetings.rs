@@ -36,7 +36,7 @@ impl Core {
                 Write::Answer(self.answer_row(&answer)),
             ],
         };
-        self.insert_leg(Leg::new(row));
+        self.insert_leg(Leg::unstored(row));
         self.whole.insert(create.meeting);
         self.persist(lane(leg), unit, After::Created { leg, key: Box::new(key), answer });
     }
@@ -93,7 +93,7 @@ impl Core {
         let answer = answer(&waiting.command, ErrorCode::OK, "", meeting);
         let new = Write::NewLeg(Box::new(NewLeg { row: row.clone(), key: key.clone() }));
         let unit = Unit { writes: vec![new, Write::Answer(self.answer_row(&answer))] };
-        self.insert_leg(Leg::new(row));
+        self.insert_leg(Leg::unstored(row));
         self.persist(lane(leg), unit, After::Created { leg, key: Box::new(key), answer });
     }
 

@@ -501,7 +501,10 @@ impl Core {
             known.again.get_or_insert(Trigger::Reconcile);
         }
         for leg in open {
-            self.pend(server, leg, "unclear");
+            let told = self.round(server).is_some_and(|round| round.fates.contains_key(&leg));
+            if !told {
+                self.pend(server, leg, "unclear");
+            }
         }
     }
 

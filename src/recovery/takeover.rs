@@ -13,7 +13,7 @@ use crate::guard::{Guard, holds};
 use crate::model::StoredState;
 use crate::session::{PersistId, Request, RequestError, TakeoverResults};
 use crate::store::{Accepted, CachedKey, Expect, LookUp, StateWrite, Unit, Write};
-use remeet_protocol::message::{Adopt, EndCause, TakeoverClaim, TakeoverResult};
+use remeet_protocol::message::{Adopt, EndCause, EventKind, TakeoverClaim, TakeoverResult};
 use remeet_protocol::proof::{self, Claim};
 use remeet_protocol::record::Mark;
 use remeet_protocol::{BootId, ErrorCode, Handle, LegId, ServerId};
@@ -439,6 +439,9 @@ impl Core {
         known.lost = 0;
         known.content_unsure = false;
         let server = known.row.server;
+        if std::mem::take(&mut known.refreshed) {
+            self.publish(leg, EventKind::Refreshed, Vec::new());
+        }
         if let Some(round) = self.round(server) {
             round.storing.remove(&leg);
         }

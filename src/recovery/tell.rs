@@ -73,8 +73,11 @@ impl Core {
         let last = ends.len() - 1;
         for (place, end) in ends.into_iter().enumerate() {
             // Of legs that are told of together the last one's end is the meeting's: it has one.
-            let over = state == MeetingState::Ended && place == last;
-            let kind = if over { EventKind::Ended } else { EventKind::State };
+            let (kind, state) = match state {
+                MeetingState::Ended if place == last => (EventKind::Ended, state),
+                MeetingState::Ended => (EventKind::State, MeetingState::Ending),
+                _ => (EventKind::State, state),
+            };
             self.put(Output::Publish(Published { kind, state, ..end }));
         }
     }

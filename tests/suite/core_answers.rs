@@ -7,8 +7,8 @@ use remeet::recovery::{AlarmKind, Command, Input, Read, ReadResult, Rights, Sett
 use remeet::session::{Heard, Request, RequestError};
 use remeet::store::{Found, Instance, LookUp, Outcome, Write};
 use remeet_protocol::message::{
-    AdoptAnswer, AdoptOrphan, ClientCommand, ClientOp, End, EndCause, Event, EventGap, Failure, LegState, MeetingState,
-    Op,
+    AdoptAnswer, AdoptOrphan, ClientCommand, ClientOp, End, EndCause, Event, EventGap, EventKind, Failure, LegState,
+    MeetingState, Op,
 };
 use remeet_protocol::record::Mark;
 use remeet_protocol::{BootId, Epoch, ErrorCode, Handle, Holder, MeetingId, Token};
@@ -63,6 +63,20 @@ fn rule_3_one_that_is_fenced_within_a_conversation_attaches_again_and_tells_whos
     let failure = Failure { token: newer, ..Failure::new(ErrorCode::STALE_TOKEN, "older") };
     rig.hear(Heard::Attached(ticket, Err(RequestError::Refused(failure))));
     assert_eq!(rig.newer, [newer]);
+}
+
+/// Found by a review: the cache answered before the store did, and subscribers were told the state of before.
+#[test]
+fn rule_15_that_a_leg_is_refreshed_is_told_once_its_acceptance_stands() {
+    let mark = Mark { revision: 1, ..Mark::default() };
+    let mut rig = Rig::new(Settings::default(), BOOT);
+    rig.accept(BOOT, &StoredLeg { mark, ..row(1, StoredState::InMeeting) }, mark);
+    rig.no_stamps();
+    rig.cached(leg(1));
+    let told = |rig: &Rig| rig.published.iter().map(|told| (told.kind, told.state)).collect::<Vec<_>>();
+    assert_eq!(told(&rig), []);
+    rig.stored();
+    assert_eq!(told(&rig), [(EventKind::Refreshed, MeetingState::InMeeting)]);
 }
 
 #[test]

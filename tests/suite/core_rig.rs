@@ -127,6 +127,12 @@ impl Rig {
 
     /// One leg is taken over: stored with `stored`, its server has `mark`. Back-fill follows.
     pub(crate) fn take_over(&mut self, boot: BootId, stored: &StoredLeg, mark: Mark) {
+        self.accept(boot, stored, mark);
+        self.stored();
+    }
+
+    /// The same, and the acceptance is on its way to the store.
+    pub(crate) fn accept(&mut self, boot: BootId, stored: &StoredLeg, mark: Mark) {
         let handle = stored.handle.expect("a leg that has a place");
         let live = InventoryEntry {
             handle,
@@ -154,7 +160,6 @@ impl Rig {
         let result = TakeoverResult { handle, leg, code: ErrorCode::OK, retry_after_ms: 0, mark, intent: 0 };
         let results = TakeoverResults { boot, table_revision: 10, results: vec![result] };
         self.hear(Heard::Takeover(ticket, Ok(results)));
-        self.stored();
     }
 
     /// The claim that was asked last is answered with this code.

@@ -3,7 +3,7 @@
 use super::World;
 use super::process::Process;
 use super::store::Kept;
-use remeet::model::{CommandId, Moment, RecoveryKey, StoredState};
+use remeet::model::{CommandId, Moment, RecoveryKey, StoredLeg, StoredState};
 use remeet::recovery::lanes::Units;
 use remeet::recovery::{Published, Read, ReadResult, Trigger};
 use remeet::simulator::core::ConnectionId;
@@ -38,8 +38,10 @@ pub(super) struct Seen {
     /// Legs whose end has committed, with the term that wrote it; and meetings of which a life has told the end.
     closed: BTreeSet<(Epoch, LegId)>,
     told_ended: BTreeSet<(u64, MeetingId)>,
-    /// Legs of which a life has told something since it was theirs: content stands, or a change of state.
-    told_of: BTreeSet<(u64, LegId)>,
+    /// The lives that have told something of a leg since its row was accepted or closed last.
+    told_of: BTreeMap<LegId, BTreeSet<u64>>,
+    /// The state that each life has told of a meeting last.
+    told_last: BTreeMap<(u64, MeetingId), MeetingState>,
     /// The epoch under which each leg was cached last.
     pub(super) cached: BTreeMap<LegId, Epoch>,
     /// What each life has told of a leg's records since it last told of the leg as a whole: their revisions.
@@ -208,7 +210,8 @@ impl World {
             let before = told.insert(change.key(), change.revision);
             assert!(before <= Some(change.revision), "rule 15: {change:?} of {leg} is told after revision {before:?}");
         }
-        self.seen.told_of.insert((process.life, leg));
+        self.seen.told_of.entry(leg).or_default().insert(process.life);
+        self.seen.told_last.insert((process.life, leg.meeting), published.state);
         let epoch = process.core.token().unwrap_or_default().epoch;
         if published.state == MeetingState::InMeeting {
             let accepted = self.seen.accepted.iter().any(|(other, of)| other.meeting == leg.meeting && *of == epoch);
@@ -242,6 +245,9 @@ impl World {
             let row = &transition.after;
             if let Some(before) = &transition.before {
                 assert!(before.state.may_become(row.state), "rules 4 and 9: {transition:?}");
+            }
+            if matches!(row.state, StoredState::InMeeting | StoredState::Ended) {
+                self.seen.told_of.remove(&row.leg);
             }
             if row.state == StoredState::InMeeting {
                 self.seen.accepted.insert((row.leg, row.epoch));
@@ -479,13 +485,23 @@ impl World {
         for (_, leg) in self.seen.closed.iter().filter(|(of, _)| *of == epoch) {
             let rows = self.store.legs.values().filter(|kept| kept.row.leg.meeting == leg.meeting);
             let over = rows.clone().all(|kept| kept.row.state == StoredState::Ended);
-            let told = self.seen.told_of.contains(&(process.life, *leg));
+            let told = self.seen.told_of.get(leg).is_some_and(|lives| lives.contains(&process.life));
             let told_end = self.seen.told_ended.contains(&(process.life, leg.meeting));
             assert!(told && (told_end || !over), "rule 15: {leg} has ended, and nobody was told");
         }
         for (leg, _) in self.seen.accepted.iter().filter(|(_, of)| *of == epoch) {
-            let told = self.seen.told_of.contains(&(process.life, *leg));
+            let told = self.seen.told_of.get(leg).is_some_and(|lives| lives.contains(&process.life));
             assert!(told, "rule 15: {leg} was taken back, and nobody was told");
+            let rows = self.store.legs.values().map(|kept| &kept.row).filter(|row| row.leg.meeting == leg.meeting);
+            let inside = |row: &StoredLeg| row.state == StoredState::InMeeting && row.epoch == epoch;
+            if rows.clone().filter(|row| row.state != StoredState::Ended).all(inside) && rows.clone().any(inside) {
+                let last = self.seen.told_last.get(&(process.life, leg.meeting));
+                assert_eq!(
+                    last,
+                    Some(&MeetingState::InMeeting),
+                    "rule 15: the state of {leg}'s meeting that was told last"
+                );
+            }
         }
     }
 

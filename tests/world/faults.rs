@@ -225,7 +225,7 @@ impl Disorder {
         let node = self.dice.below(world.nodes.len() as u64) as usize;
         // Now and then the standby's turn has come.
         let active = world.commander().filter(|_| self.dice.chance(0.8)).unwrap_or(node);
-        // Now and then longer than every deadline.
+        // Now and then beyond most deadlines.
         let longest = if self.dice.chance(0.1) { 15_000 } else { 1_500 };
         let span = self.within(longest);
         match fault {
@@ -285,6 +285,7 @@ impl Disorder {
                     _ => &[Way::ToServer, Way::ToScheduler],
                 };
                 world.silence(active, server, ways, span);
+                world.later(span, move |world| world.unset(Site::Wire(active, server)));
                 return world.set(Site::Wire(active, server), fault.name());
             }
             Fault::BreakLink | Fault::Garbage if world.wire(active, server).is_none_or(|wire| !wire.stands()) => {

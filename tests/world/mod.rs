@@ -355,6 +355,11 @@ impl World {
         self.set.insert(site, kind);
     }
 
+    /// It can show no more.
+    fn unset(&mut self, site: Site) {
+        self.set.remove(&site);
+    }
+
     /// What was set shows here.
     fn bites(&mut self, site: Site) {
         if let Some(kind) = self.set.remove(&site) {

@@ -71,12 +71,12 @@ pub(super) struct Session {
     pub(super) backend: Option<i32>,
     clean: bool,
     /// Given back behind the connection.
-    pub(super) permit: Option<OwnedSemaphorePermit>,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Session {
-    pub(super) fn new(lot: Arc<Lot>, taken: Taken) -> Self {
-        Self { lot, taken: Some(taken), backend: None, clean: false, permit: None }
+    pub(super) fn new(lot: Arc<Lot>, taken: Taken, permit: OwnedSemaphorePermit) -> Self {
+        Self { lot, taken: Some(taken), backend: None, clean: false, _permit: permit }
     }
 
     /// The connection.
@@ -240,7 +240,7 @@ impl Pools {
             let connect = base.clone().application_name(&name).options([
                 ("statement_timeout", statement.as_millis().to_string()),
                 ("idle_in_transaction_session_timeout", span.as_millis().to_string()),
-                // All that these sessions do is look rows up by key; see also `plans_are_old`. What cannot do without a
+                // All that these sessions do is look rows up by key; see also [`Lot`]. What cannot do without a
                 // scan has a price for it that would have it compiled.
                 ("random_page_cost", "0.1".to_owned()),
                 ("enable_seqscan", "off".to_owned()),
@@ -280,14 +280,6 @@ impl Pools {
         let both = async { tokio::join!(self.read.close(), self.write.close()) };
         drop(tokio::time::timeout(Duration::from_secs(10), both).await);
     }
-}
-
-/// A plan is made while a table is empty and kept while it grows, until it is analyzed: then to read all of it with every
-/// batch, or for every leg, looks cheaper than any look-up by key. So plans are made anew when a pool has been used twice
-/// as often as the last time; some uses in a row, so that each of its connections has its turn.
-pub(super) fn plans_are_old(uses: u64, connections: u32) -> bool {
-    let last = uses.checked_ilog2().map_or(0, |exponent| 1 << exponent);
-    uses > 0 && uses - last < 2 * u64::from(connections.max(1))
 }
 
 async fn is_primary(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
