@@ -49,7 +49,7 @@ pub struct Core {
     pub(super) waiting: usize,
     /// Legs that commands wait for, by the deadline of the first.
     pub(super) waits: BTreeSet<(Moment, LegId)>,
-    pub(super) after: HashMap<PersistId, (After, Vec<(LegId, LegStands)>), FixedState>,
+    pub(super) after: HashMap<PersistId, (After, Stand), FixedState>,
     pub(super) reads: BTreeMap<ReadId, Reading>,
     pub(super) lately: Lately,
     /// What a ticket was for, so that its answer finds its leg.
@@ -85,6 +85,9 @@ pub(super) enum Asked {
     /// A dry run's inventory.
     DryRun(ServerId, Waiter),
 }
+
+/// How legs stand once something is stored.
+type Stand = Vec<(LegId, LegStands)>;
 
 /// What follows when something is stored.
 #[derive(Debug)]

@@ -489,11 +489,15 @@ impl World {
             let told_end = self.seen.told_ended.contains(&(process.life, leg.meeting));
             assert!(told && (told_end || !over), "rule 15: {leg} has ended, and nobody was told");
         }
+        let views = process.core.server_views();
+        let up: BTreeSet<ServerId> = views.iter().filter(|view| view.up).map(|view| view.id).collect();
         for (leg, _) in self.seen.accepted.iter().filter(|(_, of)| *of == epoch) {
             let told = self.seen.told_of.get(leg).is_some_and(|lives| lives.contains(&process.life));
             assert!(told, "rule 15: {leg} was taken back, and nobody was told");
             let rows = self.store.legs.values().map(|kept| &kept.row).filter(|row| row.leg.meeting == leg.meeting);
-            let inside = |row: &StoredLeg| row.state == StoredState::InMeeting && row.epoch == epoch;
+            // One whose link has just gone down is told as unreachable.
+            let inside =
+                |row: &StoredLeg| row.state == StoredState::InMeeting && row.epoch == epoch && up.contains(&row.server);
             if rows.clone().filter(|row| row.state != StoredState::Ended).all(inside) && rows.clone().any(inside) {
                 let last = self.seen.told_last.get(&(process.life, leg.meeting));
                 assert_eq!(

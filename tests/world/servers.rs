@@ -19,12 +19,6 @@ pub(super) const DOMAIN: DomainId = DomainId(1);
 pub(super) const EVENTS_AGAIN: Duration = Duration::from_secs(1);
 const EVENTS_AGAIN_MAX: Duration = Duration::from_secs(8);
 
-/// What a server that hangs has not read yet.
-enum Waiting {
-    Packet(Packet),
-    End,
-}
-
 /// A server.
 pub(super) struct Simulated {
     pub(super) core: Core,
@@ -33,7 +27,8 @@ pub(super) struct Simulated {
     hangs: bool,
     /// It is busy, or breaks the protocol.
     pub(super) ails: bool,
-    waiting: VecDeque<(ConnectionId, Waiting)>,
+    /// What it has not read yet; `None` is the connection's end.
+    waiting: VecDeque<(ConnectionId, Option<Packet>)>,
     /// An acknowledgement has come since events were sent again last.
     acknowledged: bool,
     /// Claims under way whose proof is not of the leg's key, by their requests.
@@ -72,7 +67,7 @@ impl Simulated {
     /// The connection's end, behind what came on it before.
     pub(super) fn disconnect(&mut self, connection: ConnectionId) {
         if self.hangs {
-            self.waiting.push_back((connection, Waiting::End));
+            self.waiting.push_back((connection, None));
         } else {
             self.core.disconnect(connection);
         }
@@ -108,7 +103,7 @@ impl World {
         let now_ms = self.wall_ms();
         let Some(simulated) = self.servers.get_mut(&server) else { return };
         if simulated.hangs {
-            simulated.waiting.push_back((connection, Waiting::Packet(packet)));
+            simulated.waiting.push_back((connection, Some(packet)));
             return self.bites(Site::Hang(server));
         }
         let before = simulated.core.stats();
@@ -202,8 +197,8 @@ impl World {
         simulated.hangs = false;
         for (connection, waiting) in std::mem::take(&mut simulated.waiting) {
             match waiting {
-                Waiting::Packet(packet) => self.serve(server, connection, packet),
-                Waiting::End => self.hang_up(server, connection),
+                Some(packet) => self.serve(server, connection, packet),
+                None => self.hang_up(server, connection),
             }
         }
         self.flush_server(server);
