@@ -235,6 +235,13 @@ impl Leg {
         // Nobody else writes these, and no compare-and-set can lose them: memory's are on their way at worst.
         self.row.quarantine = before.row.quarantine;
         self.row.first = before.row.first;
+        // A read that was asked before content was stored shows the mark of before. Memory that went back to it would take
+        // events for new whose records may be removed by now, and bring them back.
+        let same_life =
+            self.row.boot.is_some() && (self.row.boot, self.row.handle) == (before.row.boot, before.row.handle);
+        if same_life && self.row.mark.revision < before.stored.revision {
+            (self.row.mark, self.stored) = (before.stored, before.stored);
+        }
         self.content_unsure |= before.content_unsure;
         self.reset = before.reset && self.row.mark.revision == 0;
         self.done = before.done;

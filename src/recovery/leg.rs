@@ -118,6 +118,8 @@ pub(super) struct Leg {
     /// The persist that carries the mark in memory, while it is not written: events at or below the mark are
     /// acknowledged with it, and not before.
     pub marking: Option<PersistId>,
+    /// The highest mark of this life of the leg that is known to be stored.
+    pub stored: Mark,
     /// What the last pull stored has not been counted yet: the mark alone does not vouch for it.
     pub uncounted: bool,
     /// Commands that wait for the leg's recovery, not persisted yet.
@@ -166,6 +168,7 @@ impl Leg {
     pub(super) fn new(row: StoredLeg) -> Self {
         Self {
             stands: LegStands::from(&row),
+            stored: row.mark,
             row,
             control: Control::None,
             content: Content::Idle,

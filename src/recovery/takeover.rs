@@ -359,6 +359,7 @@ impl Core {
             known.row.version += 1;
             if content_reset {
                 known.row.mark = super::core::NOTHING;
+                known.stored = super::core::NOTHING;
                 known.reset = true;
                 known.gap.clear();
                 known.removed_meanwhile.clear();

@@ -58,7 +58,7 @@ use remeet::simulator::core::ConnectionId;
 use remeet::store::Outcome;
 use remeet::store::memory::MemoryCache;
 use remeet_protocol::message::{ClientAnswer, ClientCommand};
-use remeet_protocol::{Epoch, ErrorCode, Holder, LegId, Packet, ServerId, Token};
+use remeet_protocol::{BootId, Epoch, ErrorCode, Holder, LegId, Packet, ServerId, Token};
 use servers::Simulated;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -253,8 +253,8 @@ pub(super) struct World {
     cache_readonly: bool,
     /// Lives of schedulers so far.
     life: u64,
-    /// Codes that servers answered to intents.
-    carried_out: BTreeMap<(ServerId, LegId, u64), ErrorCode>,
+    /// Codes that servers answered to intents, one for each life of their tables.
+    carried_out: BTreeMap<(ServerId, LegId, u64), BTreeMap<BootId, ErrorCode>>,
     /// Compare every acknowledgement with what is stored: for worlds whose every leg is ours all the time. An event of a leg
     /// that is not is acknowledged all the same, since its mark stays below (SPEC E-3).
     check_acknowledged: bool,
