@@ -362,7 +362,7 @@ impl World {
         if !process.core.is_steady() || process.core.persists_open() > 0 {
             found.push("the core is not steady".to_owned());
         }
-        if process.turn_ends {
+        if process.turn_ends || process.reads_open > 0 {
             found.push("something is to be carried out".to_owned());
         }
         if process.lanes.waiting() + process.cache_queue.waiting() > 0 {

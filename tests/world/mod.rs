@@ -446,9 +446,11 @@ impl World {
             Happening::Unwritten { life, batch, fenced } => self.batch_failed(life, batch, fenced),
             Happening::ReadBegins { life, id, read } => self.read(life, id, &read),
             Happening::ReadEnds { life, id, result } => {
-                if let Some(node) = self.node_of(life) {
-                    self.input_at(node, Input::Read(id, result));
+                let Some(node) = self.node_of(life) else { return };
+                if let Some(process) = &mut self.nodes[node].process {
+                    process.reads_open -= 1;
                 }
+                self.input_at(node, Input::Read(id, result));
             }
             Happening::CacheRun { life, epoch, tasks } => self.cache_run(life, epoch, tasks),
             Happening::CacheWritten { life, epoch, tasks, stored } => self.cache_written(life, epoch, tasks, stored),

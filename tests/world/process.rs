@@ -39,6 +39,8 @@ pub(super) struct Process {
     pub(super) outputs: u64,
     /// Reads of each kind.
     pub(super) reads: BTreeMap<&'static str, u64>,
+    /// Reads that are not answered yet.
+    pub(super) reads_open: usize,
     /// Legs that this life has read from the store, or made: for the check of rule 10.
     pub(super) read: BTreeSet<LegId>,
     /// The boot id that each server last named to it: event numbers are of that.
@@ -76,6 +78,7 @@ impl Process {
             last_waiter: 0,
             outputs: 0,
             reads: BTreeMap::new(),
+            reads_open: 0,
             read: BTreeSet::new(),
             boots: BTreeMap::new(),
             wakes_at: None,
@@ -337,6 +340,7 @@ impl World {
             }
             Output::Read { id, read } => {
                 *process.reads.entry(kind(&read)).or_default() += 1;
+                process.reads_open += 1;
                 self.check_key_source(process, &read);
                 let pause = self.dice.pause(self.options.store_delay);
                 self.calendar.after(pause, Happening::ReadBegins { life: process.life, id, read });
