@@ -265,10 +265,10 @@ impl Core {
 
     /// A persist that may have carried the leg's mark is written.
     pub(super) fn mark_stored(&mut self, server: ServerId, leg: LegId, id: PersistId) {
-        if let Some(known) = self.legs.get_mut(&leg) {
-            if known.marking.take_if(|marking| *marking == id).is_some() {
-                known.stored = known.row.mark;
-            }
+        if let Some(known) = self.legs.get_mut(&leg)
+            && known.marking.take_if(|marking| *marking == id).is_some()
+        {
+            known.stored = known.row.mark;
         }
         self.persist_stored(server, id);
     }

@@ -143,6 +143,8 @@ async fn a_client_that_asks_about_a_start_that_a_crash_cut_off_gets_the_update_w
     };
     let got = tokio::time::timeout(PATIENCE, starting).await.unwrap();
     assert!(!got.view.info.recovering && got.update.is_none(), "{:?}", got.view.info);
+    // It is told as starting while that is on its way to the store; the crash is to come after.
+    rig.until("the start is stored", |status| status.counters["persists_open"] == 0).await;
     rig.kill();
     rig.start();
     rig.until("in a term", |status| status.term.is_some()).await;
