@@ -157,7 +157,10 @@ impl Core {
 
     pub(super) fn commanded(&mut self, ticket: Ticket, result: Result<CommandAnswer, RequestError>) {
         let Some(Asked::Intent(leg, number)) = self.tickets.remove(&ticket) else { return };
-        let read_again = self.is_read_again(leg);
+        // Asked for a start only: it looks through every read.
+        let asked = |open: &OpenIntent| open.asked == Some(ticket) && matches!(open.intent.op, Op::Start(_));
+        let starts = self.legs.get(&leg).is_some_and(|known| known.open.iter().any(asked));
+        let read_again = starts && self.is_read_again(leg);
         let Some(known) = self.legs.get_mut(&leg) else { return };
         let server = known.row.server;
         // The first, unless a start before it was lost after it had left (rule 12).
@@ -173,7 +176,7 @@ impl Core {
             // A takeover came before the start's answer, and its acceptance is on its way to the store still, or was lost and
             // the row is being read. The result counts once that stands: alone it would stand when the acceptance is lost,
             // and the leg would be one that is starting with nothing open that starts it. The server answers once more then.
-            Ok(_) if matches!(open.intent.op, Op::Start(_)) && (known.accepting.is_some() || read_again) => {
+            Ok(_) if starts && (known.accepting.is_some() || read_again) => {
                 (open.asked, open.after) = (None, known.accepting);
                 // What is read leads to another acceptance, and that to the start.
                 if !read_again {

@@ -83,17 +83,12 @@ impl Lot {
             taken.close();
         }
         let mut taken = Taken::new(Box::pin(within(deadline, self.pool.acquire())).await?);
-        match taken.begin(kind, deadline).await {
-            Ok(true) => Ok(Session::new(Arc::clone(self), taken, permit)),
-            Ok(false) => {
-                taken.close();
-                Err(Fault::Down("the server is a standby in recovery".to_owned()))
-            }
-            Err(fault) => {
-                taken.close();
-                Err(fault)
-            }
+        let begun = taken.begin(kind, deadline).await;
+        if let Ok(true) = begun {
+            return Ok(Session::new(Arc::clone(self), taken, permit));
         }
+        taken.close();
+        Err(begun.err().unwrap_or_else(|| Fault::Down("the server is a standby in recovery".to_owned())))
     }
 
     fn take(&self) -> Option<Taken> {
