@@ -3,8 +3,8 @@
 //! Numbers are compared as texts of decimal digits: Lua's own numbers are exact only up to 2^53.
 //! A name of a wrong type, or a head that cannot be read, is replaced: it must not block a leg for ever.
 //! Where memory may be short a refusal (OOM) leaves everything as it was: Redis refuses only a script's first write.
-//! An update's is the `HSET` of the head. A whole content's is the `DEL` of what it replaces, which is never refused,
-//! and nothing after it is: it takes about the memory that it frees.
+//! That is an `HSET`, of a key or of a head; where a whole is replaced it is the `DEL` of what was held, which is never
+//! refused, and nothing after it is: it takes about the memory that it frees.
 
 use super::Name;
 use super::layout::{self, FORMAT, Kind, RecordRef, field, name};
