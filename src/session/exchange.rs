@@ -37,6 +37,12 @@ pub(super) struct Exchange {
     refused: Option<Failure>,
 }
 
+impl Exchange {
+    fn is_active_command(&self) -> bool {
+        self.question.lane() == Lane::Command && !self.parked
+    }
+}
+
 /// Every request in flight, by request id.
 #[derive(Debug, Default)]
 pub(super) struct Flight {
@@ -44,6 +50,8 @@ pub(super) struct Flight {
     timers: BTreeSet<(Moment, u64)>,
     parked: usize,
     pulls: usize,
+    /// Those that count against the window.
+    commands: usize,
 }
 
 impl Flight {
@@ -70,6 +78,7 @@ impl Flight {
         self.timers.insert((exchange.due, request));
         self.parked += usize::from(exchange.parked);
         self.pulls += usize::from(exchange.question.lane() == Lane::Pull);
+        self.commands += usize::from(exchange.is_active_command());
         self.open.insert(request, exchange);
     }
 
@@ -78,6 +87,7 @@ impl Flight {
         self.timers.remove(&(exchange.due, request));
         self.parked -= usize::from(exchange.parked);
         self.pulls -= usize::from(exchange.question.lane() == Lane::Pull);
+        self.commands -= usize::from(exchange.is_active_command());
         Some(exchange)
     }
 
@@ -106,6 +116,7 @@ impl Session {
         while matches!(self.phase, Phase::Up(_)) && self.flight.active() < self.settings.window {
             let open = Open {
                 control: matches!(self.control, Control::Attached { .. }),
+                commands: self.flight.commands < self.settings.command_window(),
                 pulls: self.flight.pulls < self.settings.pull_window,
             };
             let Some(Waiting { ticket, question, .. }) = self.queue.next(open, &self.settings) else { break };

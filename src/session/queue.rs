@@ -19,6 +19,8 @@ pub(super) struct Waiting {
 pub(super) struct Open {
     /// The session is attached.
     pub(super) control: bool,
+    /// The commands' part of the window has room.
+    pub(super) commands: bool,
     /// The pulls' part of the window has room.
     pub(super) pulls: bool,
 }
@@ -67,7 +69,7 @@ impl Queue {
         let pull_turn = pull_waits && self.commands_in_row >= settings.commands_before_pull;
         let lane = Lane::ALL.into_iter().find(|lane| {
             let passed_over = match lane {
-                Lane::Command => pull_turn,
+                Lane::Command => pull_turn || !open.commands,
                 Lane::Pull => !open.pulls,
                 Lane::Urgent | Lane::Takeover => false,
             };
@@ -189,7 +191,7 @@ mod tests {
         fill(&mut queue, Request::Command(command(1, 1)), 10);
         fill(&mut queue, Request::Takeover(vec![claim(1)]), 3);
         fill(&mut queue, Request::Inventory, 1);
-        let open = Open { control: true, pulls: true };
+        let open = Open { control: true, commands: true, pulls: true };
         let mut order = String::new();
         while let Some(waiting) = queue.next(open, &settings) {
             order.push(match waiting.question.lane() {
@@ -207,7 +209,7 @@ mod tests {
         let mut queue = Queue::default();
         fill(&mut queue, Request::Takeover(vec![claim(1)]), 1);
         fill(&mut queue, Request::Inventory, 1);
-        let open = Open { control: false, pulls: true };
+        let open = Open { control: false, commands: true, pulls: true };
         assert_eq!(queue.next(open, &Settings::default()).unwrap().question.lane(), Lane::Urgent);
         assert!(queue.next(open, &Settings::default()).is_none());
     }

@@ -1,9 +1,10 @@
 //! Values that the tests of this module share.
 
 use crate::model::Moment;
-use remeet_protocol::message::{Command, End, EndCause, Event, Op, TakeoverClaim};
-use remeet_protocol::record::Mark;
-use remeet_protocol::{Handle, LegId, MeetingId};
+use remeet_protocol::message::{Command, End, EndCause, Event, Op, Start, TakeoverClaim};
+use remeet_protocol::record::{LegRow, Mark, Number};
+use remeet_protocol::wire::Text;
+use remeet_protocol::{Handle, LegId, MeetingId, Secret};
 
 pub(super) fn moment_ms(ms: u64) -> Moment {
     Moment(ms * 1_000)
@@ -19,6 +20,22 @@ pub(super) fn claim(number: u64) -> TakeoverClaim {
 
 pub(super) fn command(number: u128, intent: u64) -> Command {
     Command { leg: leg(number), handle: Handle(1), intent, op: Op::End(End { cause: EndCause::Commanded }) }
+}
+
+pub(super) fn start(number: u128, intent: u64) -> Command {
+    let text = Number::default;
+    let row = LegRow {
+        number: text(),
+        title: Text::default(),
+        creator: text(),
+        creator_name: Text::default(),
+        chair: text(),
+        first_speaker: text(),
+        second_speaker: text(),
+        started_at_ms: 0,
+    };
+    let secret = Secret::new([1; 16]);
+    Command { op: Op::Start(Start { secret, generation: 1, row }), ..command(number, intent) }
 }
 
 pub(super) fn event(number: u64) -> Event {

@@ -95,6 +95,14 @@ pub struct Settings {
     pub settled_max: usize,
 }
 
+impl Settings {
+    /// Of the window, commands: all but a quarter. A server holds their answers back behind events that it may send only
+    /// once a gap is acknowledged, and that needs an inventory first (SPEC E-6): what is left is for that.
+    pub(super) fn command_window(&self) -> usize {
+        self.window.saturating_sub((self.window / 4).max(1)).max(1)
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {

@@ -1,13 +1,15 @@
-//! Request ids of commands and adoptions that are not answered. Asked again, also on another connection, each keeps its
-//! id (SPEC M-5): of a start that came a second time under another one, long after the leg has ended and is forgotten, the
-//! server could not know that it is none (T-8).
+//! Request ids of commands and adoptions that are not answered, and of every start. Asked again, also on another
+//! connection, each keeps its id (SPEC M-5): of a start that came a second time under another one, long after the leg has
+//! ended and is forgotten, the server could not know that it is none (T-8). A start is asked again after its answer, too:
+//! when what it led to was lost on its way to the store.
 
 use super::question::Question;
+use remeet_protocol::message::Op;
 use remeet_protocol::{LegId, Token};
 use std::collections::BTreeMap;
 
-/// Ids that are remembered: of every command that may be queued. Of more the oldest are forgotten, which are the first to
-/// fall below the server's window.
+/// Ids that are remembered: of every command that may be queued, or of the last starts. Of more the oldest are forgotten,
+/// which are the first to fall below the server's window.
 const MAX: usize = 16_384;
 
 /// The ids, of one token.
@@ -54,8 +56,11 @@ impl Unanswered {
         }
     }
 
-    /// It is answered.
+    /// It is answered. A start's id stays.
     pub(super) fn answered(&mut self, question: &Question) {
+        if matches!(question, Question::Command(command) if matches!(command.op, Op::Start(_))) {
+            return;
+        }
         if let Some(request) = name(question).and_then(|name| self.ids.remove(&name)) {
             self.by_age.remove(&request);
         }
@@ -90,6 +95,18 @@ mod tests {
         assert_eq!((unanswered.id(&question(1, 3)), unanswered.id(&question(2, 3))), (None, Some(9)));
         unanswered.begins(token(2));
         assert_eq!(unanswered.id(&question(2, 3)), None);
+    }
+
+    /// Found by the simulation (seed 775): its acceptance was lost, it was asked again, and that came after the meeting's
+    /// end.
+    #[test]
+    fn a_start_s_id_is_kept_after_its_answer_too() {
+        let mut unanswered = Unanswered::default();
+        let start = crate::session::samples::start(1, 3);
+        let question = Question::from_request(Request::Command(start), &Settings::default()).remove(0);
+        unanswered.sent(&question, 7);
+        unanswered.answered(&question);
+        assert_eq!(unanswered.id(&question), Some(7));
     }
 
     #[test]

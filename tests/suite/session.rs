@@ -401,6 +401,24 @@ fn rule_17_window_and_queues_are_bounded_and_takeovers_pass_pulls() {
     assert_eq!(talk.session.lengths().in_flight, settings.window);
 }
 
+/// Found by the simulation (seed 1169): their answers were held back behind a gap that only a round's inventory could close.
+#[test]
+fn an_inventory_leaves_however_many_commands_are_unanswered() {
+    let settings = Settings::default();
+    let mut talk = Talk::attached(settings.clone());
+    for number in 1..=200 {
+        talk.ask(Request::Command(command(number, 1)));
+    }
+    let sent = talk.sent().len();
+    assert!(sent > settings.window / 2 && sent < settings.window, "{sent} commands left");
+    talk.ask(Request::Inventory);
+    let sent = talk.sent();
+    assert!(matches!(sent.as_slice(), [packet] if matches!(packet.message, Message::Query(_))), "{sent:?}");
+    // One that waits out a `busy` leaves its place to another.
+    talk.pass_ms(1);
+    assert_eq!(talk.sent(), vec![]);
+}
+
 #[test]
 fn a_request_that_never_gets_control_is_given_up() {
     let mut talk = Talk::up(Settings::default());
