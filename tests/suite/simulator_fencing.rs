@@ -63,14 +63,15 @@ async fn rule_3_a_leg_obeys_only_who_started_it_or_took_it_over_last() {
     let handle = first.meeting(1, 1).await;
     let mut second = Scheduler::attached(server.address, token(2, 2)).await;
     assert_eq!(second.command(leg(1), 5, add(2)).await.code, ErrorCode::NOT_ATTACHED);
-    // A start that repeats the first one's key tells how it is, but gives no command (SPEC C-4).
-    let answer = second.command(leg(1), 1, start(secret(1))).await;
-    assert_eq!((answer.code, answer.handle), (ErrorCode::OK, handle));
+    // Nor does a start that repeats the first one's key give command (SPEC C-4), or say that it does.
+    assert_eq!(second.command(leg(1), 1, start(secret(1))).await.code, ErrorCode::NOT_ATTACHED);
     assert_eq!(second.command(leg(1), 5, add(2)).await.code, ErrorCode::NOT_ATTACHED);
 
     let result = second.take_over_one(leg(1), handle, &secret(1)).await;
     assert_eq!((result.code, result.intent), (ErrorCode::OK, 2), "the last intent executed comes with it");
     assert_eq!(result.mark, server.dump().legs[0].mark);
+    let answer = second.command(leg(1), 2, add(1)).await;
+    assert_eq!((answer.code, answer.handle), (ErrorCode::OK, handle), "the answer is kept over the takeover");
     assert_eq!(second.command(leg(1), 5, add(2)).await.code, ErrorCode::OK);
     assert_eq!(server.dump().legs[0].token, token(2, 2));
     assert_eq!(server.stats().stale_executed, 0);

@@ -94,7 +94,8 @@ impl Core {
         }
     }
 
-    /// Start, recognised by the leg's name (SPEC C-4): started already, the same answer; ended, `ended`.
+    /// Start, recognised by the leg's name (SPEC C-4): started already by this token, or taken over, the same answer; by
+    /// another, `not attached`; ended, `ended`.
     fn start(&mut self, now_ms: u64, token: Token, command: &Command, start: &Start) -> Verdict {
         if let Some(leg) = self.table.handle(&command.leg).and_then(|handle| self.table.leg(handle)) {
             if !leg.is_live() && holds(Guard::Tombstones) {
@@ -102,6 +103,9 @@ impl Core {
             }
             if leg.head.secret != start.secret {
                 return Verdict::Refused(ErrorCode::EXISTS, "a leg of this name runs under another secret");
+            }
+            if leg.is_live() && leg.head.token != token {
+                return Verdict::Refused(ErrorCode::NOT_ATTACHED, "it has started; the token has not taken it over");
             }
             return match &leg.head.kept {
                 Some(kept) if kept.intent == command.intent => Verdict::Kept(Box::new(kept.clone())),

@@ -21,7 +21,6 @@ impl Recovery {
         }
         let reply = match request {
             Request::Attach => return None,
-            Request::Start => self.start(state, term),
             Request::Takeover => match state.leg {
                 Leg::Live => {
                     self.commanded(state, term);
@@ -31,12 +30,14 @@ impl Recovery {
                 Leg::Tombstone => Reply::Ended,
                 Leg::Never | Leg::Forgotten => Reply::Unknown,
             },
-            // A command is executed for the token only that started the leg or took it over.
-            Request::Command | Request::End
+            // A command is executed for the token only that started the leg or took it over, and a start is answered for
+            // it only.
+            Request::Command | Request::End | Request::Start
                 if state.leg == Leg::Live && state.owner != term && self.has(Part::Fencing) =>
             {
                 return None;
             }
+            Request::Start => self.start(state, term),
             Request::Command if state.leg != Leg::Live => return None,
             Request::Command => {
                 if !state.seen_command {
