@@ -18,6 +18,10 @@ use remeet_protocol::proof::{self, Claim};
 use remeet_protocol::record::Mark;
 use remeet_protocol::{BootId, ErrorCode, Handle, LegId, ServerId};
 
+/// So many intents of a leg may have been lost with what the database had written last. More is a damaged number: what is
+/// stored of it must stay within what the database counts.
+const INTENTS_LOST_MAX: u64 = 1 << 20;
+
 impl Core {
     /// Rule 10: the first pass of a term uses the database's keys only, which the look-up brought; later
     /// ones the cache's, where their generation is the one in memory.
@@ -216,6 +220,7 @@ impl Core {
         match result.code {
             ErrorCode::OK => {
                 self.count_key(server, leg);
+                self.intents_executed(server, leg, result.intent);
                 let place = Place { boot, handle: result.handle, table_revision };
                 self.accepted(server, leg, place, result.mark, None);
             }
@@ -239,6 +244,23 @@ impl Core {
                 self.claim_failed(server, leg, "refused");
             }
         }
+    }
+
+    /// The server has executed intents that are not stored: the database has lost them (design §6). A number is not used
+    /// again: the server would answer it with what it said to the lost one, and do nothing.
+    fn intents_executed(&mut self, server: ServerId, leg: LegId, executed: u64) {
+        let Some(known) = self.legs.get_mut(&leg).filter(|known| known.row.intent < executed) else { return };
+        let stored = known.row.intent;
+        if executed - stored > INTENTS_LOST_MAX {
+            let text =
+                format!("says that it has executed intent {executed} of the leg; the last one stored is {stored}");
+            return self.alarm(AlarmKind::Misbehaviour, Some(server), Some(leg), text);
+        }
+        tracing::warn!(
+            server = server.0, %leg, executed, stored,
+            "the server has executed commands that the database has lost: numbers go on above them"
+        );
+        known.row.intent = executed;
     }
 
     /// A leg has ended, and if no event has told it yet, the one that did may be lost. Its server forgets the leg when

@@ -4,11 +4,11 @@ use crate::core_rig::Rig;
 use crate::plan::{BOOT, entry, leg, row};
 use remeet::model::{CommandId, Intent, StoredLeg, StoredState};
 use remeet::recovery::{AlarmKind, Command, Input, Read, ReadResult, Rights, Settings, Waiter};
-use remeet::session::{Heard, Request, RequestError};
+use remeet::session::{Heard, Request, RequestError, TakeoverResults};
 use remeet::store::{Found, Instance, LookUp, Outcome, Write};
 use remeet_protocol::message::{
     AdoptAnswer, AdoptOrphan, ClientCommand, ClientOp, End, EndCause, Event, EventGap, EventKind, Failure, LegState,
-    MeetingState, Op,
+    MeetingState, Op, TakeoverResult,
 };
 use remeet_protocol::record::Mark;
 use remeet_protocol::{BootId, Epoch, ErrorCode, Handle, Holder, MeetingId, Token};
@@ -313,4 +313,42 @@ fn an_adopted_leg_whose_end_overtakes_the_answer_stays_ended_and_leaves_nothing_
     assert_eq!(done, [1, 2], "start and end are both settled");
     rig.stored();
     assert!(rig.answers.iter().any(|answer| answer.code.is_ok()), "ending what has ended is done");
+}
+
+/// Found by the simulation (seed 75), when its database first lost what was written last: an end got the answer of a lost
+/// command of its number, and the meeting stood as ended and ran on.
+#[test]
+fn rule_11_numbers_of_commands_that_the_database_has_lost_are_not_used_again() {
+    let number_after = |executed: u64| {
+        let stored = row(1, StoredState::InMeeting);
+        let mut rig = claiming(StoredState::InMeeting);
+        let ticket = rig.asked(|request| matches!(request, Request::Takeover(_)));
+        let result = TakeoverResult {
+            handle: Handle(101),
+            leg: leg(1),
+            code: ErrorCode::OK,
+            retry_after_ms: 0,
+            mark: Mark::default(),
+            intent: executed,
+        };
+        let results = TakeoverResults { boot: BOOT, table_revision: 10, results: vec![result] };
+        rig.hear(Heard::Takeover(ticket, Ok(results)));
+        rig.stored();
+        rig.give(command(1, leg(1).meeting, ClientOp::End));
+        let id = rig.reads.last().expect("the instance is read").0;
+        rig.give(Input::Read(id, Ok(ReadResult::Instance(Instance::default()))));
+        let writes = rig.persists.iter().flat_map(|(_, unit)| &unit.writes);
+        let number = writes.filter_map(|write| match write {
+            Write::Intent(intent) => Some(intent.number),
+            _ => None,
+        });
+        let wrong = rig.alarms.iter().any(|alarm| alarm.kind == AlarmKind::Misbehaviour);
+        (number.last().expect("an intent") - stored.intent, wrong)
+    };
+    let stored = row(1, StoredState::InMeeting).intent;
+    assert_eq!(number_after(0), (1, false));
+    assert_eq!(number_after(stored), (1, false));
+    assert_eq!(number_after(stored + 7), (8, false));
+    // Rule 17: no history, but a damaged number.
+    assert_eq!(number_after(u64::MAX), (1, true));
 }
