@@ -145,6 +145,10 @@ impl Core {
     /// The leg's compare-and-set was lost and its row has been read again.
     pub(super) fn read_again(&mut self, leg: LegId, found: LookUp) {
         let Some(known) = self.legs.get_mut(&leg) else { return };
+        // An end that was planned on a newer row than the one that lost is on its way: it settles the leg, or leads here.
+        if known.closing.is_some_and(|closing| self.after.contains_key(&closing)) {
+            return;
+        }
         // What was handed to the store for this leg lost too: the row is the truth.
         known.row.version = 0;
         known.end_is_known();
