@@ -1,6 +1,7 @@
 //! What may never be seen, checked at every commit and answer; and what must be true once all is quiet.
 
 use super::World;
+use super::failover::Lost;
 use super::process::Process;
 use super::store::Kept;
 use remeet::model::{CommandId, Moment, RecoveryKey, StoredLeg, StoredState};
@@ -24,8 +25,11 @@ const BETWEEN_COMPARISONS: Duration = Duration::from_millis(500);
 /// What the checks remember.
 #[derive(Default)]
 pub(super) struct Seen {
-    /// The last term that was granted.
+    /// The last term that was granted, and all that were.
     granted: Option<Token>,
+    grants: Vec<Token>,
+    /// What a database that failed over has lost.
+    pub(super) lost: Lost,
     /// Legs of ours that have appeared at a server, by its name of them; and those that have ended there.
     appeared: BTreeSet<(ServerId, BootId, Handle)>,
     ended: BTreeMap<(ServerId, BootId, LegId), Handle>,
@@ -39,7 +43,7 @@ pub(super) struct Seen {
     closed: BTreeSet<(Epoch, LegId)>,
     told_ended: BTreeSet<(u64, MeetingId)>,
     /// The lives that have told something of a leg since its row was accepted or closed last.
-    told_of: BTreeMap<LegId, BTreeSet<u64>>,
+    pub(super) told_of: BTreeMap<LegId, BTreeSet<u64>>,
     /// The state that each life has told of a meeting last.
     told_last: BTreeMap<(u64, MeetingId), MeetingState>,
     /// The epoch under which each leg was cached last.
@@ -67,7 +71,35 @@ impl World {
         if let Some(before) = self.seen.granted {
             assert!(token.epoch > before.epoch, "rule 1: {token} was granted after {before}");
         }
+        // A question that was asked twice may be granted twice, if the first grant was lost: to one asker, who knows of one.
+        let again = self.seen.lost.terms.extract_if(.., |lost| *lost == token).count() > 0;
+        assert!(again || !self.seen.grants.contains(&token), "rule 1: {token} was granted twice");
         self.seen.granted = Some(token);
+        self.seen.grants.push(token);
+    }
+
+    /// The database has failed over: what it lost nobody is held to. Who had told of what stands again has told of it.
+    pub(super) fn forget_lost(&mut self, mut lost: Lost, told_of: BTreeMap<LegId, BTreeSet<u64>>) {
+        let seen = &mut self.seen;
+        seen.granted = self.store.term;
+        let epoch = self.store.term.unwrap_or_default().epoch;
+        lost.terms = seen.grants.iter().copied().filter(|token| token.epoch > epoch).collect();
+        seen.accepted.retain(|(_, of)| *of <= epoch);
+        seen.closed.retain(|(of, _)| *of <= epoch);
+        // An end that was stored, acknowledged and forgotten by its server: what stands again may be started again.
+        seen.ended.retain(|(_, _, leg), _| !lost.ended.contains(leg));
+        for (leg, lives) in told_of {
+            if lost.legs.contains(&leg) {
+                seen.told_of.entry(leg).or_default().extend(lives);
+            }
+        }
+        seen.lost = lost;
+    }
+
+    /// The alarm of design §6 is raised for a database that has lost terms only, and the term stands above them.
+    pub(super) fn check_went_back(&self, token: Token, known: Epoch) {
+        let is_lost = self.seen.lost.terms.iter().any(|lost| lost.epoch == known);
+        assert!(is_lost && token.epoch > known, "{token} began for a lost epoch {known:?}: {:?}", self.seen.lost.terms);
     }
 
     /// Rule 4: nothing is written under a term that is over.
@@ -90,7 +122,10 @@ impl World {
     }
 
     /// Rule 12: what a command asks for, or the key that an adoption brings, is stored before it leaves.
-    pub(super) fn check_sent(&self, server: ServerId, packet: &Packet) {
+    pub(super) fn check_sent(&self, token: Option<Token>, server: ServerId, packet: &Packet) {
+        if self.seen.lost.term(token) {
+            return;
+        }
         match &packet.message {
             Message::Command(command) => {
                 let (leg, intent) = (command.leg, command.intent);
@@ -135,7 +170,13 @@ impl World {
     /// An end is acknowledged after it is stored; its server forgets it then.
     /// Numbers are of the boot id that the scheduler knows: one that has not heard of a restart speaks of events that
     /// nobody holds any more.
-    pub(super) fn check_ends_acknowledged(&mut self, server: ServerId, known: Option<BootId>, number: u64) {
+    pub(super) fn check_ends_acknowledged(
+        &mut self,
+        token: Option<Token>,
+        server: ServerId,
+        known: Option<BootId>,
+        number: u64,
+    ) {
         let boot = self.servers[&server].core.boot();
         if known != Some(boot) {
             return;
@@ -149,7 +190,7 @@ impl World {
             let stands =
                 self.store.legs.get(&leg).filter(is_it).is_none_or(|kept| kept.row.state == StoredState::Ended);
             assert!(
-                stands,
+                stands || self.seen.lost.term(token),
                 "rule 9: the end of {leg}, event {event} of server {server}, is acknowledged and not stored"
             );
         }
@@ -188,6 +229,9 @@ impl World {
     /// Rule 15: what is told to clients has committed.
     pub(super) fn check_published(&mut self, process: &Process, published: &Published) {
         let leg = published.leg;
+        if self.seen.lost.term(process.core.token()) {
+            return;
+        }
         let Some(kept) = self.store.legs.get(&leg) else { panic!("rule 15: {leg} is told of, and not stored") };
         // Unless a later term has written since: it may have brought back for a while what an earlier one removed, and
         // need not have taken over a leg that it only ends.
@@ -260,7 +304,7 @@ impl World {
                 row.boot.is_none_or(|boot| boot == simulated.core.boot())
                     && row.handle.is_none_or(|it| it == leg.handle)
             };
-            let live = simulated.live(row.leg).filter(is_it);
+            let live = simulated.live(row.leg).filter(is_it).filter(|live| !self.is_of_lost_key(live));
             match row.state {
                 StoredState::Ended => {
                     let known = row.cause == EndCause::Vanished && row.boot == Some(simulated.core.boot());
@@ -269,7 +313,16 @@ impl World {
                     let tombstone = row.handle.filter(|_| known).and_then(|handle| simulated.core.table().leg(handle));
                     let tombstone = tombstone.filter(|leg| named(leg.head.id));
                     assert!(tombstone.is_none(), "rule 8: closed by absence, but its server has it: {transition:?}");
-                    assert!(live.is_none(), "rule 8: a live leg was closed: {transition:?}\n{}", self.describe());
+                    // A client has ended what had never been started, as far as was stored; or its server took the end for a
+                    // lost command of that number. The next round ends it there.
+                    let asked = |before: &StoredLeg| matches!(before.state, StoredState::Created | StoredState::Ending);
+                    let ended_again =
+                        self.seen.lost.legs.contains(&row.leg) && transition.before.as_ref().is_some_and(asked);
+                    assert!(
+                        live.is_none() || ended_again,
+                        "rule 8: a live leg was closed: {transition:?}\n{}",
+                        self.describe()
+                    );
                 }
                 StoredState::InMeeting if row.boot == Some(simulated.core.boot()) => {
                     if let Some(live) = live {
@@ -278,11 +331,28 @@ impl World {
                     // Live, or ended since: its end is not forgotten before it is stored.
                     let had = row.handle.and_then(|handle| simulated.core.table().leg(handle));
                     let had = had.is_some_and(|leg| leg.head.id == row.leg);
-                    assert!(had, "rule 7: {transition:?}, but its server never had it");
+                    // Or its end was stored, acknowledged, and lost.
+                    let end_lost = self.seen.lost.ended.contains(&row.leg);
+                    assert!(had || end_lost, "rule 7: {transition:?}, but its server never had it");
                 }
                 _ => {}
             }
         }
+    }
+
+    /// It runs under a key that the database has lost.
+    fn is_of_lost_key(&self, live: &LegHead) -> bool {
+        let stored = self.store.legs.get(&live.id).filter(|_| self.seen.lost.legs.contains(&live.id));
+        stored.is_some_and(|kept| kept.key.secret.expose() != live.secret.expose())
+    }
+
+    fn meetings_of_lost_keys(&self) -> BTreeSet<MeetingId> {
+        let mut meetings = BTreeSet::new();
+        for simulated in self.servers.values().filter(|_| !self.seen.lost.legs.is_empty()) {
+            let legs = simulated.core.table().legs().filter(|leg| leg.is_live() && self.is_of_lost_key(&leg.head));
+            meetings.extend(legs.map(|leg| leg.head.id.meeting));
+        }
+        meetings
     }
 
     /// What servers say passes here.
@@ -301,6 +371,11 @@ impl World {
             let said = self.carried_out.entry((server, answer.leg, answer.intent)).or_default();
             let first = *said.entry(answer.boot).or_insert(answer.code);
             let (intent, leg, code) = (answer.intent, answer.leg, answer.code);
+            if self.seen.lost.legs.contains(&leg) {
+                // It may have been started anew, with numbers from 1.
+                said.insert(answer.boot, code);
+                return;
+            }
             assert_eq!(first, code, "rule 11: a server answered intent {intent} of {leg} in two ways");
         }
     }
@@ -316,7 +391,9 @@ impl World {
         if row.is_some_and(|row| !row.title.as_str().starts_with("Foreign")) {
             let ended = self.seen.ended.get(&(server, boot, event.leg));
             let again = ended.is_some_and(|handle| *handle != event.handle);
-            assert!(!again, "rule 9: {} has ended on server {server}, and appears again", event.leg);
+            // Live at its server, and never started as far as is stored: it may end unheard, and be started.
+            let start_lost = self.seen.lost.legs.contains(&event.leg);
+            assert!(!again || start_lost, "rule 9: {} has ended on server {server}, and appears again", event.leg);
             self.seen.appeared.insert((server, boot, event.handle));
         }
         if event.ended != EndCause::None {
@@ -368,10 +445,13 @@ impl World {
         if process.lanes.waiting() + process.cache_queue.waiting() > 0 {
             found.push("something is being written".to_owned());
         }
+        // Nothing can be done on these.
+        let unknown = self.meetings_of_lost_keys();
         for (client, state) in &self.clients {
-            found.extend(state.open.values().map(|open| format!("client {client} waits for {open:?}")));
+            let open = state.open.values().filter(|open| !unknown.contains(&open.meeting));
+            found.extend(open.map(|open| format!("client {client} waits for {open:?}")));
         }
-        for kept in self.store.legs.values() {
+        for kept in self.store.legs.values().filter(|kept| !unknown.contains(&kept.row.leg.meeting)) {
             found.extend(kept.open.values().map(|intent| format!("an open intent: {intent:?}")));
         }
         found
@@ -396,6 +476,15 @@ impl World {
                 continue;
             };
             let row = &kept.row;
+            // Its first row was lost, and it was created anew: what is live is another one under its name.
+            if self.servers[&server].live(id).is_some_and(|live| self.is_of_lost_key(live)) {
+                continue;
+            }
+            // Its start was lost: live, and never started as far as is stored. An operator decides.
+            let unstarted = row.state == StoredState::Created && self.seen.lost.legs.contains(&id);
+            if unstarted && self.core().pending().iter().any(|(_, leg, _)| *leg == id) {
+                continue;
+            }
             if (row.state, Some(row.epoch), row.quarantine.as_ref()) != (StoredState::InMeeting, epoch, None) {
                 found.push(format!("{id} is live on {server}, but stands as {row:?}"));
             }
@@ -413,7 +502,11 @@ impl World {
             if !same {
                 found.push(format!("{id} on {server}: {:#?}\nstored: {stored:#?}", leg.records));
             }
-            match cached.legs.iter().find(|cached| cached.head.leg == id) {
+            let here = cached.legs.iter().find(|cached| cached.head.leg == id);
+            if here.is_none() && self.seen.lost.ended.contains(&id) {
+                continue;
+            }
+            match here {
                 Some(cached)
                     if cached.mark == leg.mark
                         && cached.changes == stored

@@ -1,7 +1,7 @@
 //! Model clients: they repeat a command under its id until it has a final answer, over crashes too.
 
 use super::{Happening, World};
-use remeet::model::Moment;
+use remeet::model::{CommandId, Moment};
 use remeet::recovery::{Command, Input, Rights, Waiter};
 use remeet_protocol::message::{AddLeg, AddTerminal, ClientAnswer, ClientCommand, ClientOp, Create, SetExtra};
 use remeet_protocol::record::Number;
@@ -108,6 +108,9 @@ impl World {
             return;
         }
         state.open.remove(&number);
+        if self.seen.lost.commands.contains(&CommandId { instance: client, number }) {
+            return;
+        }
         let command = &state.sent[&number];
         let first = state.answered.entry(number).or_insert_with(|| answer.clone());
         // One that is no longer kept is all that may be told beside it: of so many commands open at a time, repeats of the

@@ -40,6 +40,7 @@ enum Fault {
     Garbage,
     CutStore,
     StoreDown,
+    StoreFailsOver,
     Clocks,
     WipeCache,
     CacheEvicts,
@@ -63,7 +64,7 @@ enum Fault {
     UnknownTypes,
 }
 
-const ALL: [Fault; 34] = [
+const ALL: [Fault; 35] = [
     Fault::Kill,
     Fault::KillSoon,
     Fault::Pause,
@@ -77,6 +78,7 @@ const ALL: [Fault; 34] = [
     Fault::Garbage,
     Fault::CutStore,
     Fault::StoreDown,
+    Fault::StoreFailsOver,
     Fault::Clocks,
     Fault::WipeCache,
     Fault::CacheEvicts,
@@ -116,6 +118,7 @@ impl Fault {
             Fault::Garbage => "garbage on a link",
             Fault::CutStore => "one scheduler is cut from the store",
             Fault::StoreDown => "the store is down",
+            Fault::StoreFailsOver => super::failover::LOST,
             Fault::Clocks => "clocks jump, the database's and a scheduler's",
             Fault::WipeCache => "the cache is wiped",
             Fault::CacheEvicts => "the cache evicts something",
@@ -152,6 +155,8 @@ pub(super) struct Disorder {
     meetings: Vec<MeetingId>,
     /// Legs that a second server claims.
     claimed: Vec<(ServerId, LegId)>,
+    /// The database has failed over, or will at the next grant.
+    failed_over: bool,
 }
 
 fn seconds(dice: &mut Dice, least: u64, below: u64) -> Duration {
@@ -212,7 +217,7 @@ impl Disorder {
         }
         let fraction = 0.15 + dice.below(60) as f64 / 100.0;
         let legs = if dice.chance(0.4) { 0.5 } else { 0.0 };
-        Self { dice, drawn, fraction, legs, meetings: Vec::new(), claimed: Vec::new() }
+        Self { dice, drawn, fraction, legs, meetings: Vec::new(), claimed: Vec::new(), failed_over: false }
     }
 
     fn within(&mut self, longest_ms: u64) -> Duration {
@@ -306,6 +311,12 @@ impl Disorder {
                 world.store_down = true;
                 world.later(self.within(longest.max(4_000)), |world| world.store_down = false);
                 return world.set(Site::Store, fault.name());
+            }
+            // Once: a server's word of a higher epoch is acted on once an hour.
+            Fault::StoreFailsOver if self.failed_over => return,
+            Fault::StoreFailsOver => {
+                self.failed_over = true;
+                return world.lose_next_grant(span / 2);
             }
             Fault::Clocks => {
                 // Ahead: a lease that stands seems to have run out, and two schedulers are sure of theirs. Back: one that has
@@ -502,6 +513,7 @@ impl Disorder {
             // It may be over already.
             let _ = world.at_server(server, |core, _| core.end_leg(leg));
         }
+        world.fail_over();
         (world.store_down, world.cache_down, world.cache_readonly) = (false, false, false);
         let options = &mut world.options;
         (options.late, options.cache_unsure) = (0.0, 0.0);

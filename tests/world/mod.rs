@@ -15,7 +15,7 @@
 //! - [`options`] – what a world is made of. [`network`], [`servers`], [`clients`] – the parts outside.
 //! - [`node`] – a machine that a scheduler runs on: crashes, pauses, its cut from the database.
 //! - [`process`], [`term`], [`writer`], [`cacher`] – one life of a scheduler, driven as `src/scheduler` drives it.
-//! - [`store`] – what `src/store` promises, as a model.
+//! - [`store`] – what `src/store` promises, as a model; [`failover`] – one that loses what was written last.
 //! - [`checks`] – what may never be seen at any moment, and what must be true once all is quiet.
 //! - [`trace`] – what happened last, for people; and a hash of everything that happened.
 //! - [`faults`], [`seeds`] – disorder drawn from a seed, and how many seeds are run.
@@ -24,6 +24,7 @@ mod cacher;
 mod calendar;
 mod checks;
 mod clients;
+mod failover;
 mod network;
 mod node;
 mod options;
@@ -247,6 +248,8 @@ pub(super) struct World {
     clients: BTreeMap<u64, Client>,
     store: Store,
     store_down: bool,
+    /// The database will fail over.
+    failover: Option<failover::Failover>,
     cache: MemoryCache,
     cache_down: bool,
     /// It may only be read.
@@ -299,6 +302,7 @@ impl World {
             last_connection: 0,
             store: Store::default(),
             store_down: false,
+            failover: None,
             cache: MemoryCache::default(),
             cache_down: false,
             cache_readonly: false,

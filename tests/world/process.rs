@@ -284,7 +284,7 @@ impl World {
                         continue;
                     }
                     self.check_self_stop(lease_ends, *server, &packet);
-                    self.check_sent(*server, &packet);
+                    self.check_sent(process.core.token(), *server, &packet);
                 }
                 if let Some(connection) = connection.filter(|_| left > 0) {
                     left -= 1;
@@ -333,7 +333,7 @@ impl World {
                 if self.check_acknowledged {
                     self.check_told(server, boot, process.core.token(), number);
                 }
-                self.check_ends_acknowledged(server, boot, number);
+                self.check_ends_acknowledged(process.core.token(), server, boot, number);
                 if let Some(session) = process.sessions.get_mut(&server) {
                     session.acknowledge(number);
                 }
@@ -364,7 +364,7 @@ impl World {
             // An operator is shown it.
             Output::Planned { .. } => {}
             Output::AlarmOver(alarm) => process.alarms_over.push(alarm),
-            // Another scheduler's: the store is asked whether the own term stands. This database forgets none.
+            // Another scheduler's, or one that the store has lost: it is asked whether the own term stands.
             Output::NewerToken { server, token } => {
                 process.lease.evidence(now, server, token.epoch);
             }

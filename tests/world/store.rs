@@ -35,7 +35,7 @@ pub(super) struct Kept {
     batches: (u64, u64),
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Answers {
     pub(super) kept: BTreeMap<u64, ClientAnswerRow>,
     pruned: u64,
@@ -53,7 +53,7 @@ pub(super) struct Store {
     pub(super) term: Option<Token>,
     /// The node that the term was granted to, and when its lease ends by the database's clock and how long it is; `None`: it
     /// was released.
-    lease: (String, Option<(i128, Duration)>),
+    pub(super) lease: (String, Option<(i128, Duration)>),
     /// How far that clock is ahead, in microseconds.
     pub(super) ahead_us: i128,
     pub(super) legs: BTreeMap<LegId, Kept>,

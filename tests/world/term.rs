@@ -7,6 +7,8 @@ use remeet::store::{Begun, Candidate};
 use remeet_protocol::{Holder, Token};
 use std::time::Duration;
 
+/// What is counted: terms that began for a server's word of a higher epoch.
+pub(super) const ABOVE_LOST: &str = "a term begins above those that the database has lost";
 /// The store's calls about the lease give up after this long.
 const DEADLINE: Duration = Duration::from_millis(500);
 
@@ -67,9 +69,11 @@ impl World {
             },
             LeaseAsk::Begin { above } => {
                 let candidate = Candidate { node: self.nodes[node].name, holder, lease, epoch_above: above };
+                let copy = self.before_grant();
                 match self.store.begin_term(now, candidate) {
                     Begun::Granted(token) => {
                         self.check_granted(token);
+                        self.granted(copy);
                         LeaseAnswer::Granted(token)
                     }
                     Begun::Held(standing) => LeaseAnswer::Held(Incumbent {
@@ -97,7 +101,13 @@ impl World {
 
     fn lease_changed(&mut self, node: usize, change: Option<LeaseChange>) {
         match change {
-            Some(LeaseChange::Began { token, .. }) => self.input_at(node, Input::TermBegan(token)),
+            Some(LeaseChange::Began { token, lost }) => {
+                if let Some(known) = lost {
+                    self.check_went_back(token, known);
+                    *self.faults.entry(ABOVE_LOST).or_default() += 1;
+                }
+                self.input_at(node, Input::TermBegan(token));
+            }
             Some(LeaseChange::Over(_)) => self.end_life(node, Duration::ZERO),
             Some(LeaseChange::Lapsed) => *self.faults.entry("a lease lapses").or_default() += 1,
             Some(LeaseChange::Held(_) | LeaseChange::Resumed) | None => {}

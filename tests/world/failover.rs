@@ -1,0 +1,187 @@
+//! A database that fails over to a copy which lacks what was written last: the grant of a term, and all since (design §6).
+//!
+//! What only the lost part said is gone: no daemon can know of it, and the checks allow for that, for what was lost and
+//! nothing else. That terms stand above the lost ones, and that all is recovered, they ask as ever.
+
+use super::World;
+use super::clients::{add, create, number};
+use super::options::Options;
+use super::store::{Answers, Kept, Store};
+use super::term::ABOVE_LOST;
+use remeet::model::{CommandId, StoredState};
+use remeet_protocol::message::ClientOp;
+use remeet_protocol::record::RecordKey;
+use remeet_protocol::{LegId, ServerId, Token};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// What a fault is called that lets the database fail over.
+pub(super) const LOST: &str = "the database loses its last grant and what followed";
+
+/// The copy: what the database was before a grant.
+#[derive(Clone)]
+pub(super) struct Copy {
+    pub(super) term: Option<Token>,
+    pub(super) lease: (String, Option<(i128, Duration)>),
+    pub(super) legs: BTreeMap<LegId, Kept>,
+    pub(super) answers: BTreeMap<u64, Answers>,
+    /// Who had told of what, for the check of rule 15.
+    told_of: BTreeMap<LegId, BTreeSet<u64>>,
+}
+
+/// A failover that is to come.
+pub(super) enum Failover {
+    /// The next grant will be lost, and what is written so long after it.
+    Due(Duration),
+    /// The copy that takes over has not heard of it.
+    Lags(Box<Copy>),
+}
+
+/// What nobody can know any more.
+#[derive(Default)]
+pub(super) struct Lost {
+    /// Terms; a server may have admitted one.
+    pub(super) terms: Vec<Token>,
+    /// Legs of which a row, a key, an intent or a record was lost.
+    pub(super) legs: BTreeSet<LegId>,
+    /// Legs of which the end was lost: for a while the cache refuses what is written of them in a term that is not above
+    /// the lost ones.
+    pub(super) ended: BTreeSet<LegId>,
+    /// Client commands of which an intent or the answer was lost: a repeat is carried out anew.
+    pub(super) commands: BTreeSet<CommandId>,
+}
+
+impl Lost {
+    /// The scheduler of this term has not heard yet that it is over, and speaks of what is lost.
+    pub(super) fn term(&self, token: Option<Token>) -> bool {
+        token.is_some_and(|token| self.terms.contains(&token))
+    }
+}
+
+impl Kept {
+    fn differs(&self, other: &Self) -> bool {
+        self.row != other.row
+            || self.key.secret.expose() != other.key.secret.expose()
+            || self.taken != other.taken
+            || self.open.len() != other.open.len()
+            || self.records != other.records
+    }
+}
+
+impl Store {
+    fn copy(&self, told_of: BTreeMap<LegId, BTreeSet<u64>>) -> Copy {
+        let (term, lease) = (self.term, self.lease.clone());
+        Copy { term, lease, legs: self.legs.clone(), answers: self.answers.clone(), told_of }
+    }
+
+    /// The copy takes over. Answers what it lacks, but for terms.
+    fn fail_over(&mut self, copy: Copy) -> Lost {
+        let legs = std::mem::replace(&mut self.legs, copy.legs);
+        let answers = std::mem::replace(&mut self.answers, copy.answers);
+        (self.term, self.lease) = (copy.term, copy.lease);
+        let differs =
+            |(leg, lost): (LegId, Kept)| self.legs.get(&leg).is_none_or(|kept| kept.differs(&lost)).then_some(leg);
+        let mut lost = Lost { legs: legs.into_iter().filter_map(differs).collect(), ..Lost::default() };
+        for (command, intents) in &mut self.made {
+            let stands =
+                |(leg, number): &(LegId, u64)| self.legs.get(leg).is_some_and(|kept| kept.taken.contains(number));
+            let before = intents.len();
+            intents.retain(stands);
+            if intents.len() < before {
+                lost.commands.insert(*command);
+            }
+        }
+        self.made.retain(|_, intents| !intents.is_empty());
+        for (instance, answers) in answers {
+            let kept = self.answers.get(&instance);
+            let gone =
+                answers.kept.into_keys().filter(|number| kept.is_none_or(|kept| !kept.kept.contains_key(number)));
+            lost.commands.extend(gone.map(|number| CommandId { instance, number }));
+        }
+        lost
+    }
+}
+
+impl World {
+    /// The next grant will be lost, and what is written so long after it.
+    pub(super) fn lose_next_grant(&mut self, after: Duration) {
+        self.failover = Some(Failover::Due(after));
+    }
+
+    /// A term is about to be granted: the copy that may take over has not heard of it.
+    pub(super) fn before_grant(&self) -> Option<Failover> {
+        matches!(self.failover, Some(Failover::Due(_)))
+            .then(|| Failover::Lags(Box::new(self.store.copy(self.seen.told_of.clone()))))
+    }
+
+    /// It was granted.
+    pub(super) fn granted(&mut self, copy: Option<Failover>) {
+        if let (Some(Failover::Due(after)), Some(copy)) = (&self.failover, copy) {
+            let after = *after;
+            self.failover = Some(copy);
+            self.later(after, World::fail_over);
+        }
+    }
+
+    /// The copy takes over, if one is to.
+    pub(super) fn fail_over(&mut self) {
+        let Some(Failover::Lags(copy)) = self.failover.take() else { return };
+        let ended = |kept: &&Kept| kept.row.state == StoredState::Ended;
+        let ended: BTreeSet<LegId> = self.store.legs.values().filter(ended).map(|kept| kept.row.leg).collect();
+        let mut copy = *copy;
+        let told_of = std::mem::take(&mut copy.told_of);
+        let mut lost = self.store.fail_over(copy);
+        let lives = |leg: &&LegId| self.store.legs.get(leg).is_none_or(|kept| kept.row.state != StoredState::Ended);
+        lost.ended = ended.iter().filter(lives).copied().collect();
+        for command in &lost.commands {
+            if let Some(client) = self.clients.get_mut(&command.instance) {
+                client.answered.remove(&command.number);
+            }
+        }
+        self.forget_lost(lost, told_of);
+        self.fault(LOST);
+    }
+}
+
+#[test]
+fn a_database_that_lost_a_grant_hears_of_it_from_a_server_and_a_term_above_it_begins() {
+    let mut world = World::new(1, Options { servers: 2, ..Options::default() });
+    let legs = world.start_meetings(ServerId(1), 3, 2);
+    world.lose_next_grant(Duration::from_millis(300));
+    world.restart(Duration::from_millis(5));
+    world.run_until("the loss", |world| world.faults.contains_key(LOST));
+    assert_eq!(world.seen.lost.terms.iter().map(|token| token.epoch.0).collect::<Vec<_>>(), [2]);
+    assert!(legs.iter().all(|leg| world.seen.lost.legs.contains(leg)), "they had been taken over in the lost term");
+    world.quiet();
+    assert_eq!(world.store.term.map(|token| token.epoch.0), Some(3), "2 was granted again, and a server knew it");
+    assert_eq!(world.faults.get(ABOVE_LOST), Some(&1));
+    world.repeat_everything();
+}
+
+#[test]
+fn a_command_whose_number_the_database_has_lost_is_carried_out_and_so_is_a_start() {
+    let mut world = World::new(1, Options { servers: 2, ..Options::default() });
+    let legs = world.start_meetings(ServerId(1), 1, 2);
+    let made = world.new_meeting();
+    world.done(1, made, create(made, ServerId(1)));
+    world.lose_next_grant(Duration::from_secs(3));
+    world.restart(Duration::from_millis(5));
+    world.run_until("the lost term", |world| world.store.term.is_some_and(|token| token.epoch.0 == 2));
+    world.quiet();
+    // Both are done, and lost.
+    world.done(1, legs[0].meeting, add(7));
+    world.done(1, made, ClientOp::Start);
+    world.run_until("the loss", |world| world.faults.contains_key(LOST));
+    world.quiet();
+    world.done(1, made, ClientOp::Start);
+    for meeting in [legs[0].meeting, made] {
+        world.done(1, meeting, add(8));
+    }
+    world.quiet();
+    let key = RecordKey::Terminal(number(8));
+    for leg in world.live_legs(ServerId(1)) {
+        assert!(leg.records.iter().any(|record| record.record.key() == key), "{leg:?}");
+    }
+    assert_eq!(world.live_legs(ServerId(1)).len(), 2);
+    world.repeat_everything();
+}
