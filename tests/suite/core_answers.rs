@@ -352,3 +352,31 @@ fn rule_11_numbers_of_commands_that_the_database_has_lost_are_not_used_again() {
     // Rule 17: no history, but a damaged number.
     assert_eq!(number_after(u64::MAX), (1, true));
 }
+
+/// Found by the simulation (seed 16517): the leg was forgotten before its end's answer came, and nobody was told.
+#[test]
+fn rule_15_an_end_is_told_though_its_row_was_read_while_it_was_on_its_way() {
+    let mut rig = claiming(StoredState::InMeeting);
+    let in_meeting = row(1, StoredState::InMeeting);
+    rig.claim_answered(BOOT, &in_meeting, ErrorCode::OK, 0);
+    let (mark, changes, ended) = (Mark::default(), Vec::new(), EndCause::ByServer);
+    rig.hear(Heard::Event(Event { number: 1, leg: leg(1), handle: Handle(101), previous: 0, mark, ended, changes }));
+    let ids: Vec<_> = std::mem::take(&mut rig.persists).into_iter().map(|(id, _)| id).collect();
+    let [acceptance, end] = ids.as_slice() else { panic!("{ids:?}") };
+    rig.give(Input::Written(*end, Outcome::Lost { version: 9 }));
+    rig.look_up(&[StoredLeg { version: 9, ..in_meeting.clone() }], &[]);
+    rig.inventory(BOOT, 11, vec![entry(1, 101, LegState::Ended, EndCause::ByServer)]);
+    assert_eq!(rig.states(), [(leg(1), StoredState::Ended, EndCause::ByServer)]);
+    let again = std::mem::take(&mut rig.persists);
+    rig.give(Input::Written(*acceptance, Outcome::Lost { version: 9 }));
+    rig.look_up(&[StoredLeg { version: 10, state: StoredState::Ended, cause: EndCause::ByServer, ..in_meeting }], &[]);
+    rig.stored();
+    // Rounds come and go.
+    rig.after(Duration::from_secs(6));
+    rig.inventory(BOOT, 11, Vec::new());
+    assert!(!rig.published.iter().any(|published| published.kind == EventKind::Ended), "not before it stands");
+    for (id, _) in again {
+        rig.give(Input::Written(id, Outcome::Applied { version: 10 }));
+    }
+    assert_eq!(rig.published.iter().filter(|published| published.kind == EventKind::Ended).count(), 1);
+}
