@@ -14,7 +14,7 @@ use super::{RequestError, Ticket};
 use crate::model::Moment;
 use rand::Rng;
 use remeet_protocol::ErrorCode;
-use remeet_protocol::message::Failure;
+use remeet_protocol::message::{Failure, Op};
 use remeet_protocol::packet::Header;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -113,10 +113,16 @@ impl Session {
 
     /// Sends what may leave now.
     pub(super) fn pump(&mut self) {
-        while matches!(self.phase, Phase::Up(_)) && self.flight.active() < self.settings.window {
+        while matches!(self.phase, Phase::Up(_)) {
+            let (window, commands) = (self.settings.window, self.settings.command_window());
+            let room = self.flight.active() < window;
+            // Commands that come back from waiting out a `busy` may be more than the window: the rest keeps its part.
+            if !room && self.flight.active() - self.flight.commands >= (window - commands).max(1) {
+                break;
+            }
             let open = Open {
                 control: matches!(self.control, Control::Attached { .. }),
-                commands: self.flight.commands < self.settings.command_window(),
+                commands: room && self.flight.commands < commands,
                 pulls: self.flight.pulls < self.settings.pull_window,
             };
             let Some(Waiting { ticket, question, .. }) = self.queue.next(open, &self.settings) else { break };
@@ -235,6 +241,11 @@ impl Session {
             (ErrorCode::STALE_TOKEN, question) if question.needs_token() => {
                 self.flight.insert(request, exchange);
                 self.fenced(failure);
+            }
+            // It may have run, long ago: a new inventory says what has become of it before it is asked under another id.
+            (ErrorCode::BELOW_WINDOW, Question::Command(command)) if matches!(command.op, Op::Start(_)) => {
+                self.unanswered.forget(&exchange.question);
+                self.fail(exchange.ticket, exchange.question, RequestError::Refused(failure));
             }
             (ErrorCode::BELOW_WINDOW, _) if exchange.sendings < self.settings.sendings_max => {
                 self.counters.retries += 1;

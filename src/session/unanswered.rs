@@ -61,6 +61,11 @@ impl Unanswered {
         if matches!(question, Question::Command(command) if matches!(command.op, Op::Start(_))) {
             return;
         }
+        self.forget(question);
+    }
+
+    /// The next time it has an id of its own.
+    pub(super) fn forget(&mut self, question: &Question) {
         if let Some(request) = name(question).and_then(|name| self.ids.remove(&name)) {
             self.by_age.remove(&request);
         }

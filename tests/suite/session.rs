@@ -6,6 +6,8 @@ use crate::session_talk::*;
 use remeet::session::{Heard, Misbehaviour, PersistId, Request, RequestError, Settings, Ticket};
 use remeet_protocol::message::*;
 use remeet_protocol::packet::{Header, VERSION};
+use remeet_protocol::record::LegRow;
+use remeet_protocol::wire::Text;
 use remeet_protocol::*;
 
 #[test]
@@ -414,9 +416,59 @@ fn an_inventory_leaves_however_many_commands_are_unanswered() {
     talk.ask(Request::Inventory);
     let sent = talk.sent();
     assert!(matches!(sent.as_slice(), [packet] if matches!(packet.message, Message::Query(_))), "{sent:?}");
-    // One that waits out a `busy` leaves its place to another.
-    talk.pass_ms(1);
+}
+
+#[test]
+fn an_inventory_leaves_when_commands_come_back_from_waiting_out_a_busy() {
+    let settings = Settings::default();
+    let mut talk = Talk::attached(settings.clone());
+    for number in 1..=200 {
+        talk.ask(Request::Command(command(number, 1)));
+    }
+    let mut refused = 0;
+    while refused < settings.parked_max {
+        for packet in talk.sent() {
+            talk.refuse(&packet, ErrorCode::BUSY, 500);
+            refused += 1;
+        }
+    }
+    talk.sent();
+    talk.pass_ms(1_000);
+    let again = talk.sent();
+    assert!(again.iter().all(|packet| matches!(packet.message, Message::Command(_))));
+    assert!(talk.session.lengths().in_flight > settings.window, "{} in flight", talk.session.lengths().in_flight);
+    talk.ask(Request::Inventory);
+    assert!(talk.sent().iter().any(|packet| matches!(packet.message, Message::Query(_))));
+}
+
+/// SPEC T-8.
+#[test]
+fn a_start_below_the_window_is_not_asked_under_another_id_before_its_asker_knows_what_became_of_it() {
+    let mut talk = Talk::attached(Settings::default());
+    let row = LegRow {
+        number: Text::cut("1"),
+        title: Text::default(),
+        creator: Text::cut("1"),
+        creator_name: Text::default(),
+        chair: Text::default(),
+        first_speaker: Text::default(),
+        second_speaker: Text::default(),
+        started_at_ms: 0,
+    };
+    let op = Op::Start(Start { secret: Secret::new([1; 16]), generation: 1, row });
+    let start = Command { op, handle: Handle(0), ..command(1, 1) };
+    let ticket = talk.ask(Request::Command(start.clone()));
+    let first = talk.only();
+    talk.refuse(&first, ErrorCode::BELOW_WINDOW, 0);
+    let heard = talk.heard();
+    let below = |error: &RequestError| matches!(error, RequestError::Refused(failure) if failure.code == ErrorCode::BELOW_WINDOW);
+    assert!(
+        heard.iter().any(|heard| error_of(heard).is_some_and(|(of, error)| of == ticket && below(error))),
+        "{heard:?}"
+    );
     assert_eq!(talk.sent(), vec![]);
+    talk.ask(Request::Command(start));
+    assert!(talk.only().header.request > first.header.request);
 }
 
 #[test]
