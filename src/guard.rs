@@ -8,6 +8,7 @@ pub enum Guard {
     ServerToken,
     TakeoverProof,
     ExecutedMemory,
+    LostIntents,
     Tombstones,
     StoredBeforeSent,
     SelfStop,
@@ -34,10 +35,11 @@ pub enum Guard {
 
 impl Guard {
     /// All of them.
-    pub const ALL: [Guard; 25] = [
+    pub const ALL: [Guard; 26] = [
         Guard::ServerToken,
         Guard::TakeoverProof,
         Guard::ExecutedMemory,
+        Guard::LostIntents,
         Guard::Tombstones,
         Guard::StoredBeforeSent,
         Guard::SelfStop,
@@ -69,6 +71,7 @@ impl Guard {
             Guard::ServerToken => "a server admits only the highest token (rule 2)",
             Guard::TakeoverProof => "a server gives a leg only for the proof of its key (rule 3)",
             Guard::ExecutedMemory => "a server remembers what it executed (rule 11)",
+            Guard::LostIntents => "numbers of intents that the database lost are not used again (rules 8 and 11)",
             Guard::Tombstones => "an ended leg stays known until its end is acknowledged (rule 9)",
             Guard::StoredBeforeSent => "an intent is stored before it is sent (rule 12)",
             Guard::SelfStop => "no command leaves after the lease could have run out (rule 5)",

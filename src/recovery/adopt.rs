@@ -93,7 +93,7 @@ impl Core {
     fn adopt_again(&mut self, leg: LegId, waiting: &Waiting, end: bool) {
         let Some(known) = self.legs.get(&leg) else { return };
         match known.row.state {
-            StoredState::InMeeting => {}
+            StoredState::InMeeting if !end || known.is_ours(self.token) => {}
             StoredState::Ending => {
                 return self.refuse(waiting, ErrorCode::WRONG_STATE, "it was adopted, and is being ended");
             }
@@ -128,6 +128,9 @@ impl Core {
             }
             Ok(done) if done.code.is_ok() => {
                 let handle = known.row.handle.unwrap_or_default();
+                if !self.intents_executed(server, leg, done.intent) {
+                    return self.claim_failed(server, leg, "refused");
+                }
                 let place = Place { boot: done.boot, handle, table_revision: done.table_revision };
                 self.accepted(server, leg, place, done.mark, None);
                 self.note_fate(server, leg, Fate::Recovered);

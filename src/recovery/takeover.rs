@@ -4,7 +4,7 @@
 use super::core::{After, Asked, Core, Reading, Started, lane, same_place};
 use super::events::BELOW_ALL;
 use super::intents::Done;
-use super::leg::{Content, Control};
+use super::leg::{Content, Control, OpenIntent};
 use super::plan::{Bucket, takeover_order};
 use super::report::{Fate, KeySource};
 use super::round::Stage;
@@ -13,7 +13,7 @@ use crate::guard::{Guard, holds};
 use crate::model::StoredState;
 use crate::session::{PersistId, Request, RequestError, TakeoverResults};
 use crate::store::{Accepted, CachedKey, Expect, LookUp, StateWrite, Unit, Write};
-use remeet_protocol::message::{Adopt, EndCause, EventKind, TakeoverClaim, TakeoverResult};
+use remeet_protocol::message::{Adopt, EndCause, EventKind, Op, TakeoverClaim, TakeoverResult};
 use remeet_protocol::proof::{self, Claim};
 use remeet_protocol::record::Mark;
 use remeet_protocol::{BootId, ErrorCode, Handle, LegId, ServerId};
@@ -220,7 +220,9 @@ impl Core {
         match result.code {
             ErrorCode::OK => {
                 self.count_key(server, leg);
-                self.intents_executed(server, leg, result.intent);
+                if !self.intents_executed(server, leg, result.intent) {
+                    return self.claim_failed(server, leg, "refused");
+                }
                 let place = Place { boot, handle: result.handle, table_revision };
                 self.accepted(server, leg, place, result.mark, None);
             }
@@ -246,21 +248,32 @@ impl Core {
         }
     }
 
-    /// The server has executed intents that are not stored: the database has lost them (design §6). A number is not used
-    /// again: the server would answer it with what it said to the lost one, and do nothing.
-    fn intents_executed(&mut self, server: ServerId, leg: LegId, executed: u64) {
-        let Some(known) = self.legs.get_mut(&leg).filter(|known| known.row.intent < executed) else { return };
+    /// The last intent that the server has executed on the live leg. If the database has lost some (design §6), their
+    /// numbers are not used again: the server would answer each with what it said to the lost one, and do nothing.
+    /// False: the number cannot be.
+    pub(super) fn intents_executed(&mut self, server: ServerId, leg: LegId, executed: u64) -> bool {
+        let Some(known) = self.legs.get_mut(&leg).filter(|_| holds(Guard::LostIntents)) else { return true };
         let stored = known.row.intent;
-        if executed - stored > INTENTS_LOST_MAX {
+        if executed.saturating_sub(stored) > INTENTS_LOST_MAX {
             let text =
                 format!("says that it has executed intent {executed} of the leg; the last one stored is {stored}");
-            return self.alarm(AlarmKind::Misbehaviour, Some(server), Some(leg), text);
+            self.alarm(AlarmKind::Misbehaviour, Some(server), Some(leg), text);
+            return false;
         }
-        tracing::warn!(
-            server = server.0, %leg, executed, stored,
-            "the server has executed commands that the database has lost: numbers go on above them"
-        );
-        known.row.intent = executed;
+        if stored < executed {
+            tracing::warn!(
+                server = server.0, %leg, executed, stored,
+                "the server has executed commands that the database has lost: numbers go on above them"
+            );
+            known.row.intent = executed;
+        }
+        // An end that was stored after the loss, before this term: its number had been another command's. It will be answered
+        // as that was, and what then stands as ended is live, which the next round ends.
+        let ends = |open: &OpenIntent| matches!(open.intent.op, Op::End(_)) && open.intent.number <= executed;
+        if known.open.iter().any(ends) {
+            self.want_round_later(server);
+        }
+        true
     }
 
     /// A leg has ended, and if no event has told it yet, the one that did may be lost. Its server forgets the leg when
@@ -319,7 +332,7 @@ impl Core {
         }
     }
 
-    fn claim_failed(&mut self, server: ServerId, leg: LegId, reason: &'static str) {
+    pub(super) fn claim_failed(&mut self, server: ServerId, leg: LegId, reason: &'static str) {
         if let Some(known) = self.legs.get_mut(&leg) {
             known.control = Control::None;
         }

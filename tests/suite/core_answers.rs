@@ -5,7 +5,7 @@ use crate::plan::{BOOT, entry, leg, row};
 use remeet::model::{CommandId, Intent, StoredLeg, StoredState};
 use remeet::recovery::{AlarmKind, Command, Input, Read, ReadResult, Rights, Settings, Waiter};
 use remeet::session::{Heard, Request, RequestError, TakeoverResults};
-use remeet::store::{Found, Instance, LookUp, Outcome, Write};
+use remeet::store::{Found, Instance, LookUp, Outcome, Unit, Write};
 use remeet_protocol::message::{
     AdoptAnswer, AdoptOrphan, ClientCommand, ClientOp, End, EndCause, Event, EventGap, EventKind, Failure, LegState,
     MeetingState, Op, TakeoverResult,
@@ -315,12 +315,25 @@ fn an_adopted_leg_whose_end_overtakes_the_answer_stays_ended_and_leaves_nothing_
     assert!(rig.answers.iter().any(|answer| answer.code.is_ok()), "ending what has ended is done");
 }
 
+/// The number of the intent of an end that is asked for now, if it is one yet.
+fn end_is_numbered(rig: &mut Rig, meeting: MeetingId) -> Option<u64> {
+    rig.give(command(7, meeting, ClientOp::End));
+    if let Some((id, Read::Instance(_))) = rig.reads.last().cloned() {
+        rig.give(Input::Read(id, Ok(ReadResult::Instance(Instance::default()))));
+    }
+    let writes = rig.persists.iter().flat_map(|(_, unit)| &unit.writes);
+    let number = |write: &Write| match write {
+        Write::Intent(Intent { number, op: Op::End(_), .. }) => Some(*number),
+        _ => None,
+    };
+    writes.filter_map(number).last()
+}
+
 /// Found by the simulation (seed 75), when its database first lost what was written last: an end got the answer of a lost
 /// command of its number, and the meeting stood as ended and ran on.
 #[test]
 fn rule_11_numbers_of_commands_that_the_database_has_lost_are_not_used_again() {
     let number_after = |executed: u64| {
-        let stored = row(1, StoredState::InMeeting);
         let mut rig = claiming(StoredState::InMeeting);
         let ticket = rig.asked(|request| matches!(request, Request::Takeover(_)));
         let result = TakeoverResult {
@@ -334,23 +347,29 @@ fn rule_11_numbers_of_commands_that_the_database_has_lost_are_not_used_again() {
         let results = TakeoverResults { boot: BOOT, table_revision: 10, results: vec![result] };
         rig.hear(Heard::Takeover(ticket, Ok(results)));
         rig.stored();
-        rig.give(command(1, leg(1).meeting, ClientOp::End));
-        let id = rig.reads.last().expect("the instance is read").0;
-        rig.give(Input::Read(id, Ok(ReadResult::Instance(Instance::default()))));
-        let writes = rig.persists.iter().flat_map(|(_, unit)| &unit.writes);
-        let number = writes.filter_map(|write| match write {
-            Write::Intent(intent) => Some(intent.number),
-            _ => None,
-        });
         let wrong = rig.alarms.iter().any(|alarm| alarm.kind == AlarmKind::Misbehaviour);
-        (number.last().expect("an intent") - stored.intent, wrong)
+        (end_is_numbered(&mut rig, leg(1).meeting), wrong)
     };
     let stored = row(1, StoredState::InMeeting).intent;
-    assert_eq!(number_after(0), (1, false));
-    assert_eq!(number_after(stored), (1, false));
-    assert_eq!(number_after(stored + 7), (8, false));
-    // Rule 17: no history, but a damaged number.
-    assert_eq!(number_after(u64::MAX), (1, true));
+    assert_eq!(number_after(0), (Some(stored + 1), false));
+    assert_eq!(number_after(stored), (Some(stored + 1), false));
+    assert_eq!(number_after(stored + 7), (Some(stored + 8), false));
+    // Rule 17: no history, but a damaged number. No command could run.
+    assert_eq!(number_after(u64::MAX), (None, true));
+}
+
+#[test]
+fn rule_11_nor_are_those_that_an_adopted_leg_has_executed() {
+    let mut rig = with_orphan();
+    adopt(&mut rig, false);
+    let new_leg = |(_, unit): &(_, Unit)| unit.writes.iter().find_map(Write::leg);
+    let adopted = rig.persists.iter().find_map(new_leg).expect("a new leg");
+    rig.stored();
+    let ticket = rig.asked(|request| matches!(request, Request::Adopt(_)));
+    let (code, mark) = (ErrorCode::OK, Mark::default());
+    rig.hear(Heard::Adopted(ticket, Ok(AdoptAnswer { code, boot: BOOT, table_revision: 11, mark, intent: 9 })));
+    rig.stored();
+    assert_eq!(end_is_numbered(&mut rig, adopted.meeting), Some(10));
 }
 
 /// Found by the simulation (seed 16517): the leg was forgotten before its end's answer came, and nobody was told.
