@@ -89,9 +89,7 @@ impl World {
         // An end that was stored, acknowledged and forgotten by its server: what stands again may be started again.
         seen.ended.retain(|(_, _, leg), _| !lost.ended.contains(leg));
         for (leg, lives) in told_of {
-            if lost.legs.contains(&leg) {
-                seen.told_of.entry(leg).or_default().extend(lives);
-            }
+            seen.told_of.entry(leg).or_default().extend(lives);
         }
         seen.lost = lost;
     }
@@ -129,7 +127,7 @@ impl World {
         match &packet.message {
             Message::Command(command) => {
                 let (leg, intent) = (command.leg, command.intent);
-                let stored = self.store.legs.get(&leg).is_some_and(|kept| kept.taken.contains(&intent));
+                let stored = self.store.legs.get(&leg).is_some_and(|kept| kept.taken.contains_key(&intent));
                 assert!(stored, "rule 12: intent {intent} of {leg} left for server {server} and is not stored");
             }
             Message::Adopt(adopt) => {
@@ -313,11 +311,7 @@ impl World {
                     let tombstone = row.handle.filter(|_| known).and_then(|handle| simulated.core.table().leg(handle));
                     let tombstone = tombstone.filter(|leg| named(leg.head.id));
                     assert!(tombstone.is_none(), "rule 8: closed by absence, but its server has it: {transition:?}");
-                    // A client has ended what had never been started, as far as was stored; or its server took the end for a
-                    // lost command of that number. The next round ends it there.
-                    let asked = |before: &StoredLeg| matches!(before.state, StoredState::Created | StoredState::Ending);
-                    let ended_again =
-                        self.seen.lost.legs.contains(&row.leg) && transition.before.as_ref().is_some_and(asked);
+                    let ended_again = live.is_some_and(|live| self.is_ended_again(transition.before.as_ref(), live));
                     assert!(
                         live.is_none() || ended_again,
                         "rule 8: a live leg was closed: {transition:?}\n{}",
@@ -342,13 +336,26 @@ impl World {
 
     /// It runs under a key that the database has lost.
     fn is_of_lost_key(&self, live: &LegHead) -> bool {
-        let stored = self.store.legs.get(&live.id).filter(|_| self.seen.lost.legs.contains(&live.id));
-        stored.is_some_and(|kept| kept.key.secret.expose() != live.secret.expose())
+        self.seen.lost.keys.get(&live.id).is_some_and(|lost| lost.expose() == live.secret.expose())
+    }
+
+    /// A client has ended what had never been started, as far as was stored; or its server took the end, which was stored
+    /// before this term took the leg over, for a lost command of that number. The next round ends it there.
+    fn is_ended_again(&self, before: Option<&StoredLeg>, live: &LegHead) -> bool {
+        let lost = &self.seen.lost;
+        before.is_some_and(|before| match before.state {
+            StoredState::Created => lost.starts.contains(&before.leg),
+            StoredState::Ending if !lost.terms.is_empty() => {
+                let taken = self.store.legs.get(&before.leg).and_then(|kept| kept.taken.last_key_value());
+                taken.is_some_and(|(number, epoch)| *epoch < live.token.epoch && *number <= live.intent)
+            }
+            _ => false,
+        })
     }
 
     fn meetings_of_lost_keys(&self) -> BTreeSet<MeetingId> {
         let mut meetings = BTreeSet::new();
-        for simulated in self.servers.values().filter(|_| !self.seen.lost.legs.is_empty()) {
+        for simulated in self.servers.values().filter(|_| !self.seen.lost.keys.is_empty()) {
             let legs = simulated.core.table().legs().filter(|leg| leg.is_live() && self.is_of_lost_key(&leg.head));
             meetings.extend(legs.map(|leg| leg.head.id.meeting));
         }
@@ -368,14 +375,14 @@ impl World {
             if nothing.contains(&answer.code) {
                 return;
             }
+            // A lost one, of a scheduler that has not heard of it.
+            let stored = self.store.legs.get(&answer.leg).is_some_and(|kept| kept.taken.contains_key(&answer.intent));
+            if !stored && !self.seen.lost.terms.is_empty() {
+                return;
+            }
             let said = self.carried_out.entry((server, answer.leg, answer.intent)).or_default();
             let first = *said.entry(answer.boot).or_insert(answer.code);
             let (intent, leg, code) = (answer.intent, answer.leg, answer.code);
-            if self.seen.lost.legs.contains(&leg) {
-                // It may have been started anew, with numbers from 1.
-                said.insert(answer.boot, code);
-                return;
-            }
             assert_eq!(first, code, "rule 11: a server answered intent {intent} of {leg} in two ways");
         }
     }
@@ -392,8 +399,11 @@ impl World {
             let ended = self.seen.ended.get(&(server, boot, event.leg));
             let again = ended.is_some_and(|handle| *handle != event.handle);
             // Live at its server, and never started as far as is stored: it may end unheard, and be started.
-            let start_lost = self.seen.lost.legs.contains(&event.leg);
+            let start_lost = self.seen.lost.starts.contains(&event.leg);
             assert!(!again || start_lost, "rule 9: {} has ended on server {server}, and appears again", event.leg);
+            if again {
+                self.carried_out.retain(|(_, leg, _), _| *leg != event.leg);
+            }
             self.seen.appeared.insert((server, boot, event.handle));
         }
         if event.ended != EndCause::None {
@@ -481,8 +491,10 @@ impl World {
                 continue;
             }
             // Its start was lost: live, and never started as far as is stored. An operator decides.
-            let unstarted = row.state == StoredState::Created && self.seen.lost.legs.contains(&id);
-            if unstarted && self.core().pending().iter().any(|(_, leg, _)| *leg == id) {
+            // Or it was started in a new table, and the scheduler of before, which had not heard of that, took it for lost.
+            let unstarted = row.state == StoredState::Created && self.seen.lost.starts.contains(&id);
+            let unplaced = row.state == StoredState::Ended && self.seen.lost.places.contains(&id);
+            if (unstarted || unplaced) && self.core().pending().iter().any(|(_, leg, _)| *leg == id) {
                 continue;
             }
             if (row.state, Some(row.epoch), row.quarantine.as_ref()) != (StoredState::InMeeting, epoch, None) {
@@ -627,7 +639,10 @@ impl World {
                 // It was asked again when its answer was no longer kept.
                 let sent = self.clients[&command.instance].sent.len() as u64;
                 let late = answer.code == ErrorCode::TOO_OLD && sent - command.number >= super::clients::ANSWERS_KEPT;
-                let same = said.values().any(|said| *said == answer.code) || over.contains(&answer.code) || late;
+                // It ran, and the database has lost that and a later one.
+                let overtaken = answer.code == ErrorCode::STALE_INTENT && !self.seen.lost.terms.is_empty();
+                let same = said.values().any(|said| *said == answer.code) || over.contains(&answer.code);
+                let same = same || late || overtaken;
                 assert!(same, "rule 11: {command:?} was answered {:?}, its server said {said:?}", answer.code);
             }
         }

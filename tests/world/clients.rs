@@ -1,12 +1,12 @@
 //! Model clients: they repeat a command under its id until it has a final answer, over crashes too.
 
 use super::{Happening, World};
-use remeet::model::{CommandId, Moment};
+use remeet::model::Moment;
 use remeet::recovery::{Command, Input, Rights, Waiter};
 use remeet_protocol::message::{AddLeg, AddTerminal, ClientAnswer, ClientCommand, ClientOp, Create, SetExtra};
 use remeet_protocol::record::Number;
 use remeet_protocol::wire::{Blob, Text};
-use remeet_protocol::{ErrorCode, LegId, MeetingId, ServerId};
+use remeet_protocol::{ErrorCode, LegId, MeetingId, ServerId, Token};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -95,7 +95,7 @@ impl World {
     }
 
     /// Rule 11: whatever happens, the final answers to one command are the same.
-    pub(super) fn client_hears(&mut self, client: u64, answer: ClientAnswer) {
+    pub(super) fn client_hears(&mut self, client: u64, term: Option<Token>, answer: ClientAnswer) {
         let Some(state) = self.clients.get_mut(&client) else { return };
         let number = answer.number;
         let not_now = [ErrorCode::RETRY, ErrorCode::UNAVAILABLE, ErrorCode::UNREACHABLE, ErrorCode::NOT_DURABLE];
@@ -108,7 +108,8 @@ impl World {
             return;
         }
         state.open.remove(&number);
-        if self.seen.lost.commands.contains(&CommandId { instance: client, number }) {
+        // Its answer is lost, and a repeat may be given another one.
+        if self.seen.lost.term(term) {
             return;
         }
         let command = &state.sent[&number];

@@ -11,7 +11,7 @@ use super::term::ABOVE_LOST;
 use remeet::model::{CommandId, StoredState};
 use remeet_protocol::message::ClientOp;
 use remeet_protocol::record::RecordKey;
-use remeet_protocol::{LegId, ServerId, Token};
+use remeet_protocol::{LegId, Secret, ServerId, Token};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -42,29 +42,23 @@ pub(super) enum Failover {
 pub(super) struct Lost {
     /// Terms; a server may have admitted one.
     pub(super) terms: Vec<Token>,
-    /// Legs of which a row, a key, an intent or a record was lost.
-    pub(super) legs: BTreeSet<LegId>,
-    /// Legs of which the end was lost: for a while the cache refuses what is written of them in a term that is not above
-    /// the lost ones.
+    /// Legs whose state or place on a server was another one in what was lost.
+    pub(super) places: BTreeSet<LegId>,
+    /// Of these, whose start was lost: they stand as never started, or not at all.
+    pub(super) starts: BTreeSet<LegId>,
+    /// Of these, whose end was: for a while the cache refuses what is written of them in a term that is not above the lost
+    /// ones.
     pub(super) ended: BTreeSet<LegId>,
+    /// Keys that were lost, of legs that stand under another one, or not at all.
+    pub(super) keys: BTreeMap<LegId, Secret>,
     /// Client commands of which an intent or the answer was lost: a repeat is carried out anew.
-    pub(super) commands: BTreeSet<CommandId>,
+    commands: BTreeSet<CommandId>,
 }
 
 impl Lost {
     /// The scheduler of this term has not heard yet that it is over, and speaks of what is lost.
     pub(super) fn term(&self, token: Option<Token>) -> bool {
         token.is_some_and(|token| self.terms.contains(&token))
-    }
-}
-
-impl Kept {
-    fn differs(&self, other: &Self) -> bool {
-        self.row != other.row
-            || self.key.secret.expose() != other.key.secret.expose()
-            || self.taken != other.taken
-            || self.open.len() != other.open.len()
-            || self.records != other.records
     }
 }
 
@@ -79,14 +73,27 @@ impl Store {
         let legs = std::mem::replace(&mut self.legs, copy.legs);
         let answers = std::mem::replace(&mut self.answers, copy.answers);
         (self.term, self.lease) = (copy.term, copy.lease);
-        let differs =
-            |(leg, lost): (LegId, Kept)| self.legs.get(&leg).is_none_or(|kept| kept.differs(&lost)).then_some(leg);
-        let mut lost = Lost { legs: legs.into_iter().filter_map(differs).collect(), ..Lost::default() };
+        let mut lost = Lost::default();
+        for (leg, was) in legs {
+            let kept = self.legs.get(&leg);
+            let place = |kept: &Kept| (kept.row.state, kept.row.boot, kept.row.handle);
+            if kept.is_none_or(|kept| kept.key.secret.expose() != was.key.secret.expose()) {
+                lost.keys.insert(leg, was.key.secret.clone());
+            }
+            if kept.is_some_and(|kept| place(kept) == place(&was)) {
+                continue;
+            }
+            lost.places.insert(leg);
+            if kept.is_none_or(|kept| kept.row.state == StoredState::Created) {
+                lost.starts.insert(leg);
+            }
+            if was.row.state == StoredState::Ended {
+                lost.ended.insert(leg);
+            }
+        }
         for (command, intents) in &mut self.made {
-            let stands =
-                |(leg, number): &(LegId, u64)| self.legs.get(leg).is_some_and(|kept| kept.taken.contains(number));
             let before = intents.len();
-            intents.retain(stands);
+            intents.retain(|(leg, number)| self.legs.get(leg).is_some_and(|kept| kept.taken.contains_key(number)));
             if intents.len() < before {
                 lost.commands.insert(*command);
             }
@@ -126,13 +133,14 @@ impl World {
     /// The copy takes over, if one is to.
     pub(super) fn fail_over(&mut self) {
         let Some(Failover::Lags(copy)) = self.failover.take() else { return };
-        let ended = |kept: &&Kept| kept.row.state == StoredState::Ended;
-        let ended: BTreeSet<LegId> = self.store.legs.values().filter(ended).map(|kept| kept.row.leg).collect();
         let mut copy = *copy;
         let told_of = std::mem::take(&mut copy.told_of);
-        let mut lost = self.store.fail_over(copy);
-        let lives = |leg: &&LegId| self.store.legs.get(leg).is_none_or(|kept| kept.row.state != StoredState::Ended);
-        lost.ended = ended.iter().filter(lives).copied().collect();
+        let lost = self.store.fail_over(copy);
+        // The cache has them under the right generation all the same.
+        self.wrong_keys.extend(lost.keys.keys());
+        let stored =
+            |leg: &LegId, number: u64| self.store.legs.get(leg).is_some_and(|kept| kept.taken.contains_key(&number));
+        self.carried_out.retain(|(_, leg, number), _| stored(leg, *number));
         for command in &lost.commands {
             if let Some(client) = self.clients.get_mut(&command.instance) {
                 client.answered.remove(&command.number);
@@ -151,7 +159,8 @@ fn a_database_that_lost_a_grant_hears_of_it_from_a_server_and_a_term_above_it_be
     world.restart(Duration::from_millis(5));
     world.run_until("the loss", |world| world.faults.contains_key(LOST));
     assert_eq!(world.seen.lost.terms.iter().map(|token| token.epoch.0).collect::<Vec<_>>(), [2]);
-    assert!(legs.iter().all(|leg| world.seen.lost.legs.contains(leg)), "they had been taken over in the lost term");
+    let epoch = |leg: &LegId| world.store.legs[leg].row.epoch.0;
+    assert!(legs.iter().all(|leg| epoch(leg) == 1), "they had been taken over in the lost term");
     world.quiet();
     assert_eq!(world.store.term.map(|token| token.epoch.0), Some(3), "2 was granted again, and a server knew it");
     assert_eq!(world.faults.get(ABOVE_LOST), Some(&1));

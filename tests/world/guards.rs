@@ -45,6 +45,8 @@ fn rules(guard: Guard) -> &'static [u32] {
         // Of two writes that follow from one row the later stands, too: after an unknown commit, or after an end.
         Guard::StoredVersion => &[4, 9, 12],
         Guard::SelfStop => &[5],
+        // A command gets a lost one's answer: an end that was never carried out.
+        Guard::LostIntents => &[8, 11],
         // Closed though it lives by another server's word, or by its own of an earlier leg of that name.
         Guard::OwnServersEvents => &[8, 9, 16],
         Guard::WholeInventory | Guard::UnansweredStart | Guard::TableRevision => &[8],

@@ -187,6 +187,8 @@ enum Happening {
     },
     ClientHears {
         client: u64,
+        /// Of the scheduler that says it.
+        term: Option<Token>,
         answer: ClientAnswer,
     },
     ClientWaited {
@@ -459,7 +461,7 @@ impl World {
             Happening::CacheRun { life, epoch, tasks } => self.cache_run(life, epoch, tasks),
             Happening::CacheWritten { life, epoch, tasks, stored } => self.cache_written(life, epoch, tasks, stored),
             Happening::ClientAsks { command } => self.client_asks(command),
-            Happening::ClientHears { client, answer } => self.client_hears(client, answer),
+            Happening::ClientHears { client, term, answer } => self.client_hears(client, term, answer),
             Happening::ClientWaited { client, number, wait } => self.client_waited(client, number, wait),
             Happening::Act(act) => act(self),
         }

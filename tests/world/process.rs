@@ -352,8 +352,8 @@ impl World {
             }
             Output::Answer(waiter, answer) => {
                 if let Some((client, _)) = process.waiters.remove(&waiter) {
-                    let pause = self.dice.pause(self.options.delay);
-                    self.calendar.after(pause, Happening::ClientHears { client, answer });
+                    let (pause, term) = (self.dice.pause(self.options.delay), process.core.token());
+                    self.calendar.after(pause, Happening::ClientHears { client, term, answer });
                 }
             }
             Output::Publish(published) => {

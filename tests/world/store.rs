@@ -22,7 +22,8 @@ pub(super) struct Kept {
     pub(super) key: RecoveryKey,
     pub(super) records: BTreeMap<RecordKey, Change>,
     pub(super) open: BTreeMap<u64, Intent>,
-    pub(super) taken: BTreeSet<u64>,
+    /// Numbers of intents, with the term that stored each.
+    pub(super) taken: BTreeMap<u64, Epoch>,
     /// A record was written over a higher revision.
     pub(super) fell: bool,
     /// The last term that wrote records.
@@ -233,7 +234,7 @@ impl Store {
                     key: new.key.clone(),
                     records: BTreeMap::new(),
                     open: BTreeMap::new(),
-                    taken: BTreeSet::new(),
+                    taken: BTreeMap::new(),
                     fell: false,
                     content_of: token.epoch,
                     committed: BTreeMap::new(),
@@ -340,7 +341,7 @@ impl Kept {
             Write::Intent(intent) => {
                 self.row.intent = self.row.intent.max(intent.number);
                 self.open.insert(intent.number, intent.clone());
-                return self.taken.insert(intent.number);
+                return self.taken.insert(intent.number, token.epoch).is_none();
             }
             Write::IntentDone(done) => {
                 self.open.remove(&done.number);

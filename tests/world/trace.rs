@@ -120,7 +120,7 @@ fn line(happening: &Happening) -> Option<String> {
         Happening::CacheRun { life, tasks, .. } => format!("life {life} begins cache tasks {tasks:?}"),
         Happening::CacheWritten { life, tasks, .. } => format!("life {life} carries out cache tasks {tasks:?}"),
         Happening::ClientAsks { command } => format!("a client asks: {command:?}"),
-        Happening::ClientHears { client, answer } => format!("client {client} hears {answer:?}"),
+        Happening::ClientHears { client, answer, .. } => format!("client {client} hears {answer:?}"),
         Happening::Act(_) => "what was set for now happens (a fault ends)".to_owned(),
     })
 }
