@@ -587,7 +587,12 @@ impl Core {
             })
             .collect();
         for leg in ended {
+            let reason = self.servers.get_mut(&server).and_then(|known| known.pending.remove(&leg));
             self.forget_leg(leg);
+            // That it is live all the same stays in trouble until the next round has looked.
+            if let (Some(reason), Some(known)) = (reason, self.servers.get_mut(&server)) {
+                known.pending.insert(leg, reason);
+            }
         }
     }
 }

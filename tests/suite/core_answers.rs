@@ -399,3 +399,19 @@ fn rule_15_an_end_is_told_though_its_row_was_read_while_it_was_on_its_way() {
     }
     assert_eq!(rig.published.iter().filter(|published| published.kind == EventKind::Ended).count(), 1);
 }
+
+/// Found by the simulation (seed 32261).
+#[test]
+fn a_leg_that_was_closed_by_absence_and_lives_stays_in_trouble_after_the_round() {
+    let mut rig = Rig::new(Settings::default(), BOOT);
+    rig.inventory(BOOT, 10, vec![entry(1, 101, LegState::Live, EndCause::None)]);
+    rig.look_up(&[StoredLeg { cause: EndCause::Vanished, ..row(1, StoredState::Ended) }], &[]);
+    rig.attach(BOOT, 10);
+    rig.inventory(BOOT, 10, vec![entry(1, 101, LegState::Live, EndCause::None)]);
+    assert!(rig.core.server_views()[0].round.is_none(), "{:?}", rig.core.server_views());
+    assert_eq!(rig.core.pending(), [(crate::plan::HERE, leg(1), "conflict".to_owned())]);
+    // Until it is over.
+    rig.hear(Heard::Gap(EventGap { first: 1, last: 2 }));
+    rig.inventory(BOOT, 11, Vec::new());
+    assert_eq!(rig.core.pending(), []);
+}
