@@ -398,8 +398,10 @@ impl World {
         if row.is_some_and(|row| !row.title.as_str().starts_with("Foreign")) {
             let ended = self.seen.ended.get(&(server, boot, event.leg));
             let again = ended.is_some_and(|handle| *handle != event.handle);
-            // Live at its server, and never started as far as is stored: it may end unheard, and be started.
-            let start_lost = self.seen.lost.starts.contains(&event.leg);
+            // Live at its server, and never started as far as is stored: it may end unheard, and be started. Or the end was
+            // lost, and told again to who had stored it.
+            let lost = &self.seen.lost;
+            let start_lost = lost.starts.contains(&event.leg) || lost.ended.contains(&event.leg);
             assert!(!again || start_lost, "rule 9: {} has ended on server {server}, and appears again", event.leg);
             if again {
                 self.carried_out.retain(|(_, leg, _), _| *leg != event.leg);
@@ -654,7 +656,8 @@ impl World {
         let op = state.and_then(|state| state.sent.get(&command.number)).map(|sent| &sent.op);
         assert!(matches!(op, Some(ClientOp::Start | ClientOp::End)), "rule 11: {op:?} ran as {intents:?}");
         let answer = state.and_then(|state| state.answered.get(&command.number));
-        for (leg, number) in intents {
+        // What runs under a lost key is another leg, which refuses ours.
+        for (leg, number) in intents.iter().filter(|(leg, _)| !self.seen.lost.keys.contains_key(leg)) {
             let said = self.carried_out.get(&(self.store.legs[leg].row.server, *leg, *number));
             if let (Some(answer), Some(said)) = (answer, said) {
                 let fits =
