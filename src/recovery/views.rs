@@ -76,10 +76,11 @@ impl Core {
         sum
     }
 
-    /// Whether no round runs and none is due: every server that is up has been compared.
+    /// Whether no round runs and none is due, and every end is told: every server that is up has been compared.
     #[must_use]
     pub fn is_steady(&self) -> bool {
         self.token.is_some()
+            && self.ends.is_empty()
             && self.servers.values().all(|server| {
                 server.round.is_none() && server.retry_at.is_none() && (!server.up || server.first_pass_done)
             })

@@ -188,7 +188,7 @@ impl World {
             let stands =
                 self.store.legs.get(&leg).filter(is_it).is_none_or(|kept| kept.row.state == StoredState::Ended);
             assert!(
-                stands || self.seen.lost.term(token),
+                stands || self.seen.lost.term(token) || self.seen.lost.ended.contains(&leg),
                 "rule 9: the end of {leg}, event {event} of server {server}, is acknowledged and not stored"
             );
         }

@@ -17,12 +17,12 @@ const FAILURES_MAX: usize = 5;
 
 /// Seeds that failed once (docs/testing.md): what each does changes with the simulation, but it costs nothing to ask
 /// again. What was wrong has a test of its own.
-const ONCE_FAILED: [u64; 75] = [
+const ONCE_FAILED: &[u64] = &[
     0, 1, 2, 16, 22, 33, 43, 50, 75, 115, 335, 597, 634, 765, 775, 1059, 1169, 1539, 2567, 2881, 2906, 2966, 3840,
     3902, 3927, 4113, 4509, 4531, 6786, 9585, 10_343, 12_338, 16_009, 16_179, 16_517, 17_485, 17_500, 19_025, 20_309,
     21_635, 23_601, 24_501, 26_870, 27_249, 27_647, 29_641, 31_626, 31_903, 32_183, 32_261, 32_514, 34_823, 34_971,
-    40_795, 43_759, 44_050, 46_065, 46_927, 49_521, 50_596, 52_023, 54_828, 55_099, 55_413, 58_511, 58_689, 60_954,
-    62_869, 64_842, 65_287, 66_307, 68_402, 75_795, 84_940, 96_974,
+    40_147, 40_666, 40_795, 43_759, 44_050, 46_065, 46_927, 49_521, 50_596, 52_023, 54_828, 55_099, 55_413, 58_511,
+    58_689, 60_954, 62_869, 64_842, 65_287, 66_307, 68_402, 75_795, 84_940, 96_974,
 ];
 
 fn number(name: &str) -> Option<u64> {
@@ -122,5 +122,5 @@ fn no_rule_is_broken_and_everything_is_recovered_whatever_befalls() {
 
 #[test]
 fn seeds_that_failed_once_stay_mended() {
-    run_all(&ONCE_FAILED);
+    run_all(ONCE_FAILED);
 }
