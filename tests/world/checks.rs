@@ -74,6 +74,7 @@ impl World {
         // A question that was asked twice may be granted twice, if the first grant was lost: to one asker, who knows of one.
         let again = self.seen.lost.terms.extract_if(.., |lost| *lost == token).count() > 0;
         assert!(again || !self.seen.grants.contains(&token), "rule 1: {token} was granted twice");
+        self.seen.lost.again.extend(again.then_some(token));
         self.seen.granted = Some(token);
         self.seen.grants.push(token);
     }
@@ -227,13 +228,15 @@ impl World {
     /// Rule 15: what is told to clients has committed.
     pub(super) fn check_published(&mut self, process: &Process, published: &Published) {
         let leg = published.leg;
-        if self.seen.lost.term(process.core.token()) {
+        let (token, lost) = (process.core.token().unwrap_or_default(), &self.seen.lost);
+        let knows_lost = lost.again.contains(&token);
+        if lost.terms.contains(&token) || knows_lost && !self.store.legs.contains_key(&leg) {
             return;
         }
         let Some(kept) = self.store.legs.get(&leg) else { panic!("rule 15: {leg} is told of, and not stored") };
         // Unless a later term has written since: it may have brought back for a while what an earlier one removed, and
         // need not have taken over a leg that it only ends.
-        if kept.content_of <= process.core.token().unwrap_or_default().epoch {
+        if kept.content_of <= token.epoch && !knows_lost {
             for change in &published.changes {
                 let committed = kept.committed(&change.key()).max(Some(kept.row.mark.revision));
                 assert!(
@@ -254,8 +257,8 @@ impl World {
         }
         self.seen.told_of.entry(leg).or_default().insert(process.life);
         self.seen.told_last.insert((process.life, leg.meeting), published.state);
-        let epoch = process.core.token().unwrap_or_default().epoch;
-        if published.state == MeetingState::InMeeting {
+        let epoch = token.epoch;
+        if published.state == MeetingState::InMeeting && !knows_lost {
             let accepted = self.seen.accepted.iter().any(|(other, of)| other.meeting == leg.meeting && *of == epoch);
             assert!(accepted, "rule 15: {leg} is told to be in meeting, and never stood so under epoch {epoch}");
         }

@@ -42,6 +42,8 @@ pub(super) enum Failover {
 pub(super) struct Lost {
     /// Terms; a server may have admitted one.
     pub(super) terms: Vec<Token>,
+    /// Terms that were lost and granted again, to the same asker: its question was asked twice.
+    pub(super) again: Vec<Token>,
     /// Legs whose state or place on a server was another one in what was lost.
     pub(super) places: BTreeSet<LegId>,
     /// Of these, whose start was lost: they stand as never started, or not at all.
@@ -56,9 +58,9 @@ pub(super) struct Lost {
 }
 
 impl Lost {
-    /// The scheduler of this term has not heard yet that it is over, and speaks of what is lost.
+    /// The scheduler of this term does not know that the term was lost, and speaks of what was written in it.
     pub(super) fn term(&self, token: Option<Token>) -> bool {
-        token.is_some_and(|token| self.terms.contains(&token))
+        token.is_some_and(|token| self.terms.contains(&token) || self.again.contains(&token))
     }
 }
 
