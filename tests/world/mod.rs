@@ -16,7 +16,7 @@
 //! - [`node`] – a machine that a scheduler runs on: crashes, pauses, its cut from the database.
 //! - [`process`], [`term`], [`writer`], [`cacher`] – one life of a scheduler, driven as `src/scheduler` drives it.
 //! - [`store`] – what `src/store` promises, as a model; [`failover`] – one that loses what was written last.
-//! - [`checks`] – what may never be seen at any moment, and what must be true once all is quiet.
+//! - [`checks`] – what may never be seen at any moment, and (`checks::end`) what must be true once all is quiet.
 //! - [`trace`] – what happened last, for people; and a hash of everything that happened.
 //! - [`faults`], [`seeds`] – disorder drawn from a seed, and how many seeds are run.
 
