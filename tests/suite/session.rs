@@ -6,8 +6,6 @@ use crate::session_talk::*;
 use remeet::session::{Heard, Misbehaviour, PersistId, Request, RequestError, Settings, Ticket};
 use remeet_protocol::message::*;
 use remeet_protocol::packet::{Header, VERSION};
-use remeet_protocol::record::LegRow;
-use remeet_protocol::wire::Text;
 use remeet_protocol::*;
 
 #[test]
@@ -403,14 +401,20 @@ fn rule_17_window_and_queues_are_bounded_and_takeovers_pass_pulls() {
     assert_eq!(talk.session.lengths().in_flight, settings.window);
 }
 
-/// Found by the simulation (seed 1169): their answers were held back behind a gap that only a round's inventory could close.
-#[test]
-fn an_inventory_leaves_however_many_commands_are_unanswered() {
+/// More commands are asked for than leave at once.
+fn commanding() -> (Settings, Talk) {
     let settings = Settings::default();
     let mut talk = Talk::attached(settings.clone());
     for number in 1..=200 {
         talk.ask(Request::Command(command(number, 1)));
     }
+    (settings, talk)
+}
+
+/// Found by the simulation (seed 1169): their answers were held back behind a gap that only a round's inventory could close.
+#[test]
+fn an_inventory_leaves_however_many_commands_are_unanswered() {
+    let (settings, mut talk) = commanding();
     let sent = talk.sent().len();
     assert!(sent > settings.window / 2 && sent < settings.window, "{sent} commands left");
     talk.ask(Request::Inventory);
@@ -420,11 +424,7 @@ fn an_inventory_leaves_however_many_commands_are_unanswered() {
 
 #[test]
 fn an_inventory_leaves_when_commands_come_back_from_waiting_out_a_busy() {
-    let settings = Settings::default();
-    let mut talk = Talk::attached(settings.clone());
-    for number in 1..=200 {
-        talk.ask(Request::Command(command(number, 1)));
-    }
+    let (settings, mut talk) = commanding();
     let mut refused = 0;
     while refused < settings.parked_max {
         for packet in talk.sent() {
@@ -445,17 +445,7 @@ fn an_inventory_leaves_when_commands_come_back_from_waiting_out_a_busy() {
 #[test]
 fn a_start_below_the_window_is_not_asked_under_another_id_before_its_asker_knows_what_became_of_it() {
     let mut talk = Talk::attached(Settings::default());
-    let row = LegRow {
-        number: Text::cut("1"),
-        title: Text::default(),
-        creator: Text::cut("1"),
-        creator_name: Text::default(),
-        chair: Text::default(),
-        first_speaker: Text::default(),
-        second_speaker: Text::default(),
-        started_at_ms: 0,
-    };
-    let op = Op::Start(Start { secret: Secret::new([1; 16]), generation: 1, row });
+    let op = crate::simulator_client::start(Secret::new([1; 16]));
     let start = Command { op, handle: Handle(0), ..command(1, 1) };
     let ticket = talk.ask(Request::Command(start.clone()));
     let first = talk.only();

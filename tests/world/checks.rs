@@ -124,7 +124,7 @@ impl World {
         match &packet.message {
             Message::Command(command) => {
                 let (leg, intent) = (command.leg, command.intent);
-                let stored = self.store.legs.get(&leg).is_some_and(|kept| kept.taken.contains_key(&intent));
+                let stored = self.store.has_intent(leg, intent);
                 assert!(stored, "rule 12: intent {intent} of {leg} left for server {server} and is not stored");
             }
             Message::Adopt(adopt) => {
@@ -375,8 +375,7 @@ impl World {
                 return;
             }
             // A lost one, of a scheduler that has not heard of it.
-            let stored = self.store.legs.get(&answer.leg).is_some_and(|kept| kept.taken.contains_key(&answer.intent));
-            if !stored && !self.seen.lost.terms.is_empty() {
+            if !self.store.has_intent(answer.leg, answer.intent) && !self.seen.lost.terms.is_empty() {
                 return;
             }
             let said = self.carried_out.entry((server, answer.leg, answer.intent)).or_default();

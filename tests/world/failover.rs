@@ -19,22 +19,22 @@ use std::time::Duration;
 pub(super) const LOST: &str = "the database loses its last grant and what followed";
 
 /// The copy: what the database was before a grant.
-#[derive(Clone)]
 pub(super) struct Copy {
-    pub(super) term: Option<Token>,
-    pub(super) lease: (String, Option<(i128, Duration)>),
-    pub(super) legs: BTreeMap<LegId, Kept>,
-    pub(super) answers: BTreeMap<u64, Answers>,
-    /// Who had told of what, for the check of rule 15.
-    told_of: BTreeMap<LegId, BTreeSet<u64>>,
+    term: Option<Token>,
+    lease: (String, Option<(i128, Duration)>),
+    legs: BTreeMap<LegId, Kept>,
+    answers: BTreeMap<u64, Answers>,
 }
+
+/// Who had told of what, for the check of rule 15.
+type ToldOf = BTreeMap<LegId, BTreeSet<u64>>;
 
 /// A failover that is to come.
 pub(super) enum Failover {
     /// The next grant will be lost, and what is written so long after it.
     Due(Duration),
     /// The copy that takes over has not heard of it.
-    Lags(Box<Copy>),
+    Lags(Box<Copy>, ToldOf),
 }
 
 /// What nobody can know any more.
@@ -65,9 +65,9 @@ impl Lost {
 }
 
 impl Store {
-    fn copy(&self, told_of: BTreeMap<LegId, BTreeSet<u64>>) -> Copy {
+    fn copy(&self) -> Copy {
         let (term, lease) = (self.term, self.lease.clone());
-        Copy { term, lease, legs: self.legs.clone(), answers: self.answers.clone(), told_of }
+        Copy { term, lease, legs: self.legs.clone(), answers: self.answers.clone() }
     }
 
     /// The copy takes over. Answers what it lacks, but for terms.
@@ -120,7 +120,7 @@ impl World {
     /// A term is about to be granted: the copy that may take over has not heard of it.
     pub(super) fn before_grant(&self) -> Option<Failover> {
         matches!(self.failover, Some(Failover::Due(_)))
-            .then(|| Failover::Lags(Box::new(self.store.copy(self.seen.told_of.clone()))))
+            .then(|| Failover::Lags(Box::new(self.store.copy()), self.seen.told_of.clone()))
     }
 
     /// It was granted.
@@ -134,15 +134,11 @@ impl World {
 
     /// The copy takes over, if one is to.
     pub(super) fn fail_over(&mut self) {
-        let Some(Failover::Lags(copy)) = self.failover.take() else { return };
-        let mut copy = *copy;
-        let told_of = std::mem::take(&mut copy.told_of);
-        let lost = self.store.fail_over(copy);
+        let Some(Failover::Lags(copy, told_of)) = self.failover.take() else { return };
+        let lost = self.store.fail_over(*copy);
         // The cache has them under the right generation all the same.
         self.wrong_keys.extend(lost.keys.keys());
-        let stored =
-            |leg: &LegId, number: u64| self.store.legs.get(leg).is_some_and(|kept| kept.taken.contains_key(&number));
-        self.carried_out.retain(|(_, leg, number), _| stored(leg, *number));
+        self.carried_out.retain(|(_, leg, number), _| self.store.has_intent(*leg, *number));
         for command in &lost.commands {
             if let Some(client) = self.clients.get_mut(&command.instance) {
                 client.answered.remove(&command.number);

@@ -71,6 +71,11 @@ pub(super) struct Store {
 pub(super) struct Fenced;
 
 impl Store {
+    /// Whether an intent of this number was ever stored of the leg.
+    pub(super) fn has_intent(&self, leg: LegId, number: u64) -> bool {
+        self.legs.get(&leg).is_some_and(|kept| kept.taken.contains_key(&number))
+    }
+
     pub(super) fn roster(&self, meeting: MeetingId, terminal: &Number) -> Vec<LegId> {
         let key = RecordKey::Terminal(terminal.clone());
         let has =
