@@ -88,12 +88,16 @@ pub(super) async fn look_up(
             }
         }
     }
-    for legs in legs.chunks(LEGS_CHUNK) {
+    // What was found so is not read once more by name: after a restart that is nearly all.
+    let known: HashSet<LegId> = rows.iter().filter_map(|row| Some(row.as_ref().ok()?.0.leg)).collect();
+    let others: Vec<LegId> = legs.iter().copied().filter(|leg| !known.contains(leg)).collect();
+    for legs in others.chunks(LEGS_CHUNK) {
         rows.extend(tables.named(legs).await?);
     }
     let mut look_up = LookUp::default();
     let mut spoilt: HashSet<String> = HashSet::new();
     let mut places: HashMap<LegId, usize> = HashMap::with_capacity(rows.len());
+    look_up.found.reserve_exact(rows.len());
     for row in rows {
         // A leg whose key cannot be read is not one without a key.
         let row = row.and_then(|(row, key)| match key {
