@@ -37,6 +37,12 @@ impl Core {
         meeting_state(legs, epoch, reachable)
     }
 
+    /// How many legs are in memory.
+    #[must_use]
+    pub fn legs_known(&self) -> usize {
+        self.legs.len()
+    }
+
     /// Every server, for the operator.
     #[must_use]
     pub fn server_views(&self) -> Vec<ServerView> {

@@ -549,7 +549,7 @@ impl Driver {
         let phase = status::phase(self);
         let wall = self.clock.wall_ms();
         let headline = || status::headline(&self.core.server_views(), phase, self.lease.incumbent());
-        if let Some((text, logged)) = self.telling.phase(wall, phase, headline) {
+        if let Some((text, logged)) = self.telling.phase(wall, phase, self.core.legs_known(), headline) {
             if logged {
                 tracing::info!("{text}");
             }

@@ -135,19 +135,22 @@ impl Telling {
         self.cache.answer(wall_ms)
     }
 
-    /// Notes the phase; the text for `STATUS=` if it changed, and whether it belongs into the log.
+    /// Notes the phase; the text for `STATUS=` if it changed, and whether it belongs into the log. `legs`: how many are
+    /// in memory.
     pub(super) fn phase(
         &mut self,
         wall_ms: u64,
         phase: Phase,
+        legs: usize,
         text: impl FnOnce() -> String,
     ) -> Option<(String, bool)> {
         let changed = phase != self.phase.0;
         if changed {
             self.phase = (phase, wall_ms);
         }
-        // The numbers move, faster while it recovers: told at most so often.
-        let pause = if phase == Phase::Recovering { 250 } else { 1_000 };
+        // The numbers move, faster while it recovers: told at most so often, and with many legs less often, since all of
+        // them are looked at: some 10 ms for 100,000.
+        let pause = if phase == Phase::Recovering { 250 } else { 1_000 }.max(legs as u64 / 100);
         if !changed && wall_ms.abs_diff(self.text.1) < pause {
             return None;
         }
