@@ -191,7 +191,7 @@ impl Core {
             writes.extend(done.writes);
             answer = answer.or(done.answer);
         }
-        let id = self.persist(lane(leg), Unit { writes }, After::Closed { leg, answer });
+        let id = self.persist(lane(leg), Unit { writes }, After::Closed { leg, answer: answer.map(Box::new) });
         if let Some(known) = self.legs.get_mut(&leg) {
             known.closing = Some(id);
         }

@@ -17,7 +17,7 @@ impl Core {
         let leg = match after {
             After::Created { leg, key, answer } => return self.create_lost(leg, &key, &answer),
             // No compare-and-set is in it: the store does not lose it.
-            After::Answered { answer, .. } => return answer.into_iter().for_each(|answer| self.answer_stored(answer)),
+            After::Answered { answer, .. } => return answer.into_iter().for_each(|answer| self.answer_stored(*answer)),
             After::Event { server, event, .. } => {
                 // Nothing of it is stored, so it is not acknowledged: it is held until the row is read.
                 let leg = event.leg;

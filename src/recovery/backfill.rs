@@ -172,7 +172,8 @@ impl Core {
         let changes = std::mem::take(&mut pulling.changes);
         known.cache_behind = true;
         let changes = known.without_removed(changes);
-        let write = ContentWrite { leg, changes, mark: None, full: false };
+        let domain = known.row.domain;
+        let write = ContentWrite { leg, domain, changes, mark: None, full: false };
         self.persist(lane(leg), Unit::one(Write::Content(write)), After::Page);
     }
 
@@ -180,7 +181,7 @@ impl Core {
         let Some(known) = self.legs.get_mut(&leg) else { return };
         let Content::Pulling(pulling) = &mut known.content else { return };
         let whole = pulling.whole;
-        let server = known.row.server;
+        let (server, domain) = (known.row.server, known.row.domain);
         let changes = std::mem::take(&mut pulling.changes);
         let changes = known.without_removed(changes);
         known.removed_meanwhile.clear();
@@ -208,13 +209,17 @@ impl Core {
             None
         };
         let stored_mark = if whole { upto } else { mark };
-        let mut write = ContentWrite { leg, changes, mark: Some(stored_mark), full: whole };
+        let mut write = ContentWrite { leg, domain, changes, mark: Some(stored_mark), full: whole };
         if whole && mark != upto {
             // First the whole content as of `upto`, then the steps that events made beyond it.
             self.persist(lane(leg), Unit::one(Write::Content(write)), After::Page);
-            write = ContentWrite { leg, changes: Vec::new(), mark: Some(mark), full: false };
+            write = ContentWrite { leg, domain, changes: Vec::new(), mark: Some(mark), full: false };
         }
-        let id = self.persist(lane(leg), Unit::one(Write::Content(write)), After::Pulled { server, leg, cache });
+        let id = self.persist(
+            lane(leg),
+            Unit::one(Write::Content(write)),
+            After::Pulled { server, leg, cache: cache.map(Box::new) },
+        );
         self.mark_handed_out(leg, id);
         if let Some(known) = self.servers.get_mut(&server) {
             known.storing_pulls += 1;
@@ -242,7 +247,7 @@ impl Core {
         }
     }
 
-    pub(super) fn pull_stored(&mut self, leg: LegId, cache: Option<CacheWrite>) {
+    pub(super) fn pull_stored(&mut self, leg: LegId, cache: Option<Box<CacheWrite>>) {
         let Some(known) = self.legs.get_mut(&leg) else { return };
         let Content::AwaitStored { whole } = known.content else {
             // The link was lost meanwhile. A refill since then may have read the store before this.
@@ -252,7 +257,7 @@ impl Core {
         match cache {
             Some(write) => {
                 known.cache_open += 1;
-                self.put(Output::Cache(CacheTask::Write(write)));
+                self.put(Output::Cache(CacheTask::Write(*write)));
             }
             None => self.refill(leg),
         }

@@ -251,7 +251,7 @@ impl Core {
     /// Commits an answer that no other write goes with.
     pub(super) fn answer_kept(&mut self, answer: ClientAnswer) {
         let unit = Unit::one(Write::Answer(self.answer_row(&answer)));
-        self.persist(answer.instance, unit, After::Answered { leg: None, answer: Some(answer) });
+        self.persist(answer.instance, unit, After::Answered { leg: None, answer: Some(Box::new(answer)) });
     }
 
     pub(super) fn answer_row(&self, answer: &ClientAnswer) -> ClientAnswerRow {

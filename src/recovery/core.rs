@@ -89,7 +89,7 @@ pub(super) enum Asked {
 /// How legs stand once something is stored.
 type Stand = Vec<(LegId, LegStands)>;
 
-/// What follows when something is stored.
+/// What follows when something is stored. What is large is boxed: after a restart as many wait as there are legs.
 #[derive(Debug)]
 pub(super) enum After {
     /// The leg's acceptance (takeover, adoption, start); a start's result is in the same unit.
@@ -104,17 +104,17 @@ pub(super) enum After {
     /// Rows of a pull that is not at its end.
     Page,
     /// The last rows of a pull.
-    Pulled { server: ServerId, leg: LegId, cache: Option<CacheWrite> },
+    Pulled { server: ServerId, leg: LegId, cache: Option<Box<CacheWrite>> },
     /// The leg is closed by the plan or by a command's result.
-    Closed { leg: LegId, answer: Option<ClientAnswer> },
+    Closed { leg: LegId, answer: Option<Box<ClientAnswer>> },
     /// An intent: it may be sent. The command is answered later.
     Intent(LegId, u64),
     /// A new leg; its client is answered.
-    Created { leg: LegId, key: Box<crate::model::RecoveryKey>, answer: ClientAnswer },
+    Created { leg: LegId, key: Box<crate::model::RecoveryKey>, answer: Box<ClientAnswer> },
     /// An adopting leg: the request that awaits it is on its way.
     Adopting(LegId),
     /// A command's answer, and the result of its intent on `leg`.
-    Answered { leg: Option<LegId>, answer: Option<ClientAnswer> },
+    Answered { leg: Option<LegId>, answer: Option<Box<ClientAnswer>> },
     /// A quarantine or the operator's mark.
     Noted,
     /// Several in one unit.
@@ -122,6 +122,8 @@ pub(super) enum After {
     /// A leg's content adds up again, and is no longer quarantined.
     Lifted(LegId),
 }
+
+const _: () = assert!(size_of::<After>() <= 48);
 
 /// The result of a start (or of an adoption) that is stored with the leg's acceptance.
 #[derive(Debug)]
@@ -325,16 +327,16 @@ impl Core {
             After::Lifted(leg) => self.answer_lifts(leg, ErrorCode::OK, ""),
             After::Closed { leg, answer } => {
                 if let Some(answer) = answer {
-                    self.answer_stored(answer);
+                    self.answer_stored(*answer);
                 }
                 self.closed(id, leg);
             }
             After::Intent(leg, number) => self.intent_stored(leg, number),
-            After::Created { leg, key, answer } => self.created(leg, key, answer),
+            After::Created { leg, key, answer } => self.created(leg, key, *answer),
             After::Adopting(leg) => self.mirror_key(leg),
             After::Answered { leg, answer } => {
                 if let Some(answer) = answer {
-                    self.answer_stored(answer);
+                    self.answer_stored(*answer);
                 }
                 if let Some(leg) = leg {
                     self.result_stored(id, leg);

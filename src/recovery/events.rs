@@ -184,8 +184,8 @@ impl Core {
             }
             None
         };
-        let write = ContentWrite { leg: event.leg, changes: event.changes.clone(), mark: stored_mark, full: false };
-        let leg = event.leg;
+        let (leg, domain) = (event.leg, known.row.domain);
+        let write = ContentWrite { leg, domain, changes: event.changes.clone(), mark: stored_mark, full: false };
         let base = base.filter(|_| stored_mark == Some(event.mark));
         let id = self.persist(
             lane(leg),

@@ -279,7 +279,8 @@ impl Core {
     /// Commits an intent's result, and with it the client's answer.
     pub(super) fn intent_done(&mut self, leg: LegId, open: &OpenIntent, code: ErrorCode, detail: &str) {
         let Done { number, writes, answer } = self.done(leg, open, code, detail);
-        let id = self.persist(lane(leg), Unit { writes }, After::Answered { leg: Some(leg), answer });
+        let id =
+            self.persist(lane(leg), Unit { writes }, After::Answered { leg: Some(leg), answer: answer.map(Box::new) });
         if let Some(known) = self.legs.get_mut(&leg) {
             known.settling = Some(id);
             known.done = known.done.max(number);

@@ -95,8 +95,8 @@ impl Core {
             unit.writes.push(Write::Answer(self.answer_row(&answer)));
             // With a close it may be lost: then nobody is told that it was done.
             match after.last_mut() {
-                Some(After::Closed { answer: told, .. }) => *told = Some(answer),
-                _ => after.push(After::Answered { leg: None, answer: Some(answer) }),
+                Some(After::Closed { answer: told, .. }) => *told = Some(Box::new(answer)),
+                _ => after.push(After::Answered { leg: None, answer: Some(Box::new(answer)) }),
             }
         }
         let closes: Vec<LegId> = after

@@ -38,7 +38,7 @@ impl Core {
         };
         self.insert_leg(Leg::unstored(row));
         self.whole.insert(create.meeting);
-        self.persist(lane(leg), unit, After::Created { leg, key: Box::new(key), answer });
+        self.persist(lane(leg), unit, After::Created { leg, key: Box::new(key), answer: Box::new(answer) });
     }
 
     /// A further leg of a meeting (SPEC K-14); `template`: the key of another of its legs, once it is read.
@@ -94,7 +94,7 @@ impl Core {
         let new = Write::NewLeg(Box::new(NewLeg { row: row.clone(), key: key.clone() }));
         let unit = Unit { writes: vec![new, Write::Answer(self.answer_row(&answer))] };
         self.insert_leg(Leg::unstored(row));
-        self.persist(lane(leg), unit, After::Created { leg, key: Box::new(key), answer });
+        self.persist(lane(leg), unit, After::Created { leg, key: Box::new(key), answer: Box::new(answer) });
     }
 
     /// The key of another leg of the meeting was read, for a new one.
@@ -195,7 +195,7 @@ impl Core {
         let row = self.answer_row(&answer);
         let Some(write) = self.close_created(leg) else { return };
         let unit = Unit { writes: vec![write, Write::Answer(row)] };
-        let id = self.persist(lane(leg), unit, After::Closed { leg, answer: Some(answer) });
+        let id = self.persist(lane(leg), unit, After::Closed { leg, answer: Some(Box::new(answer)) });
         if let Some(known) = self.legs.get_mut(&leg) {
             known.closing = Some(id);
         }
@@ -212,7 +212,7 @@ impl Core {
             writes.push(Write::First(*leg, first));
         }
         writes.push(Write::Answer(self.answer_row(&answer)));
-        let after = After::Answered { leg: None, answer: Some(answer) };
+        let after = After::Answered { leg: None, answer: Some(Box::new(answer)) };
         self.persist(lane(LegId { meeting, leg: 0 }), Unit { writes }, after);
     }
 }

@@ -3,6 +3,7 @@
 
 use super::ContentWrite;
 use super::records::KeyRef;
+use remeet_protocol::DomainId;
 use remeet_protocol::record::{Mark, Record, RecordState};
 use std::collections::BTreeMap;
 
@@ -45,6 +46,7 @@ impl<'u> Slot<'u> {
 pub(super) struct Merged<'u> {
     pub(super) slots: BTreeMap<KeyRef<'u>, Slot<'u>>,
     pub(super) mark: Option<Mark>,
+    pub(super) domain: DomainId,
     /// The one write is a full one.
     pub(super) full: bool,
 }
@@ -52,7 +54,7 @@ pub(super) struct Merged<'u> {
 impl<'u> Merged<'u> {
     /// One more write behind those before. The caller never puts another beside a full one.
     pub(super) fn then(&mut self, write: &'u ContentWrite) {
-        self.full = write.full;
+        (self.full, self.domain) = (write.full, write.domain);
         for change in &write.changes {
             self.slots.entry(KeyRef::of(&change.state)).or_default().then(change.revision, &change.state);
         }

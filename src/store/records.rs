@@ -331,11 +331,18 @@ pub(super) fn put_fields(record: &Record, sink: &mut impl Sink) {
     }
 }
 
-/// A whole record row: `meeting, leg`, the key, `revision, format_version`, the fields.
-pub(super) fn put_record(leg: LegId, revision: u64, record: &Record, key: KeyRef<'_>, sink: &mut impl Sink) {
+/// A whole record row: `meeting, leg`, the key, `revision, format_version`, the fields, `domain`.
+pub(super) fn put_record(
+    (domain, leg): (DomainId, LegId),
+    revision: u64,
+    record: &Record,
+    key: KeyRef<'_>,
+    sink: &mut impl Sink,
+) {
     sink.put_leg(leg);
     key.put(sink);
     sink.put_ordered(revision);
     sink.put(Value::Small(Some(FORMAT)));
     put_fields(record, sink);
+    sink.put_u32(domain.0);
 }

@@ -49,7 +49,7 @@ fn put_key_parameters(row: &mut impl Sink, key: &RecoveryKey) {
     row.put_opaque(key.made_at_ms);
 }
 
-/// A compare-and-set: leg, what is expected, what comes, whether the content is reset.
+/// A compare-and-set: leg, what is expected, what comes.
 pub(super) fn put_state(row: &mut impl Sink, state: &StateWrite) {
     row.put_leg(state.leg);
     row.put_ordered(state.expect.version);
@@ -62,7 +62,6 @@ pub(super) fn put_state(row: &mut impl Sink, state: &StateWrite) {
     row.put(Value::Uuid(accepted.map(|a| a.boot.0)));
     row.put(Value::Big(accepted.map(|a| a.handle.0.cast_signed())));
     row.put(Value::Big(accepted.map(|a| a.table_revision.cast_signed())));
-    row.put_truth(accepted.is_some_and(|a| a.content_reset));
 }
 
 /// An intent.

@@ -3,7 +3,7 @@
 use crate::model::{ClientAnswerRow, Intent, IntentResult, RecoveryKey, StoredLeg, StoredState};
 use remeet_protocol::message::EndCause;
 use remeet_protocol::record::Mark;
-use remeet_protocol::{BootId, Change, Epoch, Handle, LegId};
+use remeet_protocol::{BootId, Change, DomainId, Epoch, Handle, LegId};
 
 /// Writes that stand or fall together. Their order within the unit does not matter: a new leg comes first, then the
 /// state (with its content reset), key, intent, result, content, the rest. At most one of each kind a leg, but any
@@ -91,6 +91,14 @@ pub struct StateWrite {
     pub accepted: Option<Accepted>,
 }
 
+impl StateWrite {
+    /// Whether the stored content belongs to an earlier life of the leg.
+    #[must_use]
+    pub fn resets_content(&self) -> bool {
+        self.accepted.is_some_and(|accepted| accepted.content_reset)
+    }
+}
+
 /// A server's acceptance: start, takeover or adoption.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Accepted {
@@ -114,6 +122,8 @@ pub struct Accepted {
 pub struct ContentWrite {
     /// The leg.
     pub leg: LegId,
+    /// Its domain, which stands in every row.
+    pub domain: DomainId,
     /// The changes; at most one a record.
     pub changes: Vec<Change>,
     /// The new mark with all four groups complete up to it; `None` leaves it (rows beyond a gap, pages

@@ -10,7 +10,7 @@ use crate::store::{ContentWrite, Unit, Write};
 use remeet_protocol::message::{MeetingState, Message};
 use remeet_protocol::record::{EntryRow, Mark, RecordState};
 use remeet_protocol::wire::{Blob, Text};
-use remeet_protocol::{Change, Record};
+use remeet_protocol::{Change, DomainId, Record};
 use std::sync::Arc;
 
 #[tokio::test]
@@ -22,7 +22,13 @@ async fn an_answer_that_is_not_said_to_be_recovering_has_what_the_recovery_broug
     let mut mark = Mark { revision: 5, ..Mark::default() };
     mark.count(&record, true);
     let changes = vec![Change { revision: 5, state: RecordState::Present(record) }];
-    let brought = Unit::one(Write::Content(ContentWrite { leg: LEG, changes, mark: Some(mark), full: true }));
+    let brought = Unit::one(Write::Content(ContentWrite {
+        leg: LEG,
+        domain: DomainId(1),
+        changes,
+        mark: Some(mark),
+        full: true,
+    }));
     // The recovery is over, and what it brought is stored, just before the driver is asked whether it is.
     let writer = Arc::clone(&store);
     let handle = Handle::that_derives(store, move |rows| async move {

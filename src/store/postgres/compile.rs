@@ -100,25 +100,21 @@ impl<'u> Wave<'u> {
     /// Legs that some statement of the wave proves to exist, by the rows that it counts.
     fn proven(&self) -> BTreeSet<LegId> {
         let stored = self.new.keys().chain(self.states.keys()).copied();
-        let commanded = self.intents.iter().map(|intent| intent.leg);
-        let changed =
-            self.contents.iter().filter(|(_, merged)| merged.slots.values().any(|slot| slot.present.is_some()));
-        stored.chain(commanded).chain(changed.map(|(leg, _)| *leg)).collect()
+        stored.chain(self.intents.iter().map(|intent| intent.leg)).collect()
     }
 
     fn steps(self) -> Vec<Step> {
         let mut steps = Vec::new();
         add(&mut steps, rows(self.new.values(), |row, new| put_new_leg(row, new)), statements::new_legs);
-        add(&mut steps, rows(self.states.values(), |row, state| put_state(row, state)), statements::states);
-        let resets: Vec<LegId> = self
-            .states
-            .values()
-            .filter(|state| state.accepted.is_some_and(|accepted| accepted.content_reset))
-            .map(|state| state.leg)
-            .collect();
-        if !resets.is_empty() {
-            let columns = || rows(&resets, |row, leg| row.put_leg(*leg));
-            steps.extend(Table::ALL.map(|table| statements::reset(table, columns())));
+        for reset in [false, true] {
+            let states = || self.states.values().filter(|state| state.resets_content() == reset);
+            add(&mut steps, rows(states(), |row, state| put_state(row, state)), |columns| {
+                statements::states(reset, columns)
+            });
+            if reset && states().next().is_some() {
+                let legs = || rows(states(), |row, state| row.put_leg(state.leg));
+                steps.extend(Table::ALL.map(|table| statements::reset(table, legs())));
+            }
         }
         let proven = self.proven();
         let unproven = self.touched.iter().filter(|leg| !proven.contains(leg));
@@ -175,11 +171,12 @@ fn put_contents(contents: &BTreeMap<LegId, Merged<'_>>, steps: &mut Vec<Step>) {
         let legs = || contents.iter().filter(|(_, merged)| merged.full == full);
         let slots = |table| {
             legs().flat_map(move |(leg, merged)| {
-                merged.slots.iter().filter(move |(key, _)| key.table == table).map(move |(key, slot)| (*leg, key, slot))
+                let of_table = merged.slots.iter().filter(move |(key, _)| key.table == table);
+                of_table.map(move |(key, slot)| (merged.domain, *leg, key, slot))
             })
         };
         for table in Table::ALL {
-            let removals = slots(table).filter_map(|(leg, key, slot)| Some((leg, key, slot.removed?)));
+            let removals = slots(table).filter_map(|(_, leg, key, slot)| Some((leg, key, slot.removed?)));
             let removals = rows(removals, |row, (leg, key, revision)| {
                 row.put_leg(leg);
                 key.put(row);
@@ -191,14 +188,14 @@ fn put_contents(contents: &BTreeMap<LegId, Merged<'_>>, steps: &mut Vec<Step>) {
                 row.put_leg(leg);
                 row.put_ordered(revision);
             });
-            let kept = rows(slots(table).filter(|_| full), |row, (leg, key, _)| {
+            let kept = rows(slots(table).filter(|_| full), |row, (_, leg, key, _)| {
                 row.put_leg(leg);
                 key.put(row);
             });
             add(steps, whole, |legs| statements::lacking(table, legs, kept));
-            let present = slots(table).filter_map(|(leg, key, slot)| Some((leg, key, slot.present?)));
-            let present = rows(present, |row, (leg, key, (revision, record))| {
-                put_record(leg, revision, record, *key, row);
+            let present = slots(table).filter_map(|(domain, leg, key, slot)| Some(((domain, leg), key, slot.present?)));
+            let present = rows(present, |row, (of, key, (revision, record))| {
+                put_record(of, revision, record, *key, row);
             });
             add(steps, present, |columns| statements::records(table, full, columns));
         }

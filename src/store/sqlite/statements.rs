@@ -33,15 +33,13 @@ statement! {
 statement! {
     STATE = "UPDATE legs SET state = ?5, cause = ?6, version = version + 1, state_version = version + 1, \
         epoch = COALESCE(?7, epoch), boot = COALESCE(?8, boot), handle = COALESCE(?9, handle), \
-        table_revision = COALESCE(?10, table_revision), \
-        mark_revision = CASE WHEN ?11 THEN 0 ELSE mark_revision END, \
-        mark_count = CASE WHEN ?11 THEN 0 ELSE mark_count END, \
-        mark_digest = CASE WHEN ?11 THEN x'00000000000000000000000000000000' ELSE mark_digest END, \
-        info_mark = CASE WHEN ?11 THEN 0 ELSE info_mark END, \
-        business_mark = CASE WHEN ?11 THEN 0 ELSE business_mark END, \
-        decode_mark = CASE WHEN ?11 THEN 0 ELSE decode_mark END, \
-        extra_mark = CASE WHEN ?11 THEN 0 ELSE extra_mark END \
+        table_revision = COALESCE(?10, table_revision) \
         WHERE meeting = ?1 AND leg = ?2 AND version = ?3 AND state = ?4"
+}
+statement! {
+    /// The content is another one's.
+    NO_MARK = "UPDATE legs SET mark_revision = 0, mark_count = 0, mark_digest = x'00000000000000000000000000000000', \
+        info_mark = 0, business_mark = 0, decode_mark = 0, extra_mark = 0 WHERE meeting = ?1 AND leg = ?2"
 }
 statement! {
     /// A higher generation.
@@ -132,13 +130,13 @@ fn of_table(table: Table) -> OfTable {
     let name = table.name();
     let key: Vec<&str> = ["meeting", "leg"].into_iter().chain(table.key().iter().copied()).collect();
     let rest: Vec<&str> = ["revision", "format_version"].into_iter().chain(table.fields().iter().copied()).collect();
-    let all: Vec<&str> = key.iter().chain(&rest).copied().collect();
+    let all: Vec<&str> = key.iter().chain(&rest).copied().chain(["domain"]).collect();
     let list = |prefix: &str, of: &[&str]| of.iter().map(|n| format!("{prefix}{n}")).collect::<Vec<_>>().join(", ");
     let values: Vec<String> = (1..=all.len()).map(|at| format!("?{at}")).collect();
     let set: Vec<String> = rest.iter().map(|name| format!("{name} = excluded.{name}")).collect();
     let put = format!(
-        "INSERT INTO {name} AS x (domain, {}) SELECT l.domain, {} FROM legs l WHERE l.meeting = ?1 AND l.leg = ?2 \
-         ON CONFLICT ({}) DO UPDATE SET {} WHERE x.revision < excluded.revision",
+        "INSERT INTO {name} AS x ({}) VALUES ({}) ON CONFLICT ({}) DO UPDATE SET {} \
+         WHERE x.revision < excluded.revision",
         all.join(", "),
         values.join(", "),
         key.join(", "),

@@ -220,7 +220,8 @@ async fn write_state(connection: &mut SqliteConnection, state: &StateWrite) -> R
     if execute(connection, &sql::STATE, Parameters::of(|p| put_state(p, state))).await? == 0 {
         return Ok(false);
     }
-    if state.accepted.is_some_and(|accepted| accepted.content_reset) {
+    if state.resets_content() {
+        execute(connection, &sql::NO_MARK, Parameters::of(|p| p.put_leg(state.leg))).await?;
         for table in Table::ALL {
             execute(connection, &table.statements().reset, Parameters::of(|p| p.put_leg(state.leg))).await?;
         }
@@ -236,7 +237,7 @@ async fn write_content(connection: &mut SqliteConnection, content: &ContentWrite
         let (statement, parameters): (&Sql, _) = match &change.state {
             RecordState::Present(record) => (
                 if content.full { &of_table.put_full } else { &of_table.put },
-                Parameters::of(|p| put_record(leg, change.revision, record, key, p)),
+                Parameters::of(|p| put_record((content.domain, leg), change.revision, record, key, p)),
             ),
             RecordState::Removed(_) => (
                 if content.full { &of_table.remove_full } else { &of_table.remove },
