@@ -8,6 +8,7 @@ use super::settle::{Asked, Evidence, Found as Settled};
 use super::text::stored;
 use super::{BadRow, Found, Instance, LEGS_CHUNK, LookUp};
 use crate::model::{ClientAnswerRow, Intent, LegContent, RecoveryKey, StoredLeg};
+use foldhash::fast::RandomState;
 use remeet_protocol::record::{Mark, Number};
 use remeet_protocol::{BootId, Change, Handle, LegId, MeetingId, ServerId};
 use std::collections::hash_map::Entry;
@@ -16,6 +17,8 @@ use uuid::Uuid;
 
 /// A control row with its key; or why the row, or only the key, cannot be read.
 pub(super) type LegRow = Result<(StoredLeg, Result<Option<RecoveryKey>, Bad>), BadRow>;
+/// Where legs are found in a list: looked up for every row.
+type Places = HashMap<LegId, usize, RandomState>;
 /// Where a page of legs ended.
 pub(super) type After = (Uuid, i32);
 
@@ -89,14 +92,14 @@ pub(super) async fn look_up(
         }
     }
     // What was found so is not read once more by name: after a restart that is nearly all.
-    let known: HashSet<LegId> = rows.iter().filter_map(|row| Some(row.as_ref().ok()?.0.leg)).collect();
+    let known: HashSet<LegId, RandomState> = rows.iter().filter_map(|row| Some(row.as_ref().ok()?.0.leg)).collect();
     let others: Vec<LegId> = legs.iter().copied().filter(|leg| !known.contains(leg)).collect();
     for legs in others.chunks(LEGS_CHUNK) {
         rows.extend(tables.named(legs).await?);
     }
     let mut look_up = LookUp::default();
     let mut spoilt: HashSet<String> = HashSet::new();
-    let mut places: HashMap<LegId, usize> = HashMap::with_capacity(rows.len());
+    let mut places: Places = Places::with_capacity_and_hasher(rows.len(), RandomState::default());
     look_up.found.reserve_exact(rows.len());
     for row in rows {
         // A leg whose key cannot be read is not one without a key.
@@ -140,7 +143,7 @@ pub(super) async fn look_up(
 /// Marks and records.
 pub(super) async fn contents(tables: &mut impl Tables, legs: &[LegId]) -> Result<Vec<LegContent>, Fault> {
     let mut contents: Vec<LegContent> = Vec::with_capacity(legs.len());
-    let mut places: HashMap<LegId, usize> = HashMap::with_capacity(legs.len());
+    let mut places: Places = Places::with_capacity_and_hasher(legs.len(), RandomState::default());
     for (leg, marked) in tables.marks(legs).await? {
         places.insert(leg, contents.len());
         let (place, mark) = marked.unwrap_or_else(|reason| (None, unreadable(leg, &reason)));

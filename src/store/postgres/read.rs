@@ -13,29 +13,53 @@ use crate::store::rows::{
 };
 use crate::store::{ANSWERS_KEPT, BadRow};
 use remeet_protocol::{Change, LegId, MeetingId, ServerId};
-use sqlx::postgres::{PgArguments, PgRow};
-use sqlx::{AssertSqlSafe, PgConnection, Row};
+use sqlx::postgres::{PgArguments, PgRow, PgValueFormat};
+use sqlx::{AssertSqlSafe, PgConnection, Row, ValueRef};
 use uuid::Uuid;
+
+/// A cell as the server sent it, which is in binary for every statement with parameters; `None` is NULL. Not by way of
+/// sqlx's conversions: they look at the column's type each time, and that was half of what a row took.
+fn cell(row: &PgRow, at: usize) -> Result<Option<&[u8]>, Bad> {
+    let raw = row.try_get_raw(at).map_err(|error| error.to_string())?;
+    match raw.format() {
+        _ if raw.is_null() => Ok(None),
+        PgValueFormat::Binary => raw.as_bytes().map(Some).map_err(|error| error.to_string()),
+        PgValueFormat::Text => Err(format!("column {at} is sent as text")),
+    }
+}
+
+/// Of a fixed width.
+fn fixed<const N: usize>(at: usize, bytes: &[u8]) -> Result<[u8; N], Bad> {
+    bytes.try_into().map_err(|_| format!("column {at} has {} bytes, not {N}", bytes.len()))
+}
 
 impl Cells for PgRow {
     fn int(&self, at: usize) -> Result<i64, Bad> {
         self.int_or_null(at)?.ok_or_else(|| format!("column {at} is NULL"))
     }
     fn int_or_null(&self, at: usize) -> Result<Option<i64>, Bad> {
-        // Unchecked: an integer column of any width reads as 64 bits.
-        self.try_get_unchecked(at).map_err(|error| error.to_string())
+        let Some(bytes) = cell(self, at)? else { return Ok(None) };
+        // Of any width.
+        Ok(Some(match bytes.len() {
+            2 => i16::from_be_bytes(fixed(at, bytes)?).into(),
+            4 => i32::from_be_bytes(fixed(at, bytes)?).into(),
+            _ => i64::from_be_bytes(fixed(at, bytes)?),
+        }))
     }
     fn truth_or_null(&self, at: usize) -> Result<Option<bool>, Bad> {
-        self.try_get(at).map_err(|error| error.to_string())
+        let Some(bytes) = cell(self, at)? else { return Ok(None) };
+        fixed::<1>(at, bytes).map(|[truth]| Some(truth != 0))
     }
     fn text_or_null(&self, at: usize) -> Result<Option<&str>, Bad> {
-        self.try_get(at).map_err(|error| error.to_string())
+        let Some(bytes) = cell(self, at)? else { return Ok(None) };
+        std::str::from_utf8(bytes).map(Some).map_err(|error| format!("column {at}: {error}"))
     }
     fn bytes(&self, at: usize) -> Result<&[u8], Bad> {
-        self.try_get(at).map_err(|error| error.to_string())
+        cell(self, at)?.ok_or_else(|| format!("column {at} is NULL"))
     }
     fn uuid_or_null(&self, at: usize) -> Result<Option<Uuid>, Bad> {
-        self.try_get(at).map_err(|error| error.to_string())
+        let Some(bytes) = cell(self, at)? else { return Ok(None) };
+        fixed(at, bytes).map(|bytes| Some(Uuid::from_bytes(bytes)))
     }
 }
 
