@@ -15,6 +15,9 @@ use crate::stage::{Stage, StageError, say, status, with_backing};
 use remeet_protocol::{Epoch, ServerId};
 use std::collections::BTreeSet;
 
+/// Records of a leg beside its terminals, as they are filled: the leg's own, a window and an entry.
+const BESIDE_TERMINALS: usize = 3;
+
 /// Runs it. Says whether everything was recovered and nothing differs.
 pub(super) async fn run(options: &Recovery) -> Result<bool, StageError> {
     options.check().map_err(StageError::new)?;
@@ -73,7 +76,8 @@ impl Bench<'_> {
         for run in &mut runs {
             self.progress.step("the same by the plainest means");
             self.backing.database.tidy().await?;
-            let load = Load::new(&self.population, self.options.changed, run.changes);
+            let whole = self.options.cache_wiped.then_some(self.options.network.terminals as usize + BESIDE_TERMINALS);
+            let load = Load::new(&self.population, self.options.hung, self.options.changed, run.changes, whole);
             let floor_ms = u64::try_from(floor(&load, self.backing).await?.as_millis()).unwrap_or(u64::MAX);
             run.measured(floor_ms, differences);
             self.progress.note(&format!("the floor: {floor_ms} ms"));

@@ -17,6 +17,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+/// How old the numbers in the status text may be at most.
+const PAUSE_MAX_MS: u64 = 2_000;
+
 /// What the driver notes down for the report.
 #[derive(Debug)]
 pub(super) struct Telling {
@@ -149,8 +152,8 @@ impl Telling {
             self.phase = (phase, wall_ms);
         }
         // The numbers move, faster while it recovers: told at most so often, and with many legs less often, since all of
-        // them are looked at: some 10 ms for 100,000.
-        let pause = if phase == Phase::Recovering { 250 } else { 1_000 }.max(legs as u64 / 100);
+        // them are looked at: some 10 ms for 100,000. Never later than somebody who watches would take for a stand-still.
+        let pause = if phase == Phase::Recovering { 250 } else { 1_000 }.max((legs as u64 / 100).min(PAUSE_MAX_MS));
         if !changed && wall_ms.abs_diff(self.text.1) < pause {
             return None;
         }
@@ -428,4 +431,28 @@ fn rounds(driver: &Driver, views: &BTreeMap<ServerId, ServerView>) -> Vec<RoundR
         });
     }
     rounds
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_is_told_at_once_and_numbers_after_a_pause_that_grows_with_the_legs_to_a_bound() {
+        let at = SocketAddr::from(([127, 0, 0, 1], 1));
+        let mut told = 0;
+        let mut text = || {
+            told += 1;
+            format!("{told}")
+        };
+        let mut telling = Telling::new(0, (at, Arc::default()));
+        let mut tells = |now, phase, legs| telling.phase(now, phase, legs, &mut text).is_some();
+        assert!(tells(1, Phase::Recovering, 1_000_000), "another phase");
+        assert!(!tells(250, Phase::Recovering, 10), "too soon");
+        assert!(tells(251, Phase::Recovering, 10));
+        assert!(!tells(1_250, Phase::Recovering, 100_000) && tells(1_251, Phase::Recovering, 100_000));
+        assert!(tells(1_252, Phase::Steady, 100_000), "another phase");
+        assert!(!tells(2_251, Phase::Steady, 10) && tells(2_252, Phase::Steady, 10));
+        assert!(!tells(4_251, Phase::Steady, 10_000_000) && tells(4_252, Phase::Steady, 10_000_000), "the bound");
+    }
 }

@@ -289,3 +289,133 @@ pub(super) async fn evidence(tables: &mut impl Tables, asked: &Asked) -> Result<
     }
     Ok(found)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+    use crate::model::StoredState;
+    use futures_util::FutureExt as _;
+    use remeet_protocol::{DomainId, Secret, wire::Text};
+
+    /// Legs of a server, in order, and others; and which were asked for by name.
+    #[derive(Default)]
+    struct Shelf {
+        live: Vec<LegRow>,
+        others: Vec<LegRow>,
+        named: Vec<LegId>,
+        pages: usize,
+    }
+
+    fn leg_id(number: usize) -> LegId {
+        LegId { meeting: MeetingId(Uuid::from_u128(number as u128 + 1)), leg: 0 }
+    }
+
+    fn row(number: usize) -> LegRow {
+        let key = RecoveryKey {
+            leg: leg_id(number),
+            domain: DomainId(7),
+            server: ServerId(1),
+            secret: Secret::new([1; 16]),
+            generation: 1,
+            number: Text::cut("9"),
+            title: Text::cut(""),
+            creator: Text::cut("1"),
+            creator_name: Text::cut(""),
+            made_at_ms: 0,
+        };
+        Ok((StoredLeg::new(&key, StoredState::InMeeting), Ok(Some(key))))
+    }
+
+    fn bad(number: usize) -> LegRow {
+        Err(BadRow { leg: leg_id(number).to_string(), reason: "spoilt".to_owned() })
+    }
+
+    fn name(row: &LegRow) -> LegId {
+        match row {
+            Ok((row, _)) => row.leg,
+            Err(bad) => (0..).map(leg_id).find(|leg| leg.to_string() == bad.leg).unwrap(),
+        }
+    }
+
+    impl Tables for Shelf {
+        async fn named(&mut self, legs: &[LegId]) -> Result<Vec<LegRow>, Fault> {
+            assert!(legs.len() <= LEGS_CHUNK);
+            self.named.extend(legs);
+            let all = self.live.iter().chain(&self.others);
+            Ok(all.filter(|row| legs.contains(&name(row))).cloned().collect())
+        }
+        async fn live(
+            &mut self,
+            _: Option<ServerId>,
+            after: After,
+            limit: usize,
+        ) -> Result<(Vec<LegRow>, Option<After>), Fault> {
+            self.pages += 1;
+            let behind = |row: &&LegRow| (name(row).meeting.0, i32::from(name(row).leg)) > after;
+            let page: Vec<LegRow> = self.live.iter().filter(behind).take(limit).cloned().collect();
+            let last = page.last().map(|row| (name(row).meeting.0, i32::from(name(row).leg)));
+            Ok((page, last))
+        }
+        async fn open_intents(&mut self, legs: &[LegId]) -> Result<Vec<Result<Intent, BadRow>>, Fault> {
+            assert!(legs.len() <= LEGS_CHUNK);
+            Ok(Vec::new())
+        }
+        async fn of_meeting(&mut self, _: MeetingId) -> Result<Vec<LegRow>, Fault> {
+            Ok(Vec::new())
+        }
+        async fn taken(&mut self, _: &[(LegId, u64)]) -> Result<Vec<(LegId, u64)>, Fault> {
+            Ok(Vec::new())
+        }
+        async fn numbered(&mut self, _: &[(LegId, u64)]) -> Result<Vec<(Intent, bool)>, Fault> {
+            Ok(Vec::new())
+        }
+        async fn versions(&mut self, _: &[LegId]) -> Result<Vec<Versions>, Fault> {
+            Ok(Vec::new())
+        }
+        async fn marks(&mut self, _: &[LegId]) -> Result<Vec<Marked>, Fault> {
+            Ok(Vec::new())
+        }
+        async fn records(&mut self, _: Table, _: &[LegId]) -> Result<Vec<OfLeg<Change>>, Fault> {
+            Ok(Vec::new())
+        }
+        async fn answers(&mut self, _: u64) -> Result<Vec<ClientAnswerRow>, Fault> {
+            Ok(Vec::new())
+        }
+        async fn pruned(&mut self, _: u64) -> Result<u64, Fault> {
+            Ok(0)
+        }
+        async fn roster(&mut self, _: MeetingId, _: &str) -> Result<Vec<LegId>, Fault> {
+            Ok(Vec::new())
+        }
+        async fn open_of_instance(&mut self, _: u64) -> Result<Vec<(u64, LegId, u64)>, Fault> {
+            Ok(Vec::new())
+        }
+    }
+
+    #[test]
+    fn a_look_up_asks_by_name_only_for_what_the_servers_live_legs_did_not_bring() {
+        // Legs 1 and 4 cannot be read, 5 is another server's (or has ended), 6 is stored nowhere.
+        let live = vec![row(0), bad(1), row(2), row(3)];
+        let mut shelf = Shelf { live, others: vec![bad(4), row(5)], ..Shelf::default() };
+        let asked: Vec<LegId> = (0..7).map(leg_id).collect();
+        let found = look_up(&mut shelf, Some(ServerId(1)), &asked).now_or_never().unwrap().unwrap();
+        assert_eq!(shelf.named, [1, 4, 5, 6].map(leg_id));
+        assert_eq!(found.found.iter().map(|found| found.row.leg).collect::<Vec<_>>(), [0, 2, 3, 5].map(leg_id));
+        let mut spoilt: Vec<&str> = found.bad.iter().map(|bad| bad.leg.as_str()).collect();
+        spoilt.sort_unstable();
+        assert_eq!(spoilt, [leg_id(1).to_string(), leg_id(4).to_string()], "each is named once");
+    }
+
+    #[test]
+    fn a_look_up_of_more_legs_than_a_page_holds_brings_each_once() {
+        let count = LEGS_CHUNK + 5;
+        let mut shelf = Shelf { live: (0..count).map(row).collect(), ..Shelf::default() };
+        let asked: Vec<LegId> = (0..count).map(leg_id).collect();
+        let found = look_up(&mut shelf, Some(ServerId(1)), &asked).now_or_never().unwrap().unwrap();
+        assert_eq!((shelf.named.len(), shelf.pages), (0, 2));
+        let legs: Vec<LegId> = found.found.iter().map(|found| found.row.leg).collect();
+        assert_eq!(legs, asked);
+    }
+}

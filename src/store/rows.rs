@@ -275,7 +275,7 @@ pub(super) fn opaque(value: u64) -> i64 {
     value.cast_signed()
 }
 
-/// A number that the database compares. [`super::judge::sound`] has refused what does not fit.
+/// A number that the database compares. [`super::judge::unsound`] has refused what does not fit.
 pub(super) fn ordered(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }

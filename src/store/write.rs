@@ -122,7 +122,7 @@ pub struct Accepted {
 pub struct ContentWrite {
     /// The leg.
     pub leg: LegId,
-    /// Its domain, which stands in every row.
+    /// The leg's own domain, which stands in every row; it is not compared with the control row's.
     pub domain: DomainId,
     /// The changes; at most one a record.
     pub changes: Vec<Change>,

@@ -7,10 +7,10 @@ use crate::store_fixture::{
     window,
 };
 use rand::Rng;
-use remeet::store::{Outcome, Unit, Write};
+use remeet::store::{ContentWrite, Outcome, Unit, Write};
 use remeet_protocol::record::{Mark, Record, RecordKey, RecordState};
 use remeet_protocol::wire::Text;
-use remeet_protocol::{Change, LegId};
+use remeet_protocol::{Change, DomainId, LegId};
 use std::collections::BTreeMap;
 
 const APPLIED: Outcome = Outcome::Applied { version: 0 };
@@ -45,6 +45,27 @@ pub(crate) async fn records_of_every_kind_come_back_as_they_were(f: &Fixture) {
     let domain = |table: &str| format!("SELECT domain FROM {table} LIMIT 1");
     for table in ["legs", "recovery_keys", "meeting_info", "terminals", "windows", "entries"] {
         assert_eq!(f.number(&domain(table)).await, 7, "{table}");
+    }
+}
+
+pub(crate) async fn every_record_has_its_own_legs_domain(f: &Fixture) {
+    let legs = [(f.leg(1).await, 7), (f.leg(2).await, 8)];
+    let units = legs.map(|(leg, domain)| {
+        let changes = vec![
+            present(1, info("x")),
+            present(2, terminal("1", "a")),
+            present(3, window("1", 1, 0)),
+            present(4, entry("1", "k", b"v")),
+        ];
+        let domain = DomainId(domain);
+        Unit::one(Write::Content(ContentWrite { leg, domain, changes, mark: None, full: false }))
+    });
+    assert_eq!(f.write(units.to_vec()).await, [APPLIED, APPLIED]);
+    for table in ["meeting_info", "terminals", "windows", "entries"] {
+        for (leg, domain) in legs {
+            let stored = format!("SELECT domain FROM {table} WHERE meeting = '{}'", leg.meeting);
+            assert_eq!(f.number(&stored).await, i64::from(domain), "{table}");
+        }
     }
 }
 

@@ -4,13 +4,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use crate::store_fixture::{
-    Fixture, accepted, begin, boot, candidate, content, granted, info, leg_id, new_leg, present, state, takeover,
-    terminal,
+    Fixture, accepted, begin, boot, candidate, content, entry, granted, info, leg_id, mark_of, new_leg, present, state,
+    takeover, terminal, window,
 };
 use remeet::model::StoredState::{Adopting, Created, Ended, Ending, InMeeting, Starting};
 use remeet::model::{RecoveryKey, StoredState};
 use remeet::store::{Candidate, Expect, Outcome, StateWrite, StoreError, Unit, Write, open};
 use remeet_protocol::message::EndCause;
+use remeet_protocol::record::Mark;
 use remeet_protocol::wire::Text;
 use remeet_protocol::{Epoch, Handle, Holder, LegId, Secret, Token};
 use std::collections::BTreeSet;
@@ -59,6 +60,7 @@ contract! {
         a_key_of_a_higher_generation_replaces_and_a_lower_one_loses,
         quarantine_and_mark_first_leave_the_version,
         writes_to_an_unknown_leg_lose,
+        content_is_reset_only_of_the_legs_whose_acceptance_says_so,
         absurd_numbers_harm_only_their_own_unit,
         an_empty_store_has_no_term_and_migrating_again_changes_nothing,
         a_store_opened_again_has_everything,
@@ -84,6 +86,7 @@ contract! {
     }
     store_content {
         records_of_every_kind_come_back_as_they_were,
+        every_record_has_its_own_legs_domain,
         rule_13_a_record_is_written_over_a_lower_revision_only,
         rule_13_over_an_equal_revision_only_in_a_full_pull,
         removals_remove_lower_revisions_only,
@@ -444,7 +447,48 @@ pub(crate) async fn writes_to_an_unknown_leg_lose(f: &Fixture) {
     let outcomes = f.write(writes.map(Unit::one).to_vec()).await;
     assert_eq!(outcomes, vec![Outcome::Lost { version: 0 }; count]);
     assert_eq!(f.number("SELECT (SELECT count(*) FROM recovery_keys) + (SELECT count(*) FROM intents)").await, 0);
-    assert_eq!(f.number("SELECT count(*) FROM meeting_info").await, 0);
+    // Beside what stands, and with what proves a leg by itself: no record is left without a leg.
+    let known = f.leg(1).await;
+    let records = || {
+        let records = [info("x"), terminal("1", "a"), window("1", 1, 0), entry("1", "k", b"v")];
+        records.into_iter().map(|record| present(1, record)).collect::<Vec<_>>()
+    };
+    let intent = |leg| Write::Intent(crate::store_intents::intent(leg, 1, None));
+    let unit = |leg| Unit { writes: vec![intent(leg), content(leg, records(), None, false)] };
+    let outcomes = f.write(vec![unit(known), unit(leg), Unit::one(content(leg, records(), None, true))]).await;
+    assert_eq!(outcomes, [Outcome::Applied { version: 0 }, Outcome::Lost { version: 0 }, Outcome::Lost { version: 0 }]);
+    for table in ["meeting_info", "terminals", "windows", "entries", "intents"] {
+        assert_eq!(f.number(&format!("SELECT count(*) FROM {table}")).await, 1, "{table}");
+    }
+}
+
+/// Acceptances that keep the content and such that do not are different statements of one batch.
+pub(crate) async fn content_is_reset_only_of_the_legs_whose_acceptance_says_so(f: &Fixture) {
+    let legs = [f.leg(1).await, f.leg(2).await, f.leg(3).await];
+    let changes = vec![present(5, info("x")), present(6, terminal("1", "a"))];
+    let mark = mark_of(6, &changes);
+    f.write(legs.map(|leg| Unit::one(content(leg, changes.clone(), Some(mark), false))).to_vec()).await;
+    let units = [
+        Unit::one(takeover(legs[0], 1, accepted(f.token, 1, false))),
+        Unit::one(takeover(legs[1], 1, accepted(f.token, 2, true))),
+        // Loses: nothing of its content is touched, and nothing of the others' is lost.
+        Unit::one(takeover(legs[2], 9, accepted(f.token, 3, true))),
+    ];
+    let outcomes = f.write(units.to_vec()).await;
+    assert_eq!(
+        outcomes,
+        [Outcome::Applied { version: 2 }, Outcome::Applied { version: 2 }, Outcome::Lost { version: 1 }]
+    );
+    for (leg, reset) in legs.into_iter().zip([false, true, false]) {
+        let (stored, records) = f.content(leg).await;
+        assert_eq!(stored, if reset { Mark::default() } else { mark }, "{leg}");
+        assert_eq!(records.iter().all(|change| change.revision == 0), reset, "{leg}");
+        let meeting = leg.meeting;
+        for group in ["info", "business", "decode", "extra"] {
+            let group = format!("SELECT {group}_mark FROM legs WHERE meeting = '{meeting}'");
+            assert_eq!(f.number(&group).await, if reset { 0 } else { 6 }, "{group}");
+        }
+    }
 }
 
 pub(crate) async fn absurd_numbers_harm_only_their_own_unit(f: &Fixture) {

@@ -3,9 +3,10 @@
 use super::Load;
 use crate::stage::backing::Backing;
 use crate::stage::{DOMAIN, StageError};
+use crate::store::redis::layout::{KEY_FIELDS, Kind, STAMP_FIELDS, name};
 use ::redis::aio::MultiplexedConnection;
-use ::redis::pipe;
-use remeet_protocol::LegId;
+use ::redis::{Pipeline, pipe};
+use remeet_protocol::{DomainId, LegId};
 
 /// Commands of a pipeline.
 const COMMANDS: usize = 2_000;
@@ -15,30 +16,41 @@ const HEAD: [&str; 10] =
 /// A record in the cache, as long as they are.
 const RECORD: &str = r#"{"revision":17,"record":{"terminal":"5000001002","key":"temperature","value":"4711471147"}}"#;
 
+type Stamp = Vec<Option<String>>;
+
 pub(super) struct Plain {
     connection: MultiplexedConnection,
     legs: Vec<LegId>,
-    changed: usize,
+    written: usize,
     records: usize,
 }
 
 impl Plain {
     pub(super) async fn open(load: &Load, backing: &Backing) -> Result<Option<Self>, StageError> {
-        let Some(connection) = backing.redis().await? else { return Ok(None) };
-        let records = load.changes.checked_div(load.changed).unwrap_or_default();
-        Ok(Some(Self { connection, legs: load.all(), changed: load.changed, records }))
+        let Some(mut connection) = backing.redis().await? else { return Ok(None) };
+        let legs = load.all();
+        if let Some(leg) = legs.first() {
+            let mut pipeline = pipe();
+            read(&mut pipeline, *leg);
+            let stamps: Vec<Stamp> = pipeline.query_async(&mut connection).await.map_err(StageError::new)?;
+            // Reading what is not there would be a floor of nothing.
+            if stamps.iter().any(|stamp| stamp.iter().all(Option::is_none)) {
+                return Err(StageError::new(format!(
+                    "the floor's names are not the cache's: it holds nothing of {leg}"
+                )));
+            }
+        }
+        let (written, records) = load.cached;
+        Ok(Some(Self { connection, legs, written, records }))
     }
 
     pub(super) async fn work(mut self) -> Result<(), StageError> {
         for legs in self.legs.chunks(COMMANDS / 2) {
             let mut pipeline = pipe();
-            for leg in legs {
-                pipeline.cmd("HMGET").arg(format!("remeet:{DOMAIN}:key:{leg}")).arg(&HEAD[..4]);
-                pipeline.cmd("HMGET").arg(format!("remeet:{DOMAIN}:leg:{leg}")).arg(&HEAD[..7]);
-            }
-            pipeline.query_async::<Vec<Vec<Option<String>>>>(&mut self.connection).await.map_err(StageError::new)?;
+            legs.iter().for_each(|leg| read(&mut pipeline, *leg));
+            pipeline.query_async::<Vec<Stamp>>(&mut self.connection).await.map_err(StageError::new)?;
         }
-        for legs in self.legs[..self.changed].chunks(COMMANDS) {
+        for legs in self.legs[..self.written].chunks(COMMANDS) {
             let mut pipeline = pipe();
             for leg in legs {
                 let set = pipeline.cmd("HSET").arg(format!("remeet-floor:{leg}"));
@@ -54,4 +66,11 @@ impl Plain {
         }
         Ok(())
     }
+}
+
+/// What a recovery compares of a leg.
+fn read(pipeline: &mut Pipeline, leg: LegId) {
+    let at = (DomainId(DOMAIN), leg);
+    pipeline.cmd("HMGET").arg(name(Kind::Key, at)).arg(KEY_FIELDS);
+    pipeline.cmd("HMGET").arg(name(Kind::Leg, at)).arg(STAMP_FIELDS);
 }

@@ -1,11 +1,13 @@
 //! The floor: what this machine needs to read, send, write and cache the same as a recovery, by the plainest means, all
 //! at once.
 //!
-//! - [`store`](self::store) – every leg's row and key read; every leg's row written once, as many rows of content as the
-//!   scheduler wrote, and the marks of the legs that changed: bulk statements on the project's own tables, two writing
-//!   connections, no fence, no compare, nothing decided.
+//! - [`store`](self::store) – every leg's row and key read; every leg's row written once, as many rows of content as
+//!   changed, and the marks of the legs that changed: bulk statements on the project's own tables, two writing
+//!   connections, no fence, no compare, nothing decided. What is read back to be counted, or to fill a cache that was
+//!   wiped, is not read here.
 //! - [`wire`](self::wire) – the inventories, claims, results and changes through sockets and the codec; nothing is proven.
-//! - [`cache`](self::cache) – the stamps of every leg read, the content of the changed ones written, in pipelines.
+//! - [`cache`](self::cache) – the stamps of every leg read, the content of the changed ones (of all, if it was wiped)
+//!   written, in pipelines.
 //!
 //! A recovery cannot do all of it at once: it asks before it looks up, and looks up before it claims.
 
@@ -28,16 +30,23 @@ pub(super) struct Load {
     pub changed: usize,
     /// Records that changed.
     pub changes: usize,
+    /// Legs whose content is written to the cache, and records of each: those that changed, or all after a wipe.
+    pub cached: (usize, usize),
 }
 
 impl Load {
-    pub(super) fn new(population: &Population, changed: f64, changes: u64) -> Self {
-        let legs = population.legs.clone();
+    /// `hung`: the last servers that did not answer. `whole`: records of a leg, if the cache was wiped.
+    pub(super) fn new(population: &Population, hung: u32, changed: f64, changes: u64, whole: Option<usize>) -> Self {
+        let answering = population.legs.len().saturating_sub(hung as usize);
+        let legs = population.legs[..answering].to_vec();
         let all: usize = legs.iter().map(|(_, legs)| legs.len()).sum();
         // A fraction of a number of legs, from 0 to that number.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         let changed = (changed * all as f64).round() as usize;
-        Self { legs, changed, changes: usize::try_from(changes).unwrap_or(usize::MAX) }
+        let changes = usize::try_from(changes).unwrap_or(usize::MAX);
+        let cached =
+            whole.map_or((changed, changes.checked_div(changed).unwrap_or_default()), |records| (all, records));
+        Self { legs, changed, changes, cached }
     }
 
     fn all(&self) -> Vec<LegId> {

@@ -59,6 +59,9 @@ impl Plain {
         };
         // As a recovery writes them: leg by leg.
         content.sort_unstable();
+        // Where more changed than there are terminals, some are written twice; by another statement.
+        let more = load.changes.saturating_sub(content.len()).min(content.len());
+        content.extend_from_within(..more);
         let servers = load.legs.iter().map(|(server, _)| i64::from(server.0)).collect();
         Ok(Self { servers, legs, content, changed: load.changed, at })
     }

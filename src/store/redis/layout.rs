@@ -10,7 +10,7 @@ use std::borrow::Cow;
 
 /// What a name holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Key,
     Leg,
     Gone,
@@ -34,14 +34,14 @@ impl Kind {
 /// The format of what this version writes and reads. A hash without one is of the first.
 pub(super) const FORMAT: &str = "1";
 
-pub(super) const KEY_FIELDS: &[&str] = &["format", "epoch", "generation", "secret"];
-pub(super) const STAMP_FIELDS: &[&str] = &["format", "revision", "count", "digest", "boot", "handle", "state"];
+pub(crate) const KEY_FIELDS: &[&str] = &["format", "epoch", "generation", "secret"];
+pub(crate) const STAMP_FIELDS: &[&str] = &["format", "revision", "count", "digest", "boot", "handle", "state"];
 
 /// About the bytes of a key's write: names, secret, and texts of at most 256 + 64 + 3 × 32 bytes.
 pub(super) const KEY_BYTES: usize = 700;
 
 /// The name of what is cached of a leg.
-pub(super) fn name(kind: Kind, (domain, leg): Name) -> String {
+pub(crate) fn name(kind: Kind, (domain, leg): Name) -> String {
     format!("remeet:{{{domain}}}:{}:{}:{}", kind.word(), leg.meeting, leg.leg)
 }
 
@@ -56,7 +56,7 @@ pub(super) fn parse_name(kind: Kind, text: &str) -> Option<Name> {
 }
 
 /// The field of a record.
-pub(super) fn field(key: &RecordKey) -> String {
+pub(crate) fn field(key: &RecordKey) -> String {
     match key {
         RecordKey::Leg => "leg".to_owned(),
         RecordKey::Terminal(number) => format!("t:{}", escape(number.as_str())),

@@ -55,7 +55,7 @@
 //! `connection.rs`. A name that holds what cannot be read is a miss for its leg only, and is logged.
 
 mod connection;
-mod layout;
+pub(crate) mod layout;
 mod life;
 mod read;
 mod scripts;

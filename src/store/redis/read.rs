@@ -102,28 +102,38 @@ fn record(name: &str, json: &str) -> Option<(remeet_protocol::RecordKey, Change)
     (field(&key) == name).then(|| (key, Change { revision, state: RecordState::Present(record) }))
 }
 
-/// `N` texts behind a format; `None` if one is absent, the format another, or the name of a wrong type.
-/// Borrowed: after a restart two million of them are read.
+/// `N` texts behind a format; `None` if one is absent, the format another, or the name of a wrong type. Borrowed: after a
+/// restart two million of them are read.
 fn texts<const N: usize>(leg: LegId, value: &Value) -> Option<[&str; N]> {
-    let Value::Array(fields) = value else {
-        tracing::warn!(%leg, ?value, "what is cached cannot be read: it counts as a miss");
-        return None;
-    };
-    let (format, fields) = fields.split_first()?;
-    let format = if *format == Value::Nil { None } else { Some(text(format)?) };
-    is_readable(leg, format).then_some(())?;
-    let mut texts = [""; N];
-    if fields.len() != N {
-        return None;
+    let read = (|| {
+        let Value::Array(fields) = value else { return Err("not a list") };
+        let Some((format, fields)) = fields.split_first() else { return Err("an empty list") };
+        let (format, mut texts, mut there) = (text(format)?, [""; N], fields.len() == N);
+        for (place, field) in texts.iter_mut().zip(fields) {
+            match text(field)? {
+                Some(text) => *place = text,
+                None => there = false,
+            }
+        }
+        Ok((format, there.then_some(texts)))
+    })();
+    match read {
+        Ok((format, texts)) => is_readable(leg, format).then_some(texts)?,
+        Err(error) => {
+            // Never the value: it may hold a secret.
+            let error = if let Value::ServerError(said) = value { server_text(said) } else { error.to_owned() };
+            tracing::warn!(%leg, error, "what is cached cannot be read: it counts as a miss");
+            None
+        }
     }
-    for (place, field) in texts.iter_mut().zip(fields) {
-        *place = text(field)?;
-    }
-    Some(texts)
 }
 
-fn text(field: &Value) -> Option<&str> {
-    if let Value::BulkString(bytes) = field { std::str::from_utf8(bytes).ok() } else { None }
+fn text(field: &Value) -> Result<Option<&str>, &'static str> {
+    match field {
+        Value::Nil => Ok(None),
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).map(Some).map_err(|_| "not text"),
+        _ => Err("a field that is not text"),
+    }
 }
 
 fn is_readable(leg: LegId, format: Option<&str>) -> bool {
@@ -154,5 +164,32 @@ mod tests {
         for wrong in ["", "2a", "+000000000000000000000000000002a", "0000000000000000000000000000002g"] {
             assert_eq!(hex(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn texts_are_read_if_all_are_there_and_of_this_format() {
+        let leg = LegId { meeting: remeet_protocol::MeetingId::default(), leg: 0 };
+        let bulk = |text: &[u8]| Value::BulkString(text.to_vec());
+        let read = |fields: &[Value]| {
+            let value = Value::Array(fields.to_vec());
+            texts::<2>(leg, &value).map(|texts| texts.map(str::to_owned))
+        };
+        let both = Some(["a".to_owned(), String::new()]);
+        assert_eq!(read(&[bulk(b"1"), bulk(b"a"), bulk(b"")]), both);
+        assert_eq!(read(&[Value::Nil, bulk(b"a"), bulk(b"")]), both, "without a format it is of the first");
+        for (fields, what) in [
+            (vec![Value::Nil; 3], "absent"),
+            (vec![bulk(b"2"), bulk(b"a"), bulk(b"b")], "another format"),
+            (vec![bulk(&[0xff]), bulk(b"a"), bulk(b"b")], "a format that is not text"),
+            (vec![bulk(b"1"), Value::Nil, bulk(b"b")], "one is absent"),
+            (vec![bulk(b"1"), bulk(b"a")], "too few"),
+            (vec![bulk(b"1"), bulk(b"a"), bulk(b"b"), bulk(b"c")], "too many"),
+            (vec![bulk(b"1"), bulk(b"a"), bulk(&[0xff])], "not text"),
+            (vec![bulk(b"1"), bulk(b"a"), Value::Int(1)], "a number"),
+            (vec![], "empty"),
+        ] {
+            assert_eq!(read(&fields), None, "{what}");
+        }
+        assert_eq!(texts::<2>(leg, &Value::Nil), None);
     }
 }
