@@ -65,7 +65,7 @@ impl Core {
             intents.push(Intent { leg, number: 2, op: Op::End(End { cause: EndCause::Operator }), command });
         }
         let mut writes = vec![Write::NewLeg(Box::new(NewLeg { row: row.clone(), key }))];
-        writes.extend(intents.iter().cloned().map(Write::Intent));
+        writes.extend(intents.iter().cloned().map(Box::new).map(Write::Intent));
         let unit = Unit { writes };
         row.intent = intents.len() as u64;
         let mut memory = Leg::unstored(row);

@@ -86,6 +86,9 @@ pub(super) enum Asked {
     DryRun(ServerId, Waiter),
 }
 
+/// Open persists for which the room is kept: what clients' commands and events need.
+const ROOM_KEPT: usize = 16_384;
+
 /// How legs stand once something is stored.
 type Stand = Vec<(LegId, LegStands)>;
 
@@ -306,6 +309,10 @@ impl Core {
         }
         if let Some(server) = pulled {
             self.pull_written(server);
+        }
+        // As many persists as there are legs are open after a restart: the room for them is given back.
+        if self.after.capacity() > ROOM_KEPT && self.after.len() < self.after.capacity() / 8 {
+            self.after.shrink_to(2 * self.after.len());
         }
     }
 

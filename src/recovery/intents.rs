@@ -87,7 +87,7 @@ impl Core {
         }
         known.row.intent += 1;
         let intent = Intent { leg, number: known.row.intent, op, command };
-        writes.push(Write::Intent(intent.clone()));
+        writes.push(Write::Intent(Box::new(intent.clone())));
         Some((intent, writes))
     }
 

@@ -129,6 +129,7 @@ impl Lane {
         for queue in [&mut self.again, &mut self.small] {
             let room = BATCH - units.len();
             units.extend(queue.drain(..queue.len().min(room)).map(|queued| (queued.id, queued.unit)));
+            give_back(queue);
             if !queue.is_empty() {
                 return units;
             }
@@ -145,7 +146,15 @@ impl Lane {
             }
             units.push((id, unit));
         }
+        give_back(&mut self.bulk);
         units
+    }
+}
+
+/// What a restart has piled up is written: the room for it is given back.
+fn give_back(queue: &mut VecDeque<Queued>) {
+    if queue.capacity() > 8 * BATCH && queue.len() < queue.capacity() / 8 {
+        queue.shrink_to(2 * queue.len());
     }
 }
 

@@ -35,7 +35,8 @@ impl Core {
         let cause = if known.row.cause == EndCause::None { EndCause::Commanded } else { known.row.cause };
         let intent = Intent { leg, number: known.row.intent, op: Op::End(End { cause }), command: None };
         let number = intent.number;
-        let after = self.persist(lane(leg), Unit::one(Write::Intent(intent.clone())), After::Intent(leg, number));
+        let after =
+            self.persist(lane(leg), Unit::one(Write::Intent(Box::new(intent.clone()))), After::Intent(leg, number));
         if let Some(known) = self.legs.get_mut(&leg) {
             known.open.push_back(OpenIntent::storing(intent, after));
         }

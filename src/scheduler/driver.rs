@@ -299,7 +299,7 @@ impl Driver {
     fn take_read(&mut self, told: reader::Told) {
         let wall = self.clock.wall_ms();
         match told {
-            reader::Told::Done(input, answers) => {
+            reader::Told::Done(input, answers, _place) => {
                 if answers {
                     self.telling.store_answered(wall, StoreSide::Reads);
                 }

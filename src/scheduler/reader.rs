@@ -8,7 +8,7 @@ use remeet_protocol::LegId;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 /// Reads at a time: more would only queue in the pool.
 const READS_MAX: usize = 4;
@@ -23,8 +23,9 @@ const CONTENTS: usize = 1_000;
 /// What a read tells the driver.
 #[derive(Debug)]
 pub(super) enum Told {
-    /// For the core; and whether it shows that the store answers.
-    Done(Input, bool),
+    /// For the core; and whether it shows that the store answers. Its place is free once the driver has taken it: results
+    /// of large look-ups must not pile up before a driver that is slower than the store.
+    Done(Input, bool, Option<OwnedSemaphorePermit>),
     /// The store did not answer an attempt; another one follows, or the result.
     StoreFailed(String),
 }
@@ -70,11 +71,12 @@ impl Readers {
     pub(super) fn begin(&self, id: ReadId, read: Read) {
         let this = self.clone();
         self.helpers.spawn("reading from the store or the cache", async move {
-            let _place = this.places.acquire().await;
+            // Closed is the semaphore never.
+            let place = Arc::clone(&this.places).acquire_owned().await.ok();
             let result = this.repeat(&read).await;
             let answers =
                 result.is_ok() && !matches!(read, Read::CachedKeys(_) | Read::Stamps(_) | Read::CachedNames(_));
-            let _ = this.results.send(Told::Done(Input::Read(id, result), answers));
+            let _ = this.results.send(Told::Done(Input::Read(id, result), answers, place));
         });
     }
 

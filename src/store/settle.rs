@@ -79,8 +79,8 @@ fn write_stands(write: &Write, found: &Found, proven: &HashSet<(LegId, u64)>) ->
             let made = state.expect.version + 1;
             proven.contains(&(state.leg, made)) || leg.state_version == made && row.is_some_and(|row| is_of(row, state))
         }
-        Write::Key(key) => leg.key.as_ref() == Some(key),
-        Write::Intent(intent) => leg.intents.iter().any(|(stored, _)| stored == intent),
+        Write::Key(key) => leg.key.as_ref() == Some(&**key),
+        Write::Intent(intent) => leg.intents.iter().any(|(stored, _)| *stored == **intent),
         Write::IntentDone(done) => match leg.intents.iter().find(|(stored, _)| stored.number == done.number) {
             Some((_, open)) => !open,
             None => done.number <= leg.intents_pruned,

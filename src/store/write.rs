@@ -34,7 +34,8 @@ pub enum Outcome {
     },
 }
 
-/// One write. The list of kinds is closed: each is one bulk statement, whatever the number of legs.
+/// One write. The list of kinds is closed: each is one bulk statement, whatever the number of legs. What is large and rare is
+/// boxed: as many states wait after a restart as there are legs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Write {
     /// A new leg (and its meeting) with its recovery key. Lost if the leg exists.
@@ -44,9 +45,9 @@ pub enum Write {
     /// Records and mark.
     Content(ContentWrite),
     /// A recovery key of a higher generation (adoption).
-    Key(RecoveryKey),
+    Key(Box<RecoveryKey>),
     /// A new intent; also raises the leg's `intent` to its number. Lost if the number is taken.
-    Intent(Intent),
+    Intent(Box<Intent>),
     /// An intent is no longer open.
     IntentDone(IntentResult),
     /// A client's answer; the 257th of an instance prunes the lowest. A repeat of a kept one changes nothing.

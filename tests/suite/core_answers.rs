@@ -323,7 +323,7 @@ fn end_is_numbered(rig: &mut Rig, meeting: MeetingId) -> Option<u64> {
     }
     let writes = rig.persists.iter().flat_map(|(_, unit)| &unit.writes);
     let number = |write: &Write| match write {
-        Write::Intent(Intent { number, op: Op::End(_), .. }) => Some(*number),
+        Write::Intent(intent) if matches!(intent.op, Op::End(_)) => Some(intent.number),
         _ => None,
     };
     writes.filter_map(number).last()

@@ -46,14 +46,14 @@ impl Maker {
             }
             1..=3 => self.state(leg),
             4..=6 => Write::Content(self.content(leg)),
-            7 => Write::Intent(intent(leg, self.random.random_range(1..8), Some((3, 1)))),
+            7 => Write::Intent(Box::new(intent(leg, self.random.random_range(1..8), Some((3, 1))))),
             8 => Write::IntentDone(done(leg, self.random.random_range(1..8))),
             9 => Write::Answer(answer(self.random.random_range(1..3), self.random.random_range(1..400), 1)),
             10 => Write::Quarantine(leg, self.random.random_bool(0.5).then(|| "why".to_owned())),
             _ => {
                 let generation = self.random.random_range(1..6);
                 let secret = Secret::new([self.random.random_range(0..2); 16]);
-                Write::Key(RecoveryKey { generation, secret, ..new_leg(n, StoredState::Created).key })
+                Write::Key(Box::new(RecoveryKey { generation, secret, ..new_leg(n, StoredState::Created).key }))
             }
         }
     }

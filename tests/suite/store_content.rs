@@ -207,7 +207,7 @@ pub(crate) async fn rows_that_agree_are_not_written(f: &Fixture) {
     f.one(content(leg, changes.clone(), Some(mark), false)).await;
     f.one(Write::Quarantine(leg, Some("why".to_owned()))).await;
     f.one(Write::First(leg, true)).await;
-    f.one(Write::Intent(crate::store_intents::intent(leg, 1, None))).await;
+    f.one(Write::Intent(Box::new(crate::store_intents::intent(leg, 1, None)))).await;
     f.one(Write::IntentDone(crate::store_intents::done(leg, 1))).await;
     let before = fingerprint(f).await;
     let same = vec![
@@ -216,7 +216,7 @@ pub(crate) async fn rows_that_agree_are_not_written(f: &Fixture) {
         Unit::one(Write::Quarantine(leg, Some("why".to_owned()))),
         Unit::one(Write::First(leg, true)),
         Unit::one(Write::IntentDone(crate::store_intents::done(leg, 1))),
-        Unit::one(Write::Key(crate::store_fixture::new_leg(1, remeet::model::StoredState::Created).key)),
+        Unit::one(Write::Key(Box::new(crate::store_fixture::new_leg(1, remeet::model::StoredState::Created).key))),
     ];
     assert_eq!(f.write(same).await, [APPLIED; 6]);
     assert_eq!(fingerprint(f).await, before);

@@ -187,11 +187,11 @@ pub(crate) async fn rule_4_every_write_of_an_older_term_is_fenced_and_changes_no
         // Also one that would lose: the term comes first.
         state(leg, 9, InMeeting, Ending),
         content(leg, vec![present(1, info("x"))], None, false),
-        Write::Key(RecoveryKey { generation: 2, ..new_leg(1, Created).key }),
+        Write::Key(Box::new(RecoveryKey { generation: 2, ..new_leg(1, Created).key })),
         Write::Quarantine(leg, Some("late".to_owned())),
         Write::First(leg, true),
         Write::IntentDone(crate::store_intents::done(leg, 1)),
-        Write::Intent(crate::store_intents::intent(leg, 1, None)),
+        Write::Intent(Box::new(crate::store_intents::intent(leg, 1, None))),
         Write::Answer(crate::store_intents::answer(1, 1, 0)),
     ];
     for write in writes {
@@ -286,7 +286,7 @@ pub(crate) async fn a_unit_stands_or_falls_as_a_whole(f: &Fixture) {
     };
     let new = Unit {
         writes: vec![
-            Write::Intent(crate::store_intents::intent(leg_id(2), 1, None)),
+            Write::Intent(Box::new(crate::store_intents::intent(leg_id(2), 1, None))),
             Write::NewLeg(Box::new(new_leg(2, Created))),
         ],
     };
@@ -311,9 +311,9 @@ pub(crate) async fn a_unit_of_several_legs_stands_or_falls_as_a_whole(f: &Fixtur
     let ends = |version: u64| Unit {
         writes: vec![
             state(first, 1, InMeeting, Ending),
-            Write::Intent(crate::store_intents::intent(first, 1, Some((5, 1)))),
+            Write::Intent(Box::new(crate::store_intents::intent(first, 1, Some((5, 1))))),
             state(second, version, InMeeting, Ending),
-            Write::Intent(crate::store_intents::intent(second, 1, Some((5, 1)))),
+            Write::Intent(Box::new(crate::store_intents::intent(second, 1, Some((5, 1))))),
         ],
     };
     assert!(matches!(f.write(vec![ends(7)]).await[0], Outcome::Lost { .. }));
@@ -411,10 +411,14 @@ pub(crate) async fn a_key_of_a_higher_generation_replaces_and_a_lower_one_loses(
         title: Text::cut("Adopted"),
         ..new_leg(1, Created).key
     };
-    assert_eq!(f.one(Write::Key(key(3, 33))).await, Outcome::Applied { version: 0 });
-    assert_eq!(f.one(Write::Key(key(3, 33))).await, Outcome::Applied { version: 0 }, "the same again");
-    assert_eq!(f.one(Write::Key(key(3, 34))).await, Outcome::Lost { version: 1 }, "another of the same generation");
-    assert_eq!(f.one(Write::Key(key(2, 22))).await, Outcome::Lost { version: 1 });
+    assert_eq!(f.one(Write::Key(Box::new(key(3, 33)))).await, Outcome::Applied { version: 0 });
+    assert_eq!(f.one(Write::Key(Box::new(key(3, 33)))).await, Outcome::Applied { version: 0 }, "the same again");
+    assert_eq!(
+        f.one(Write::Key(Box::new(key(3, 34)))).await,
+        Outcome::Lost { version: 1 },
+        "another of the same generation"
+    );
+    assert_eq!(f.one(Write::Key(Box::new(key(2, 22)))).await, Outcome::Lost { version: 1 });
     let found = f.store.legs(&[leg]).await.unwrap().found.remove(0);
     assert_eq!(found.row.generation, 3);
     assert_eq!(found.row.title.as_str(), "Adopted");
@@ -436,10 +440,10 @@ pub(crate) async fn writes_to_an_unknown_leg_lose(f: &Fixture) {
     let leg = leg_id(77);
     let writes = [
         content(leg, vec![present(1, info("x"))], None, false),
-        Write::Key(new_leg(77, Created).key),
+        Write::Key(Box::new(new_leg(77, Created).key)),
         Write::Quarantine(leg, None),
         Write::First(leg, true),
-        Write::Intent(crate::store_intents::intent(leg, 1, None)),
+        Write::Intent(Box::new(crate::store_intents::intent(leg, 1, None))),
         Write::IntentDone(crate::store_intents::done(leg, 1)),
         state(leg, 1, InMeeting, Ending),
     ];
@@ -453,7 +457,7 @@ pub(crate) async fn writes_to_an_unknown_leg_lose(f: &Fixture) {
         let records = [info("x"), terminal("1", "a"), window("1", 1, 0), entry("1", "k", b"v")];
         records.into_iter().map(|record| present(1, record)).collect::<Vec<_>>()
     };
-    let intent = |leg| Write::Intent(crate::store_intents::intent(leg, 1, None));
+    let intent = |leg| Write::Intent(Box::new(crate::store_intents::intent(leg, 1, None)));
     let unit = |leg| Unit { writes: vec![intent(leg), content(leg, records(), None, false)] };
     let outcomes = f.write(vec![unit(known), unit(leg), Unit::one(content(leg, records(), None, true))]).await;
     assert_eq!(outcomes, [Outcome::Applied { version: 0 }, Outcome::Lost { version: 0 }, Outcome::Lost { version: 0 }]);
@@ -497,7 +501,7 @@ pub(crate) async fn absurd_numbers_harm_only_their_own_unit(f: &Fixture) {
         .write(vec![
             Unit::one(content(leg, vec![present(u64::MAX, info("x"))], None, false)),
             Unit::one(content(other, vec![present(3, info("y"))], None, false)),
-            Unit::one(Write::Intent(crate::store_intents::intent(leg, u64::MAX, None))),
+            Unit::one(Write::Intent(Box::new(crate::store_intents::intent(leg, u64::MAX, None)))),
         ])
         .await;
     assert!(matches!(outcomes[..], [Outcome::Lost { .. }, Outcome::Applied { .. }, Outcome::Lost { .. }]));

@@ -47,7 +47,7 @@ async fn open(f: &Fixture, leg: LegId) -> Vec<Intent> {
 pub(crate) async fn intents_are_open_until_done_and_raise_the_legs_number(f: &Fixture) {
     let leg = f.leg(1).await;
     let intents: Vec<Intent> = [1, 2, 3].map(|number| intent(leg, number, None)).to_vec();
-    let units = intents.iter().rev().cloned().map(Write::Intent).map(Unit::one).collect();
+    let units = intents.iter().rev().cloned().map(Box::new).map(Write::Intent).map(Unit::one).collect();
     assert_eq!(f.write(units).await, [APPLIED; 3]);
     assert_eq!(open(f, leg).await, intents);
     assert_eq!(f.row(leg).await.intent, 3);
@@ -57,7 +57,8 @@ pub(crate) async fn intents_are_open_until_done_and_raise_the_legs_number(f: &Fi
     assert_eq!(f.one(Write::IntentDone(done(leg, 9))).await, APPLIED, "there is no such intent: it is not open");
     assert_eq!(open(f, leg).await, [intents[0].clone(), intents[2].clone()]);
     // Committed and done in one batch.
-    let units = vec![Unit::one(Write::Intent(intent(leg, 4, None))), Unit::one(Write::IntentDone(done(leg, 4)))];
+    let units =
+        vec![Unit::one(Write::Intent(Box::new(intent(leg, 4, None)))), Unit::one(Write::IntentDone(done(leg, 4)))];
     assert_eq!(f.write(units).await, [APPLIED; 2]);
     assert_eq!(open(f, leg).await.len(), 2);
     assert_eq!(f.row(leg).await.intent, 4);
@@ -68,7 +69,7 @@ pub(crate) async fn a_new_leg_may_come_with_its_intents(f: &Fixture) {
     let intents = [intent(leg, 1, None), intent(leg, 2, Some((7, 3)))];
     let new = new_leg(1, StoredState::Adopting);
     let mut writes = vec![Write::NewLeg(Box::new(new))];
-    writes.extend(intents.iter().cloned().map(Write::Intent));
+    writes.extend(intents.iter().cloned().map(Box::new).map(Write::Intent));
     let unit = Unit { writes };
     assert_eq!(f.write(vec![unit.clone()]).await, [Outcome::Applied { version: 1 }]);
     assert_eq!(open(f, leg).await, intents);
@@ -81,11 +82,18 @@ pub(crate) async fn a_new_leg_may_come_with_its_intents(f: &Fixture) {
 
 pub(crate) async fn an_intent_number_is_taken_once(f: &Fixture) {
     let leg = f.leg(1).await;
-    f.one(Write::Intent(intent(leg, 1, None))).await;
-    assert_eq!(f.one(Write::Intent(intent(leg, 1, Some((1, 1))))).await, Outcome::Lost { version: 1 });
+    f.one(Write::Intent(Box::new(intent(leg, 1, None)))).await;
+    assert_eq!(f.one(Write::Intent(Box::new(intent(leg, 1, Some((1, 1)))))).await, Outcome::Lost { version: 1 });
     f.one(Write::IntentDone(done(leg, 1))).await;
-    assert_eq!(f.one(Write::Intent(intent(leg, 1, None))).await, Outcome::Lost { version: 1 }, "done is taken, too");
-    let twice = vec![Unit::one(Write::Intent(intent(leg, 2, None))), Unit::one(Write::Intent(intent(leg, 2, None)))];
+    assert_eq!(
+        f.one(Write::Intent(Box::new(intent(leg, 1, None)))).await,
+        Outcome::Lost { version: 1 },
+        "done is taken, too"
+    );
+    let twice = vec![
+        Unit::one(Write::Intent(Box::new(intent(leg, 2, None)))),
+        Unit::one(Write::Intent(Box::new(intent(leg, 2, None)))),
+    ];
     assert_eq!(f.write(twice).await, [APPLIED, Outcome::Lost { version: 1 }]);
 }
 
@@ -121,10 +129,10 @@ pub(crate) async fn an_instance_keeps_256_answers_and_says_what_is_too_old(f: &F
 pub(crate) async fn an_instance_shows_its_open_intents(f: &Fixture) {
     let (leg, other) = (f.leg(1).await, f.leg(2).await);
     let units = vec![
-        Unit::one(Write::Intent(intent(leg, 1, Some((7, 70))))),
-        Unit::one(Write::Intent(intent(leg, 2, Some((8, 80))))),
-        Unit::one(Write::Intent(intent(other, 1, Some((7, 71))))),
-        Unit::one(Write::Intent(intent(other, 2, None))),
+        Unit::one(Write::Intent(Box::new(intent(leg, 1, Some((7, 70)))))),
+        Unit::one(Write::Intent(Box::new(intent(leg, 2, Some((8, 80)))))),
+        Unit::one(Write::Intent(Box::new(intent(other, 1, Some((7, 71)))))),
+        Unit::one(Write::Intent(Box::new(intent(other, 2, None)))),
     ];
     f.write(units).await;
     assert_eq!(f.store.instance(7).await.unwrap().open, [(70, leg, 1), (71, other, 1)]);
@@ -169,7 +177,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 /// Intents of a leg that are done, as if this long ago.
 async fn done_for(f: &Fixture, leg: LegId, numbers: &[u64], hours: u64) {
     let unit = |number: &u64| Unit {
-        writes: vec![Write::Intent(intent(leg, *number, None)), Write::IntentDone(done(leg, *number))],
+        writes: vec![Write::Intent(Box::new(intent(leg, *number, None))), Write::IntentDone(done(leg, *number))],
     };
     f.write(numbers.iter().map(unit).collect()).await;
     let done_at = now_ms() - hours * 3_600_000;
@@ -190,11 +198,12 @@ pub(crate) async fn done_intents_are_pruned_by_age_and_open_ones_never(f: &Fixtu
     let (leg, other) = (f.leg(1).await, f.leg(2).await);
     done_for(f, leg, &[1, 2, 4], 25).await;
     done_for(f, leg, &[5], 23).await;
-    f.one(Write::Intent(intent(leg, 3, None))).await;
+    f.one(Write::Intent(Box::new(intent(leg, 3, None)))).await;
     done_for(f, other, &[1], 25).await;
     // Done by the release before, which does not say when.
     f.sql(&format!("UPDATE intents SET done_at_ms = NULL WHERE meeting = '{}'", other.meeting)).await;
-    let just_done = Unit { writes: vec![Write::Intent(intent(other, 2, None)), Write::IntentDone(done(other, 2))] };
+    let just_done =
+        Unit { writes: vec![Write::Intent(Box::new(intent(other, 2, None))), Write::IntentDone(done(other, 2))] };
     f.write(vec![just_done]).await;
     assert_eq!(f.store.prune_answers(f.token, 24 * HOUR, 10).await.unwrap(), 4);
     assert_eq!(f.store.prune_answers(f.token, 24 * HOUR, 10).await.unwrap(), 0);
@@ -214,16 +223,19 @@ pub(crate) async fn a_pruned_intents_number_stays_taken(f: &Fixture) {
     let leg = f.leg(1).await;
     done_for(f, leg, &[1, 2], 25).await;
     assert_eq!(f.store.prune_answers(f.token, 24 * HOUR, 10).await.unwrap(), 2);
-    let units = vec![Unit::one(Write::Intent(intent(leg, 2, None))), Unit::one(Write::Intent(intent(leg, 3, None)))];
+    let units = vec![
+        Unit::one(Write::Intent(Box::new(intent(leg, 2, None)))),
+        Unit::one(Write::Intent(Box::new(intent(leg, 3, None)))),
+    ];
     assert_eq!(f.write(units).await, [Outcome::Lost { version: 1 }, APPLIED]);
-    assert_eq!(f.one(Write::Intent(intent(leg, 1, Some((1, 1))))).await, Outcome::Lost { version: 1 });
+    assert_eq!(f.one(Write::Intent(Box::new(intent(leg, 1, Some((1, 1)))))).await, Outcome::Lost { version: 1 });
     assert_eq!(open(f, leg).await, [intent(leg, 3, None)]);
 }
 
 pub(crate) async fn rule_12_a_result_whose_intent_was_pruned_stands(f: &Fixture) {
     let leg = f.leg(1).await;
     done_for(f, leg, &[1], 25).await;
-    f.one(Write::Intent(intent(leg, 2, None))).await;
+    f.one(Write::Intent(Box::new(intent(leg, 2, None)))).await;
     f.store.prune_answers(f.token, 24 * HOUR, 10).await.unwrap();
     let asked = [1, 2, 3].map(|number| Unit::one(Write::IntentDone(done(leg, number))));
     let outcomes = f.store.settle(f.token, &asked).await.unwrap();
@@ -247,8 +259,8 @@ pub(crate) async fn many_done_intents_are_pruned_in_bounded_batches(f: &Fixture)
     .await;
     assert_eq!(f.store.prune_answers(f.token, 24 * HOUR, 10).await.unwrap(), 45_000);
     assert_eq!(intents_left(f).await, 0);
-    assert_eq!(f.one(Write::Intent(intent(leg, 45_000, None))).await, Outcome::Lost { version: 1 });
-    assert_eq!(f.one(Write::Intent(intent(leg, 45_001, None))).await, APPLIED);
+    assert_eq!(f.one(Write::Intent(Box::new(intent(leg, 45_000, None)))).await, Outcome::Lost { version: 1 });
+    assert_eq!(f.one(Write::Intent(Box::new(intent(leg, 45_001, None)))).await, APPLIED);
 }
 
 pub(crate) async fn rule_4_pruning_of_done_intents_is_fenced(f: &Fixture) {

@@ -270,7 +270,7 @@ async fn trap_12_plans_that_were_made_while_a_table_was_empty_do_not_read_all_of
     f.sql("VACUUM (ANALYZE) intents").await;
     let all: Vec<_> = (0..each).map(leg_id).collect();
     for number in 1..=rounds {
-        let intents = all.iter().map(|leg| Unit::one(Write::Intent(intent(*leg, number, None))));
+        let intents = all.iter().map(|leg| Unit::one(Write::Intent(Box::new(intent(*leg, number, None)))));
         f.write(intents.collect()).await;
         assert_eq!(f.store.legs(&all).await.unwrap().found.len(), all.len());
         f.write(all.iter().map(|leg| Unit::one(Write::IntentDone(done(*leg, number)))).collect()).await;
@@ -426,7 +426,7 @@ async fn pruning_done_intents_waits_for_no_leg_that_is_being_written() {
     for n in 0..2 {
         let (intent, done) =
             (crate::store_intents::intent(leg_id(n), 1, None), crate::store_intents::done(leg_id(n), 1));
-        f.write(vec![Unit { writes: vec![Write::Intent(intent), Write::IntentDone(done)] }]).await;
+        f.write(vec![Unit { writes: vec![Write::Intent(Box::new(intent)), Write::IntentDone(done)] }]).await;
     }
     f.sql("UPDATE intents SET done_at_ms = NULL").await;
     let mut writer = raw(&f).await;
@@ -491,7 +491,7 @@ async fn statements_that_were_planned_for_empty_tables_do_not_read_them_whole_wh
         let instance = u64::from(n % 500);
         Unit {
             writes: vec![
-                Write::Intent(crate::store_intents::intent(leg, 1, Some((instance, u64::from(n) + 1)))),
+                Write::Intent(Box::new(crate::store_intents::intent(leg, 1, Some((instance, u64::from(n) + 1))))),
                 Write::IntentDone(crate::store_intents::done(leg, 1)),
                 content(leg, changes.clone(), Some(mark_of(1, &changes)), false),
                 Write::Answer(crate::store_intents::answer(instance, u64::from(n) + 1, 1)),

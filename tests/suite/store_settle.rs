@@ -20,8 +20,8 @@ fn one_of_each(f: &Fixture) -> Vec<Unit> {
     vec![
         Unit::one(takeover(leg, 1, accepted(f.token, 4, false))),
         Unit::one(content(leg, changes.clone(), Some(mark_of(3, &changes)), false)),
-        Unit::one(Write::Key(key)),
-        Unit { writes: vec![state(other, 1, InMeeting, Ending), Write::Intent(intent(other, 1, None))] },
+        Unit::one(Write::Key(Box::new(key))),
+        Unit { writes: vec![state(other, 1, InMeeting, Ending), Write::Intent(Box::new(intent(other, 1, None)))] },
         Unit { writes: vec![Write::IntentDone(done(other, 1)), Write::Answer(answer(9, 1, 0))] },
         Unit::one(Write::Quarantine(leg, Some("why".to_owned()))),
         Unit::one(Write::First(other, true)),

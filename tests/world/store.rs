@@ -339,13 +339,13 @@ impl Kept {
                 self.content(write);
             }
             Write::Key(key) => {
-                let fits = self.key.generation < key.generation || self.key == *key;
-                self.key = key.clone();
+                let fits = self.key.generation < key.generation || self.key == **key;
+                self.key = *key.clone();
                 return fits;
             }
             Write::Intent(intent) => {
                 self.row.intent = self.row.intent.max(intent.number);
-                self.open.insert(intent.number, intent.clone());
+                self.open.insert(intent.number, *intent.clone());
                 return self.taken.insert(intent.number, token.epoch).is_none();
             }
             Write::IntentDone(done) => {

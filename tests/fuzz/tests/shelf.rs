@@ -79,10 +79,10 @@ impl Shelf {
                 }
                 row.mark = content.mark.unwrap_or(row.mark);
             }
-            Write::Key(key) => found.key = Some(key.clone()),
+            Write::Key(key) => found.key = Some(*key.clone()),
             Write::Intent(intent) => {
                 row.intent = row.intent.max(intent.number);
-                found.open.push(intent.clone());
+                found.open.push(*intent.clone());
             }
             Write::IntentDone(done) => found.open.retain(|intent| intent.number != done.number),
             Write::Quarantine(_, reason) => row.quarantine.clone_from(reason),
