@@ -326,7 +326,7 @@ fn end_is_numbered(rig: &mut Rig, meeting: MeetingId) -> Option<u64> {
         Write::Intent(intent) if matches!(intent.op, Op::End(_)) => Some(intent.number),
         _ => None,
     };
-    writes.filter_map(number).last()
+    writes.filter_map(number).next_back()
 }
 
 /// Found by the simulation (seed 75), when its database first lost what was written last: an end got the answer of a lost
