@@ -71,7 +71,7 @@ impl Readers {
     pub(super) fn begin(&self, id: ReadId, read: Read) {
         let this = self.clone();
         self.helpers.spawn("reading from the store or the cache", async move {
-            // Closed is the semaphore never.
+            // The semaphore is never closed.
             let place = Arc::clone(&this.places).acquire_owned().await.ok();
             let result = this.repeat(&read).await;
             let answers =
@@ -139,5 +139,35 @@ enum Failed {
 impl From<StoreError> for Failed {
     fn from(error: StoreError) -> Self {
         Failed::Store(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+    use crate::store::memory::MemoryCache;
+    use crate::store::{StoreOptions, open};
+
+    #[tokio::test]
+    async fn rule_17_results_do_not_pile_up_before_a_driver_that_does_not_take_them() {
+        let directory = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}", directory.path().join("reads.db").display());
+        let store: Arc<dyn Store> = open(&url, &StoreOptions::default()).unwrap();
+        store.migrate().await.unwrap();
+        let (readers, mut told) = Readers::new(store, Arc::new(MemoryCache::default()), Helpers::new().0);
+        for id in 0..3 * READS_MAX as u64 {
+            readers.begin(ReadId(id), Read::Legs(Vec::new()));
+        }
+        while told.len() < READS_MAX {
+            tokio::task::yield_now().await;
+        }
+        // Each that waits to be taken holds one of the places.
+        assert_eq!((told.len(), readers.places.available_permits()), (READS_MAX, 0));
+        for _ in 0..3 * READS_MAX {
+            assert!(matches!(told.recv().await, Some(Told::Done(Input::Read(_, Ok(_)), true, Some(_)))));
+        }
+        assert_eq!(readers.places.available_permits(), READS_MAX);
     }
 }
