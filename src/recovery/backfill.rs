@@ -257,7 +257,7 @@ impl Core {
         match cache {
             Some(write) => {
                 known.cache_open += 1;
-                self.put(Output::Cache(CacheTask::Write(*write)));
+                self.put(Output::Cache(CacheTask::Write(write)));
             }
             None => self.refill(leg),
         }

@@ -13,8 +13,9 @@ const PIPELINE: usize = 1_000;
 /// Tasks that are looked at for it: kinds alternate while clients command and legs are back-filled, and runs of a few would
 /// be as many round trips.
 const LOOKED_AT: usize = 4 * PIPELINE;
-/// Tasks that wait, of every kind: every leg of a large network once; some 50 MB of small writes.
-pub const QUEUE_MAX: usize = 100_000;
+/// Tasks that wait, of every kind: every leg once, after a start with an empty cache, of as many meetings as a scheduler
+/// takes if it is not told otherwise (`clients.meetings_max`); some 15 MB, or 100 MB of small writes.
+pub const QUEUE_MAX: usize = 200_000;
 /// Ended legs that the cache has not forgotten: some 5 MB. As many would have to end while the cache is away.
 const UNFORGOTTEN_MAX: usize = 100_000;
 /// Pauses after the cache did not forget: it is asked until it does, but what it refuses for long costs nothing.
@@ -210,9 +211,16 @@ mod tests {
         assert!(matches!(queue.push(now, CacheTask::MirrorKey(leg(1))), Some(Input::Uncached(_))));
         assert!(queue.push(now, CacheTask::ForgetEnded(DOMAIN, leg(1))).is_none());
         assert_eq!(queue.waiting(), QUEUE_MAX, "neither is queued");
-        for number in 0..2 * QUEUE_MAX as u128 {
+        for number in 0..2 * UNFORGOTTEN_MAX as u128 {
             queue.push(now, CacheTask::Forget(DOMAIN, leg(number)));
         }
-        assert_eq!(queue.waiting(), 2 * QUEUE_MAX, "what is owed has a bound of its own");
+        assert_eq!(queue.waiting(), QUEUE_MAX + UNFORGOTTEN_MAX, "what is owed has a bound of its own");
+    }
+
+    #[test]
+    fn after_a_start_with_an_empty_cache_every_leg_of_as_many_meetings_as_are_taken_is_cached() {
+        let legs = u128::from(crate::config::Clients::default().meetings_max);
+        let (mut queue, now) = (CacheQueue::default(), Moment::default());
+        assert!((0..legs).all(|number| queue.push(now, CacheTask::MirrorKey(leg(number))).is_none()));
     }
 }

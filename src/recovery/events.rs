@@ -241,7 +241,7 @@ impl Core {
         if let Some(known) = self.legs.get_mut(&leg) {
             known.cache_open += 1;
         }
-        self.put(Output::Cache(CacheTask::Write(write)));
+        self.put(Output::Cache(CacheTask::Write(Box::new(write))));
     }
 
     /// An event's changes are stored and go into no cache write: the next refill must have read after this.

@@ -194,7 +194,7 @@ pub enum ReadResult {
 #[derive(Debug, Clone)]
 pub enum CacheTask {
     /// Write status; answered by [`Input::Cached`].
-    Write(CacheWrite),
+    Write(Box<CacheWrite>),
     /// Read the leg's key and content from the store and cache them whole.
     Refill(CachedHead),
     /// Mirror the leg's key from the store.

@@ -112,7 +112,7 @@ impl Worker {
         let mut ended: Vec<(DomainId, LegId)> = Vec::new();
         for task in tasks {
             match task {
-                CacheTask::Write(write) => writes.push(write),
+                CacheTask::Write(write) => writes.push(*write),
                 CacheTask::Refill(head) => heads.push(head),
                 CacheTask::PutKey(key) => keys.push(*key),
                 CacheTask::MirrorKey(leg) => mirror.push(leg),
