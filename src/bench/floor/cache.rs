@@ -3,9 +3,9 @@
 use super::Load;
 use crate::stage::backing::Backing;
 use crate::stage::{DOMAIN, StageError};
-use crate::store::redis::layout::{KEY_FIELDS, Kind, STAMP_FIELDS, name};
+use crate::store::redis::layout::ask_stamp;
 use ::redis::aio::MultiplexedConnection;
-use ::redis::{Pipeline, pipe};
+use ::redis::pipe;
 use remeet_protocol::{DomainId, LegId};
 
 /// Commands of a pipeline.
@@ -31,7 +31,7 @@ impl Plain {
         let legs = load.all();
         if let Some(leg) = legs.first() {
             let mut pipeline = pipe();
-            read(&mut pipeline, *leg);
+            ask_stamp(&mut pipeline, (DomainId(DOMAIN), *leg));
             let stamps: Vec<Stamp> = pipeline.query_async(&mut connection).await.map_err(StageError::new)?;
             // Reading what is not there would be a floor of nothing.
             if stamps.iter().any(|stamp| stamp.iter().all(Option::is_none)) {
@@ -47,7 +47,7 @@ impl Plain {
     pub(super) async fn work(mut self) -> Result<(), StageError> {
         for legs in self.legs.chunks(COMMANDS / 2) {
             let mut pipeline = pipe();
-            legs.iter().for_each(|leg| read(&mut pipeline, *leg));
+            legs.iter().for_each(|leg| ask_stamp(&mut pipeline, (DomainId(DOMAIN), *leg)));
             pipeline.query_async::<Vec<Stamp>>(&mut self.connection).await.map_err(StageError::new)?;
         }
         for legs in self.legs[..self.written].chunks(COMMANDS) {
@@ -66,11 +66,4 @@ impl Plain {
         }
         Ok(())
     }
-}
-
-/// What a recovery compares of a leg.
-fn read(pipeline: &mut Pipeline, leg: LegId) {
-    let at = (DomainId(DOMAIN), leg);
-    pipeline.cmd("HMGET").arg(name(Kind::Key, at)).arg(KEY_FIELDS);
-    pipeline.cmd("HMGET").arg(name(Kind::Leg, at)).arg(STAMP_FIELDS);
 }

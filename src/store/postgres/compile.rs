@@ -106,15 +106,12 @@ impl<'u> Wave<'u> {
     fn steps(self) -> Vec<Step> {
         let mut steps = Vec::new();
         add(&mut steps, rows(self.new.values(), |row, new| put_new_leg(row, new)), statements::new_legs);
-        for reset in [false, true] {
-            let states = || self.states.values().filter(|state| state.resets_content() == reset);
-            add(&mut steps, rows(states(), |row, state| put_state(row, state)), |columns| {
-                statements::states(reset, columns)
-            });
-            if reset && states().next().is_some() {
-                let legs = || rows(states(), |row, state| row.put_leg(state.leg));
-                steps.extend(Table::ALL.map(|table| statements::reset(table, legs())));
-            }
+        add(&mut steps, rows(self.states.values(), |row, state| put_state(row, state)), statements::states);
+        let reset = || self.states.values().filter(|state| state.resets_content());
+        if reset().next().is_some() {
+            let legs = || rows(reset(), |row, state| row.put_leg(state.leg));
+            steps.push(statements::no_marks(legs()));
+            steps.extend(Table::ALL.map(|table| statements::reset(table, legs())));
         }
         let proven = self.proven();
         let unproven = self.touched.iter().filter(|leg| !proven.contains(leg));

@@ -18,7 +18,7 @@ use sqlx::{AssertSqlSafe, PgConnection, Row, ValueRef};
 use uuid::Uuid;
 
 /// A cell as the server sent it, which is in binary for every statement with parameters; `None` is NULL. Not by way of
-/// sqlx's conversions: they look at the column's type each time, and that was half of what a row took.
+/// sqlx's conversions, which look at the column's type each time: the types are the schema's.
 fn cell(row: &PgRow, at: usize) -> Result<Option<&[u8]>, Bad> {
     let raw = row.try_get_raw(at).map_err(|error| error.to_string())?;
     match raw.format() {

@@ -92,16 +92,9 @@ pub(super) fn new_legs(columns: Columns) -> Step {
     )
 }
 
-/// Compare-and-set of control rows. With `reset` their content is another one's: the marks fall back to nothing. Without
-/// they are not named: an update costs what it sets.
-pub(super) fn states(reset: bool, columns: Columns) -> Step {
+/// Compare-and-set of control rows. The marks, which few lose ([`no_marks`]), are not named: an update costs what it sets.
+pub(super) fn states(columns: Columns) -> Step {
     let rows = columns.rows();
-    let marks = if reset {
-        ", mark_revision = 0, mark_count = 0, mark_digest = '\\x00000000000000000000000000000000', info_mark = 0, \
-         business_mark = 0, decode_mark = 0, extra_mark = 0"
-    } else {
-        ""
-    };
     let names = [
         "meeting",
         "leg",
@@ -114,15 +107,31 @@ pub(super) fn states(reset: bool, columns: Columns) -> Step {
         "handle",
         "table_revision",
     ];
-    let ctes = format!(
+    step(
+        "storing states",
+        &names,
+        columns,
+        Some(rows),
         "w AS (UPDATE legs l SET state = u.state, cause = u.cause, version = l.version + 1, \
                  state_version = l.version + 1, epoch = COALESCE(u.epoch, l.epoch), boot = COALESCE(u.boot, l.boot), \
-                 handle = COALESCE(u.handle, l.handle), \
-                 table_revision = COALESCE(u.table_revision, l.table_revision){marks} \
-               FROM {{u}}, t WHERE l.meeting = u.meeting AND l.leg = u.leg AND l.version = u.expect_version \
-                 AND l.state = u.expect_state RETURNING 1)"
-    );
-    step("storing states", &names, columns, Some(rows), &ctes)
+                 handle = COALESCE(u.handle, l.handle), table_revision = COALESCE(u.table_revision, l.table_revision) \
+               FROM {u}, t WHERE l.meeting = u.meeting AND l.leg = u.leg AND l.version = u.expect_version \
+                 AND l.state = u.expect_state RETURNING 1)",
+    )
+}
+
+/// Takes legs' marks away: the content belongs to an earlier life.
+pub(super) fn no_marks(columns: Columns) -> Step {
+    step(
+        "resetting marks",
+        &["meeting", "leg"],
+        columns,
+        None,
+        "w AS (UPDATE legs l SET mark_revision = 0, mark_count = 0, \
+                 mark_digest = '\\x00000000000000000000000000000000', info_mark = 0, business_mark = 0, \
+                 decode_mark = 0, extra_mark = 0 \
+               FROM {u}, t WHERE l.meeting = u.meeting AND l.leg = u.leg RETURNING 1)",
+    )
 }
 
 /// Sets the revision of every record of legs to 0: the content belongs to an earlier life.

@@ -2,6 +2,7 @@
 
 use super::Name;
 use crate::store::CacheWrite;
+use ::redis::Pipeline;
 use remeet_protocol::message::MeetingState;
 use remeet_protocol::record::RecordState;
 use remeet_protocol::{DomainId, LegId, Record, RecordKey};
@@ -10,7 +11,7 @@ use std::borrow::Cow;
 
 /// What a name holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(super) enum Kind {
     Key,
     Leg,
     Gone,
@@ -34,15 +35,21 @@ impl Kind {
 /// The format of what this version writes and reads. A hash without one is of the first.
 pub(super) const FORMAT: &str = "1";
 
-pub(crate) const KEY_FIELDS: &[&str] = &["format", "epoch", "generation", "secret"];
-pub(crate) const STAMP_FIELDS: &[&str] = &["format", "revision", "count", "digest", "boot", "handle", "state"];
+pub(super) const KEY_FIELDS: &[&str] = &["format", "epoch", "generation", "secret"];
+pub(super) const STAMP_FIELDS: &[&str] = &["format", "revision", "count", "digest", "boot", "handle", "state"];
 
 /// About the bytes of a key's write: names, secret, and texts of at most 256 + 64 + 3 × 32 bytes.
 pub(super) const KEY_BYTES: usize = 700;
 
 /// The name of what is cached of a leg.
-pub(crate) fn name(kind: Kind, (domain, leg): Name) -> String {
+pub(super) fn name(kind: Kind, (domain, leg): Name) -> String {
     format!("remeet:{{{domain}}}:{}:{}:{}", kind.word(), leg.meeting, leg.leg)
+}
+
+/// Asks for what a stamp is read from: [`KEY_FIELDS`] and [`STAMP_FIELDS`]. The bench's floor reads the same.
+pub(crate) fn ask_stamp(pipeline: &mut Pipeline, at: Name) {
+    pipeline.cmd("HMGET").arg(name(Kind::Key, at)).arg(KEY_FIELDS);
+    pipeline.cmd("HMGET").arg(name(Kind::Leg, at)).arg(STAMP_FIELDS);
 }
 
 /// Reads a name back; `None` for any other, also for one that is not written as [`name`] writes it.
@@ -56,7 +63,7 @@ pub(super) fn parse_name(kind: Kind, text: &str) -> Option<Name> {
 }
 
 /// The field of a record.
-pub(crate) fn field(key: &RecordKey) -> String {
+pub(super) fn field(key: &RecordKey) -> String {
     match key {
         RecordKey::Leg => "leg".to_owned(),
         RecordKey::Terminal(number) => format!("t:{}", escape(number.as_str())),

@@ -200,10 +200,7 @@ impl Cache for RedisCache {
         Box::pin(async move {
             let chunks = chunks(legs, CHUNK_COMMANDS / 2, |_| 0);
             let values = self
-                .send("read stamps", legs, chunks, None, |pipeline, name| {
-                    pipeline.cmd("HMGET").arg(layout::name(Kind::Key, *name)).arg(layout::KEY_FIELDS);
-                    pipeline.cmd("HMGET").arg(layout::name(Kind::Leg, *name)).arg(layout::STAMP_FIELDS);
-                })
+                .send("read stamps", legs, chunks, None, |pipeline, name| layout::ask_stamp(pipeline, *name))
                 .await?;
             let pairs = values.chunks_exact(2).zip(legs);
             Ok(pairs.map(|(pair, (_, leg))| read::stamp(*leg, &pair[0], &pair[1])).collect())

@@ -103,7 +103,7 @@ fn record(name: &str, json: &str) -> Option<(remeet_protocol::RecordKey, Change)
 }
 
 /// `N` texts behind a format; `None` if one is absent, the format another, or the name of a wrong type. Borrowed: after a
-/// restart two million of them are read.
+/// restart a dozen of each leg are read.
 fn texts<const N: usize>(leg: LegId, value: &Value) -> Option<[&str; N]> {
     let read = (|| {
         let Value::Array(fields) = value else { return Err("not a list") };
