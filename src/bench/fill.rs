@@ -138,6 +138,7 @@ fn unit(portion: &Portion, leg: &Leg) -> Option<Unit> {
         ..StoredLeg::new(&key, StoredState::InMeeting)
     };
     let changes = leg.changes(0, head.mark.revision, false).collect::<Vec<Change>>();
-    let content = ContentWrite { leg: head.id, domain: row.domain, changes, mark: Some(head.mark), full: true };
+    let content =
+        ContentWrite { leg: head.id, domain: row.domain, changes, base: 0, mark: Some(head.mark), full: true };
     Some(Unit { writes: vec![Write::NewLeg(Box::new(NewLeg { row, key })), Write::Content(content)] })
 }

@@ -67,7 +67,7 @@ impl Core {
         if mark.revision >= target.revision && !whole && known.row.quarantine.is_none() {
             if known.uncounted && known.content == Content::Idle {
                 // Its last pull was stored and never counted: the link or the store was lost in between.
-                known.content = Content::AwaitDigest { whole: false };
+                known.content = known.await_digest(false);
                 self.to_count.push(leg);
                 return self.refill(leg);
             }
@@ -173,7 +173,7 @@ impl Core {
         known.cache_behind = true;
         let changes = known.without_removed(changes);
         let domain = known.row.domain;
-        let write = ContentWrite { leg, domain, changes, mark: None, full: false };
+        let write = ContentWrite { leg, domain, changes, base: 0, mark: None, full: false };
         self.persist(lane(leg), Unit::one(Write::Content(write)), After::Page);
     }
 
@@ -209,11 +209,13 @@ impl Core {
             None
         };
         let stored_mark = if whole { upto } else { mark };
-        let mut write = ContentWrite { leg, domain, changes, mark: Some(stored_mark), full: whole };
+        let base = if whole { 0 } else { before.revision };
+        let mut write = ContentWrite { leg, domain, changes, base, mark: Some(stored_mark), full: whole };
         if whole && mark != upto {
             // First the whole content as of `upto`, then the steps that events made beyond it.
             self.persist(lane(leg), Unit::one(Write::Content(write)), After::Page);
-            write = ContentWrite { leg, domain, changes: Vec::new(), mark: Some(mark), full: false };
+            let base = upto.revision;
+            write = ContentWrite { leg, domain, changes: Vec::new(), base, mark: Some(mark), full: false };
         }
         let id = self.persist(
             lane(leg),
@@ -253,7 +255,7 @@ impl Core {
             // The link was lost meanwhile. A refill since then may have read the store before this.
             return self.cache_skipped(leg);
         };
-        known.content = Content::AwaitDigest { whole };
+        known.content = known.await_digest(whole);
         match cache {
             Some(write) => {
                 known.cache_open += 1;
@@ -304,11 +306,12 @@ impl Core {
         for digest in digests {
             let leg = digest.leg;
             let Some(known) = self.legs.get_mut(&leg) else { continue };
-            let Content::AwaitDigest { whole } = known.content else { continue };
+            let Content::AwaitDigest { whole, stored } = known.content else { continue };
             let server = known.row.server;
             let same = digest.rows.count == digest.mark.count && digest.rows.digest == digest.mark.digest;
-            // A record that cannot be read takes the stored mark away: only the ground helps.
-            let spoilt = digest.mark.revision == 0 && known.row.mark.revision > 0;
+            // A record that cannot be read takes the stored mark away, and so does a database that has lost what it had
+            // stored: only the ground helps.
+            let spoilt = digest.mark.revision < stored;
             let open_gap = !spoilt && (!known.gap.is_empty() || digest.rows.revision > digest.mark.revision);
             known.recounts = known.recounts.saturating_add(1);
             if same && !open_gap && !spoilt {
@@ -528,6 +531,11 @@ impl Core {
 }
 
 impl Leg {
+    /// Its stored rows are to be counted.
+    fn await_digest(&self, whole: bool) -> Content {
+        Content::AwaitDigest { whole, stored: self.stored.revision }
+    }
+
     /// A pull's changes without those that an event removed meanwhile.
     fn without_removed(&self, mut changes: Vec<Change>) -> Vec<Change> {
         if !self.removed_meanwhile.is_empty() {

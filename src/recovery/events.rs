@@ -169,7 +169,7 @@ impl Core {
         }
         known.note_removals(&event, gap_marks);
         let contiguous = event.previous <= mark.revision && !known.reset;
-        let base = (contiguous && !known.cache_behind).then_some(mark.revision);
+        let cached = (contiguous && !known.cache_behind).then_some(mark.revision);
         let stored_mark = if contiguous {
             known.row.mark = event.mark;
             let jumped = known.close_gap();
@@ -185,8 +185,9 @@ impl Core {
             None
         };
         let (leg, domain) = (event.leg, known.row.domain);
-        let write = ContentWrite { leg, domain, changes: event.changes.clone(), mark: stored_mark, full: false };
-        let base = base.filter(|_| stored_mark == Some(event.mark));
+        let (changes, base) = (event.changes.clone(), mark.revision);
+        let write = ContentWrite { leg, domain, changes, base, mark: stored_mark, full: false };
+        let base = cached.filter(|_| stored_mark == Some(event.mark));
         let id = self.persist(
             lane(leg),
             Unit::one(Write::Content(write)),

@@ -242,7 +242,14 @@ mod tests {
             let change = |revision| Change { revision, state: RecordState::Removed(RecordKey::Leg) };
             let changes = (1..=rows).map(change).collect();
             let leg = LegId { meeting: MeetingId::default(), leg: 0 };
-            Unit::one(Write::Content(ContentWrite { leg, domain: DomainId(1), changes, mark: None, full: false }))
+            Unit::one(Write::Content(ContentWrite {
+                leg,
+                domain: DomainId(1),
+                changes,
+                base: 0,
+                mark: None,
+                full: false,
+            }))
         };
         for (key, id, rows) in [(2, 1, 0), (2, 2, 9), (4, 3, 0), (2, 4, 0), (6, 5, 399), (8, 6, 9), (4, 7, 0)] {
             lanes.push(key, PersistId(id), if rows == 0 { unit(true) } else { large(rows) });

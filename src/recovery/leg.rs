@@ -43,6 +43,8 @@ pub(super) enum Content {
     AwaitDigest {
         /// The last pull was a full one: a second disagreement is quarantined.
         whole: bool,
+        /// The revision of the mark that was stored when they were to be counted.
+        stored: u64,
     },
     /// The content stands; the cache is being brought up to date.
     AwaitCache,

@@ -84,7 +84,7 @@ fn unsound_write(write: &Write, token: Token) -> Option<&'static str> {
         }
         Write::Content(content) => {
             let mark = content.mark.map_or(0, |mark| mark.revision);
-            content.changes.iter().map(|change| change.revision).chain([mark]).collect()
+            content.changes.iter().map(|change| change.revision).chain([mark, content.base]).collect()
         }
         Write::Key(key) => vec![key.generation],
         Write::Intent(intent) => vec![intent.number, intent.command.map_or(0, |command| command.number)],

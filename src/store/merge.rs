@@ -46,13 +46,16 @@ impl<'u> Slot<'u> {
 pub(super) struct Merged<'u> {
     pub(super) slots: BTreeMap<KeyRef<'u>, Slot<'u>>,
     pub(super) mark: Option<Mark>,
+    /// What it follows on.
+    pub(super) base: u64,
     pub(super) domain: DomainId,
     /// The one write is a full one.
     pub(super) full: bool,
 }
 
 impl<'u> Merged<'u> {
-    /// One more write behind those before. The caller never puts another beside a full one.
+    /// One more write behind those before. The caller never puts another beside a full one, nor one whose mark does not
+    /// follow on theirs ([`follows`]).
     pub(super) fn then(&mut self, write: &'u ContentWrite) {
         (self.full, self.domain) = (write.full, write.domain);
         for change in &write.changes {
@@ -61,9 +64,17 @@ impl<'u> Merged<'u> {
         if let Some(mark) = write.mark
             && self.mark.is_none_or(|stands| stands.revision < mark.revision)
         {
+            self.base = self.mark.map_or(write.base, |_| self.base.min(write.base));
             self.mark = Some(mark);
         }
     }
+}
+
+/// Whether a write's mark follows on those of the writes before, of which `before` is the last: then both together move a
+/// stored mark as one after the other would.
+pub(super) fn follows(before: Option<Mark>, write: &ContentWrite) -> bool {
+    let (Some(before), Some(mark)) = (before, write.mark) else { return true };
+    write.base <= before.revision && before.revision < mark.revision
 }
 
 #[cfg(test)]
@@ -95,7 +106,40 @@ mod tests {
         }
     }
 
+    /// What becomes of a stored mark.
+    fn moved(stored: u64, base: u64, to: u64) -> u64 {
+        if stored >= base { stored.max(to) } else { stored }
+    }
+
     proptest! {
+        #[test]
+        fn a_merged_mark_moves_as_the_marks_one_after_the_other(
+            stored in 0u64..8,
+            steps in proptest::collection::vec((0u64..8, 0u64..8), 1..5),
+        ) {
+            let writes = steps.iter().map(|(base, revision)| ContentWrite {
+                leg: remeet_protocol::LegId { meeting: remeet_protocol::MeetingId::default(), leg: 0 },
+                domain: DomainId(1),
+                changes: Vec::new(),
+                base: *base,
+                mark: Some(Mark { revision: *revision, ..Mark::default() }),
+                full: false,
+            });
+            let writes: Vec<ContentWrite> = writes.collect();
+            let (mut expected, mut together) = (stored, stored);
+            let mut merged = Merged::default();
+            for write in &writes {
+                expected = moved(expected, write.base, write.mark.map_or(0, |mark| mark.revision));
+                if !follows(merged.mark, write) {
+                    together = moved(together, merged.base, merged.mark.map_or(0, |mark| mark.revision));
+                    merged = Merged::default();
+                }
+                merged.then(write);
+            }
+            together = moved(together, merged.base, merged.mark.map_or(0, |mark| mark.revision));
+            prop_assert_eq!(together, expected);
+        }
+
         #[test]
         fn merged_changes_end_as_changes_one_after_the_other(
             first in proptest::option::of(0u64..8),

@@ -383,3 +383,29 @@ fn a_leg_that_an_earlier_term_took_over_and_did_not_pull_keeps_no_mark_until_all
     let last = rig.contents().last().cloned().unwrap();
     assert_eq!((last.mark, last.full), (Some(mark(5)), true));
 }
+
+/// The database failed over, and had lost what it stored last: the mark of the pull follows on nothing.
+#[test]
+fn rows_that_the_database_has_lost_are_pulled_from_the_ground() {
+    let mut rig = up(BOOT);
+    rig.take_over(BOOT, &stored(5), mark(8));
+    rig.pulled(leg(1), vec![present("b", 8)], false, mark(8));
+    assert_eq!(rig.contents().last().map(|write| (write.base, write.mark)), Some((5, Some(mark(8)))));
+    rig.stored();
+    // The stored mark is below the one that was stored: its rows may add up to it all the same.
+    rig.counted(Ok(counts(mark(3))));
+    let ticket = rig.asked(|request| matches!(request, Request::Pull { since: 0, .. }));
+    assert_eq!(rig.asks.last().map(|(asked, ..)| *asked), Some(ticket), "everything is pulled");
+    rig.pulled(leg(1), vec![present("a", 4), present("b", 8)], true, mark(8));
+    assert_eq!(rig.contents().last().map(|write| (write.base, write.full)), Some((0, true)));
+}
+
+#[test]
+fn an_event_s_mark_follows_on_the_mark_before_it() {
+    let mut rig = up(BOOT);
+    rig.take_over(BOOT, &stored(5), mark(5));
+    rig.hear(event(1, 5, mark(6), present("a", 6)));
+    rig.hear(event(2, 6, mark(7), present("b", 7)));
+    let steps: Vec<_> = rig.contents().iter().map(|write| (write.base, write.mark)).collect();
+    assert_eq!(steps, [(5, Some(mark(6))), (6, Some(mark(7)))]);
+}

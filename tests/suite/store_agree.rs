@@ -90,7 +90,8 @@ impl Maker {
         let count = self.random.random_range(0..3);
         let mark = self.random.random_bool(0.5).then(|| Mark { revision, count, ..Mark::default() });
         let Write::Content(write) = content(leg, changes, mark, full) else { panic!() };
-        write
+        let base = if full || self.random.random_bool(0.5) { 0 } else { self.random.random_range(0..20) };
+        ContentWrite { base, ..write }
     }
 }
 

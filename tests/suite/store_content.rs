@@ -48,6 +48,29 @@ pub(crate) async fn records_of_every_kind_come_back_as_they_were(f: &Fixture) {
     }
 }
 
+/// A database that fails over may lose what it had stored last: what follows on that is stored, and no mark covers it.
+pub(crate) async fn a_mark_moves_only_from_the_mark_that_its_changes_follow_on(f: &Fixture) {
+    let leg = f.leg(1).await;
+    let at = |revision| Mark { revision, ..Mark::default() };
+    let step = |base, revision| {
+        let changes = vec![present(revision, entry("1", &format!("k{revision}"), b"v"))];
+        let Write::Content(write) = content(leg, changes, Some(at(revision)), false) else { panic!() };
+        Unit::one(Write::Content(ContentWrite { base, ..write }))
+    };
+    assert_eq!(f.write(vec![step(0, 3)]).await, [APPLIED]);
+    // From 4 to 6 is not stored. A batch goes on from there, and another from further on.
+    assert_eq!(f.write(vec![step(6, 7), step(7, 8)]).await, [APPLIED, APPLIED]);
+    let (mark, changes) = f.content(leg).await;
+    assert_eq!((mark, changes.len()), (at(3), 3));
+    // Marks that do not follow on each other, in one batch: each stands for itself.
+    assert_eq!(f.write(vec![step(5, 9), step(2, 4), step(4, 5)]).await, [APPLIED, APPLIED, APPLIED]);
+    assert_eq!(f.content(leg).await.0, at(5));
+    // Everything is pulled: that follows on nothing.
+    let (_, whole) = f.content(leg).await;
+    assert_eq!(f.one(content(leg, whole, Some(at(10)), true)).await, APPLIED);
+    assert_eq!(f.content(leg).await.0, at(10));
+}
+
 pub(crate) async fn every_record_has_its_own_legs_domain(f: &Fixture) {
     let legs = [(f.leg(1).await, 7), (f.leg(2).await, 8)];
     let units = legs.map(|(leg, domain)| {
@@ -58,7 +81,7 @@ pub(crate) async fn every_record_has_its_own_legs_domain(f: &Fixture) {
             present(4, entry("1", "k", b"v")),
         ];
         let domain = DomainId(domain);
-        Unit::one(Write::Content(ContentWrite { leg, domain, changes, mark: None, full: false }))
+        Unit::one(Write::Content(ContentWrite { leg, domain, changes, base: 0, mark: None, full: false }))
     });
     assert_eq!(f.write(units.to_vec()).await, [APPLIED, APPLIED]);
     for table in ["meeting_info", "terminals", "windows", "entries"] {

@@ -87,6 +87,7 @@ contract! {
     store_content {
         records_of_every_kind_come_back_as_they_were,
         every_record_has_its_own_legs_domain,
+        a_mark_moves_only_from_the_mark_that_its_changes_follow_on,
         rule_13_a_record_is_written_over_a_lower_revision_only,
         rule_13_over_an_equal_revision_only_in_a_full_pull,
         removals_remove_lower_revisions_only,

@@ -246,7 +246,7 @@ pub(crate) fn takeover(leg: LegId, version: u64, accepted: Accepted) -> Write {
 }
 
 pub(crate) fn content(leg: LegId, changes: Vec<Change>, mark: Option<Mark>, full: bool) -> Write {
-    Write::Content(ContentWrite { leg, domain: DomainId(7), changes, mark, full })
+    Write::Content(ContentWrite { leg, domain: DomainId(7), changes, base: 0, mark, full })
 }
 
 /// The mark of just these present records.

@@ -421,6 +421,10 @@ impl Kept {
             let named: BTreeSet<RecordKey> = write.changes.iter().map(Change::key).collect();
             self.records.retain(|key, change| change.revision > mark.revision || named.contains(key));
         }
+        if self.row.mark.revision < write.base {
+            // What it follows on is lost.
+            return;
+        }
         if self.row.mark.revision < mark.revision
             || write.full && self.row.mark.revision == mark.revision && self.row.mark != mark
         {

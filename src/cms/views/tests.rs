@@ -26,6 +26,7 @@ async fn an_answer_that_is_not_said_to_be_recovering_has_what_the_recovery_broug
         leg: LEG,
         domain: DomainId(1),
         changes,
+        base: 0,
         mark: Some(mark),
         full: true,
     }));

@@ -5,11 +5,12 @@ use super::columns::Columns;
 use super::statements::{self, Step};
 use crate::model::{ClientAnswerRow, Intent, IntentResult, RecoveryKey};
 use crate::store::judge::{order, ordered_writes};
-use crate::store::merge::Merged;
+use crate::store::merge::{Merged, follows};
 use crate::store::records::{Sink, Table, Value, put_record};
 use crate::store::values::{put_answer, put_done, put_intent, put_key, put_new_leg, put_state};
 use crate::store::{NewLeg, StateWrite, Unit, Write};
 use remeet_protocol::LegId;
+use remeet_protocol::record::Mark;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Batches of which one prunes an instance that it writes answers of: pruning passes over the 256 that are kept, and
@@ -21,15 +22,14 @@ const PRUNE_AT_ONCE: usize = 128;
 /// The statements that write `units`, in order. Counts that do not fit say that some unit loses.
 pub(super) fn compile(units: &[&Unit]) -> Vec<Step> {
     let mut waves: Vec<Wave<'_>> = Vec::new();
-    // Per leg: its last wave, the last kind in it, and whether that was a full content write.
-    let mut last: HashMap<LegId, (usize, u8, bool)> = HashMap::new();
+    let mut last: HashMap<LegId, Last> = HashMap::new();
     for unit in units {
         let writes = ordered_writes(unit);
         let at = writes.iter().filter_map(|write| Some((write.leg()?, write))).fold(0, |at, (leg, write)| {
             let first = match last.get(&leg) {
                 None => 0,
-                Some(&(wave, kind, full)) if kind < order(write) || joins(kind, full, write) => wave,
-                Some(&(wave, ..)) => wave + 1,
+                Some(last) if last.kind < order(write) || last.joins(write) => last.wave,
+                Some(last) => last.wave + 1,
             };
             at.max(first)
         });
@@ -38,8 +38,8 @@ pub(super) fn compile(units: &[&Unit]) -> Vec<Step> {
         }
         for write in writes {
             if let Some(leg) = write.leg() {
-                let full = matches!(write, Write::Content(content) if content.full);
-                last.insert(leg, (at, order(write), full));
+                let before = last.get(&leg).filter(|last| last.wave == at).and_then(|last| last.mark);
+                last.insert(leg, Last::of(at, write, before));
             }
             waves[at].put(write);
         }
@@ -47,15 +47,38 @@ pub(super) fn compile(units: &[&Unit]) -> Vec<Step> {
     waves.into_iter().flat_map(Wave::steps).collect()
 }
 
-/// Whether `write` may stand in one statement with an earlier write of its kind and leg.
-fn joins(kind: u8, full: bool, write: &Write) -> bool {
-    kind == order(write)
-        && match write {
-            Write::Content(content) => !full && !content.full,
-            // The same intent number twice loses by the count, as it must.
-            Write::Intent(_) | Write::IntentDone(_) => true,
-            _ => false,
+/// A leg's last write.
+struct Last {
+    /// Where it stands.
+    wave: usize,
+    kind: u8,
+    /// It was a full content write.
+    full: bool,
+    /// The last mark of the wave's content writes.
+    mark: Option<Mark>,
+}
+
+impl Last {
+    fn of(wave: usize, write: &Write, before: Option<Mark>) -> Self {
+        let content = if let Write::Content(content) = write { Some(content) } else { None };
+        Self {
+            wave,
+            kind: order(write),
+            full: content.is_some_and(|content| content.full),
+            mark: content.and_then(|content| content.mark).or(before),
         }
+    }
+
+    /// Whether `write` may stand in one statement with this one of its leg.
+    fn joins(&self, write: &Write) -> bool {
+        self.kind == order(write)
+            && match write {
+                Write::Content(content) => !self.full && !content.full && follows(self.mark, content),
+                // The same intent number twice loses by the count, as it must.
+                Write::Intent(_) | Write::IntentDone(_) => true,
+                _ => false,
+            }
+    }
 }
 
 /// Writes that may be carried out kind by kind.
@@ -197,12 +220,13 @@ fn put_contents(contents: &BTreeMap<LegId, Merged<'_>>, steps: &mut Vec<Step>) {
             add(steps, present, |columns| statements::records(table, full, columns));
         }
     }
-    let marks = contents.iter().filter_map(|(leg, merged)| Some((*leg, merged.mark?, merged.full)));
-    let marks = rows(marks, |row, (leg, mark, full)| {
+    let marks = contents.iter().filter_map(|(leg, merged)| Some((*leg, merged.mark?, merged.base, merged.full)));
+    let marks = rows(marks, |row, (leg, mark, base, full)| {
         row.put_leg(leg);
         row.put_ordered(mark.revision);
         row.put_u32(mark.count);
         row.put_bytes(&mark.digest.bytes());
+        row.put_ordered(base);
         row.put_truth(full);
     });
     add(steps, marks, statements::marks);

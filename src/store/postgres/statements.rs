@@ -283,17 +283,19 @@ pub(super) fn lacking(table: Table, legs: Columns, kept: Columns) -> Step {
     }
 }
 
-/// Marks with all four groups: only upwards, or, after a full pull, another content at the same revision.
+/// Marks with all four groups: only upwards, from what they follow on; or, after a full pull, another content at the same
+/// revision.
 pub(super) fn marks(columns: Columns) -> Step {
     step(
         "storing marks",
-        &["meeting", "leg", "revision", "count", "digest", "is_full"],
+        &["meeting", "leg", "revision", "count", "digest", "base", "is_full"],
         columns,
         None,
         "w AS (UPDATE legs l SET mark_revision = u.revision, mark_count = u.count, mark_digest = u.digest, \
                  info_mark = u.revision, business_mark = u.revision, decode_mark = u.revision, \
                  extra_mark = u.revision \
-               FROM {u}, t WHERE l.meeting = u.meeting AND l.leg = u.leg AND (l.mark_revision < u.revision \
+               FROM {u}, t WHERE l.meeting = u.meeting AND l.leg = u.leg AND l.mark_revision >= u.base \
+                 AND (l.mark_revision < u.revision \
                  OR u.is_full AND l.mark_revision = u.revision \
                     AND (l.mark_count, l.mark_digest) IS DISTINCT FROM (u.count, u.digest)) RETURNING 1)",
     )

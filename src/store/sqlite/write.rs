@@ -258,6 +258,7 @@ async fn write_content(connection: &mut SqliteConnection, content: &ContentWrite
         p.put_ordered(mark.revision);
         p.put_u32(mark.count);
         p.put_bytes(&mark.digest.bytes());
+        p.put_ordered(content.base);
         p.put_truth(content.full);
     });
     execute(connection, &sql::MARK, parameters).await.map(drop)
