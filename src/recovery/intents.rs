@@ -170,7 +170,10 @@ impl Core {
             Ok(answer) if matches!(answer.code, ErrorCode::STALE_TOKEN | ErrorCode::NOT_ATTACHED) => {
                 // The leg is not ours any more: its intent stays open until it is taken over again.
                 open.asked = None;
-                known.control = Control::None;
+                // A claim that is under way has an answer of its own.
+                if known.control == Control::Ours {
+                    known.control = Control::None;
+                }
                 self.want_round(server, Trigger::Reconcile);
             }
             // A takeover came before the start's answer, and its acceptance is on its way to the store still, or was lost and

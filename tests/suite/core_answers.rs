@@ -7,10 +7,11 @@ use remeet::recovery::{AlarmKind, Command, Input, Read, ReadResult, Rights, Sett
 use remeet::session::{Heard, Request, RequestError, TakeoverResults};
 use remeet::store::{Found, Instance, LookUp, Outcome, Unit, Write};
 use remeet_protocol::message::{
-    AdoptAnswer, AdoptOrphan, ClientCommand, ClientOp, End, EndCause, Event, EventGap, EventKind, Failure, LegState,
-    MeetingState, Op, TakeoverResult,
+    AdoptAnswer, AdoptOrphan, ClientCommand, ClientOp, CommandAnswer, End, EndCause, Event, EventGap, EventKind,
+    Failure, LegState, MeetingState, Op, TakeoverResult,
 };
 use remeet_protocol::record::Mark;
+use remeet_protocol::wire::Text;
 use remeet_protocol::{BootId, Epoch, ErrorCode, Handle, Holder, MeetingId, Token};
 use std::time::Duration;
 
@@ -414,4 +415,39 @@ fn a_leg_that_was_closed_by_absence_and_lives_stays_in_trouble_after_the_round()
     rig.hear(Heard::Gap(EventGap { first: 1, last: 2 }));
     rig.inventory(BOOT, 11, Vec::new());
     assert_eq!(rig.core.pending(), []);
+}
+
+/// Its server has run the start for a term of before, and says so while it is being asked to hand the leg over.
+#[test]
+fn a_start_that_is_refused_for_want_of_control_does_not_undo_the_claim_that_is_under_way() {
+    let mut rig = Rig::new(Settings::default(), BOOT);
+    rig.inventory(BOOT, 10, Vec::new());
+    rig.look_up(&[row(1, StoredState::Created)], &[]);
+    rig.attach(BOOT, 10);
+    rig.give(Input::Reconcile(None));
+    rig.give(command(1, leg(1).meeting, ClientOp::Start));
+    let id = rig.reads.last().expect("the instance is read").0;
+    rig.give(Input::Read(id, Ok(ReadResult::Instance(Instance::default()))));
+    rig.look_up(&[row(1, StoredState::Created)], &[]);
+    rig.stored();
+    let start = rig.asked(|request| matches!(request, Request::Command { .. }));
+    rig.inventory(BOOT, 10, vec![entry(1, 101, LegState::Live, EndCause::None)]);
+    let id = rig.reads.last().filter(|(_, read)| matches!(read, Read::CachedKeys(_))).expect("keys are read").0;
+    rig.give(Input::Read(id, Err("the cache is away".to_owned())));
+    rig.look_up(&[row(1, StoredState::Starting)], &[]);
+    assert_eq!(rig.count(|request| matches!(request, Request::Takeover(_))), 1);
+    let refused = CommandAnswer {
+        leg: leg(1),
+        handle: Handle(0),
+        intent: 1,
+        code: ErrorCode::NOT_ATTACHED,
+        detail: Text::cut("it has started; the token has not taken it over"),
+        boot: BOOT,
+        table_revision: 10,
+        mark: Mark::default(),
+    };
+    rig.hear(Heard::Commanded(start, Ok(refused)));
+    rig.claim_answered(BOOT, &row(1, StoredState::InMeeting), ErrorCode::OK, 0);
+    rig.stored();
+    assert_eq!(rig.core.server_views()[0].in_meeting, 1, "{:?}", rig.core.server_views());
 }
