@@ -54,7 +54,7 @@ pub(super) struct Lost {
     /// Keys that were lost, of legs that stand under another one, or not at all.
     pub(super) keys: BTreeMap<LegId, Secret>,
     /// Client commands of which an intent or the answer was lost: a repeat is carried out anew.
-    commands: BTreeSet<CommandId>,
+    pub(super) commands: BTreeSet<CommandId>,
 }
 
 impl Lost {

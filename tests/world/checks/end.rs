@@ -1,7 +1,7 @@
 //! What must be true once all is quiet (rule 18), and what can be asked then only: answers, and that all was told.
 
 use super::super::World;
-use remeet::model::{CommandId, StoredLeg, StoredState};
+use remeet::model::{CommandId, Intent, StoredLeg, StoredState};
 use remeet::store::CachedKey;
 use remeet_protocol::message::{ClientOp, LegState, MeetingState};
 use remeet_protocol::record::RecordState;
@@ -48,7 +48,13 @@ impl World {
             found.extend(open.map(|open| format!("client {client} waits for {open:?}")));
         }
         for kept in self.store.legs.values().filter(|kept| !unknown.contains(&kept.row.leg.meeting)) {
-            found.extend(kept.open.values().map(|intent| format!("an open intent: {intent:?}")));
+            // Of what is open on an ended leg only its client reminds a scheduler, and it has heard an answer that was lost.
+            let forgotten = |intent: &Intent| {
+                let answered = intent.command.is_some_and(|command| self.seen.lost.commands.contains(&command));
+                answered && kept.row.state == StoredState::Ended
+            };
+            let open = kept.open.values().filter(|intent| !forgotten(intent));
+            found.extend(open.map(|intent| format!("an open intent: {intent:?}")));
         }
         found
     }
