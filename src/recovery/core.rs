@@ -52,6 +52,12 @@ pub struct Core {
     pub(super) after: HashMap<PersistId, (After, Stand), FixedState>,
     pub(super) reads: BTreeMap<ReadId, Reading>,
     pub(super) lately: Lately,
+    /// Acceptances among them.
+    pub(super) accepting: usize,
+    /// Claims that servers have not answered.
+    pub(super) claimed: usize,
+    /// Servers whose claims wait, each once, in order.
+    pub(super) claimants: VecDeque<ServerId>,
     /// What a ticket was for, so that its answer finds its leg.
     pub(super) tickets: HashMap<Ticket, Asked, FixedState>,
     pub(super) reconcile_at: Option<Moment>,
@@ -223,6 +229,9 @@ impl Core {
             after: HashMap::default(),
             reads: BTreeMap::new(),
             lately: Lately::default(),
+            accepting: 0,
+            claimed: 0,
+            claimants: VecDeque::new(),
             tickets: HashMap::default(),
             reconcile_at: None,
             unread_rows: Unread::new(),
@@ -291,6 +300,8 @@ impl Core {
     fn written(&mut self, id: PersistId, outcome: Outcome) {
         let Some((after, stand)) = self.after.remove(&id) else { return };
         let pulled = if let After::Pulled { server, .. } = &after { Some(*server) } else { None };
+        let accepted = matches!(after, After::Accepted { .. });
+        self.accepting -= usize::from(accepted);
         match outcome {
             Outcome::Applied { .. } => {
                 // An end counts when it is told: of several that are stored together the last one's is the meeting's.
@@ -309,6 +320,9 @@ impl Core {
         }
         if let Some(server) = pulled {
             self.pull_written(server);
+        }
+        if accepted {
+            self.hand_out_claims();
         }
         // As many persists as there are legs are open after a restart: the room for them is given back.
         if self.after.capacity() > ROOM_KEPT && self.after.len() < self.after.capacity() / 8 {
@@ -429,7 +443,7 @@ impl Core {
             .map(|server| server.id)
             .collect();
         for server in late {
-            self.fail_round(server, "the round did not end in time");
+            self.round_is_late(server);
         }
         if self.reconcile_at.is_some_and(|at| at <= self.now) {
             self.reconcile(None);
@@ -500,6 +514,7 @@ impl Core {
             }
             _ => None,
         });
+        self.accepting += usize::from(matches!(after, After::Accepted { .. }));
         self.after.insert(id, (after, stand.collect()));
         self.put(Output::Persist { id, lane, unit });
         id

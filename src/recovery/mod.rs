@@ -24,6 +24,7 @@ mod again;
 mod alarm;
 mod backfill;
 pub mod cache_queue;
+mod claims;
 mod commands;
 mod core;
 pub mod dry_run;

@@ -21,7 +21,7 @@ use crate::session::{Inventory, Request, RequestError, Ticket};
 use crate::store::LookUp;
 use remeet_protocol::message::{Attached, LegState};
 use remeet_protocol::{LegId, Secret, ServerId};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Names a round: an answer to one that is over is not taken for the next one's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +50,10 @@ pub(super) struct Round {
     pub keys: BTreeMap<LegId, (Secret, KeySource)>,
     /// Legs whose claim is not answered.
     pub claims: BTreeSet<LegId>,
+    /// Of these, those that are with the server.
+    pub handed: BTreeSet<LegId>,
+    /// Those that are not handed out yet, in order, and some that need not be any more.
+    pub unclaimed: VecDeque<LegId>,
     /// Legs whose content or cached status is not brought up to date.
     pub backfill: BTreeSet<LegId>,
     /// Legs whose end or start is being finished.
@@ -86,6 +90,7 @@ impl Round {
             Stage::AwaitInventory => "querying",
             Stage::AwaitLookUp => "looking up",
             Stage::AwaitKeys => "reading keys",
+            Stage::TakingOver if self.waits_for_store() => "waiting for the store",
             Stage::TakingOver => "taking over",
             Stage::BackFilling => "back-filling",
         }
@@ -103,6 +108,7 @@ impl Round {
     pub(super) fn leave(&mut self, leg: LegId) -> bool {
         self.unchanged.remove(&leg);
         self.ends.remove(&leg);
+        self.handed.remove(&leg);
         let claimed = self.claims.remove(&leg);
         claimed | self.backfill.remove(&leg) | self.finishing.remove(&leg) | self.storing.remove(&leg)
     }
@@ -140,6 +146,8 @@ impl Core {
             planned: BTreeMap::new(),
             keys: BTreeMap::new(),
             claims: BTreeSet::new(),
+            handed: BTreeSet::new(),
+            unclaimed: VecDeque::new(),
             backfill: BTreeSet::new(),
             finishing: BTreeSet::new(),
             ends: BTreeSet::new(),

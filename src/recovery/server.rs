@@ -29,6 +29,8 @@ pub(super) struct Server {
     pub first_pass_done: bool,
     /// The round under way; at most one.
     pub round: Option<Round>,
+    /// It is among those whose claims wait.
+    pub wants_claims: bool,
     /// Another round was asked for while one ran.
     pub again: Option<Trigger>,
     /// Rounds in a row that left something undone.
@@ -112,6 +114,7 @@ impl Server {
             looked_up: false,
             first_pass_done: false,
             round: None,
+            wants_claims: false,
             again: None,
             setbacks: 0,
             busy_until: Moment::default(),

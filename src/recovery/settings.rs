@@ -11,6 +11,12 @@ pub struct Settings {
     /// Pulls of one server that are under way or not stored yet, for each that may be under way. Four keep the store's
     /// lanes filled while the link works; with the store down, the back-fill stands after so many.
     pub pulls_unstored: usize,
+    /// Acceptances that are not stored yet, beyond which no more claims are handed out: four batches for each of the store's
+    /// two lanes, so that a client's command, which is stored behind them, waits for milliseconds. What is under way then
+    /// comes on top.
+    pub acceptances_unstored: usize,
+    /// Claims of one server under way at once: 147 packets, so that a link of 20 ms takes 100,000 legs over in a second.
+    pub claims_in_flight: usize,
     /// A round that has not ended by then is given up and begun anew: twice rule 18's 30 s.
     pub round_deadline: Duration,
     /// A round that failed or left legs pending is followed by another after this, doubled each time in a
@@ -49,6 +55,8 @@ impl Default for Settings {
         Self {
             pulls_in_flight: 64,
             pulls_unstored: 4,
+            acceptances_unstored: 8_192,
+            claims_in_flight: 2_048,
             round_deadline: Duration::from_secs(60),
             round_retry: Duration::from_millis(200),
             round_retry_max: Duration::from_secs(5),

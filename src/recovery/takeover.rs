@@ -1,20 +1,18 @@
 //! Keys, claims and their answers (design §2 steps 3 and 5). Only the server's acceptance makes a leg
 //! in-meeting (rule 7).
 
-use super::core::{After, Asked, Core, Reading, Started, lane, same_place};
+use super::core::{After, Core, Reading, Started, lane, same_place};
 use super::events::BELOW_ALL;
 use super::intents::Done;
 use super::leg::{Content, Control, OpenIntent};
-use super::plan::{Bucket, takeover_order};
 use super::report::{Fate, KeySource};
 use super::round::Stage;
 use super::{AlarmKind, CacheTask, Output, Read, Trigger};
 use crate::guard::{Guard, holds};
 use crate::model::StoredState;
-use crate::session::{PersistId, Request, RequestError, TakeoverResults};
+use crate::session::{PersistId, RequestError, TakeoverResults};
 use crate::store::{Accepted, CachedKey, Expect, LookUp, StateWrite, Unit, Write};
-use remeet_protocol::message::{Adopt, EndCause, EventKind, Op, TakeoverClaim, TakeoverResult};
-use remeet_protocol::proof::{self, Claim};
+use remeet_protocol::message::{EndCause, EventKind, Op, TakeoverResult};
 use remeet_protocol::record::Mark;
 use remeet_protocol::{BootId, ErrorCode, Handle, LegId, ServerId};
 
@@ -99,85 +97,15 @@ impl Core {
         self.claim(server, &legs);
     }
 
-    /// Sends claims: operator-marked legs first, then the larger ones.
-    fn claim(&mut self, server: ServerId, legs: &[LegId]) {
-        let (Some(token), Some((boot, _))) = (self.token, self.servers.get(&server).and_then(|known| known.attached))
-        else {
-            return;
-        };
-        let mut ordered = Vec::with_capacity(legs.len());
-        let mut keyless = Vec::new();
-        let mut adoptions = Vec::new();
-        let mut over = Vec::new();
-        for leg in legs {
-            let round = self.servers.get(&server).and_then(|known| known.round.as_ref());
-            let place = round.and_then(|round| round.planned.get(leg));
-            let (Some(known), Some(round), Some(place), Some(handle)) =
-                (self.legs.get(leg), round, place, place.and_then(|place| place.handle))
-            else {
-                // It has ended while its key was read.
-                over.push(*leg);
-                continue;
-            };
-            if let (Bucket::FinishAdoption { old }, Some((secret, _))) = (&place.bucket, round.keys.get(leg)) {
-                adoptions.push((*leg, *old, handle, secret.clone(), known.row.generation));
-                continue;
-            }
-            match round.keys.get(leg) {
-                Some((secret, _)) => {
-                    let claim = Claim { server, boot, handle, leg: *leg, token };
-                    let claim = TakeoverClaim { handle, leg: *leg, proof: proof::prove(secret, &claim) };
-                    ordered.push((takeover_order(known.row.first, place.terminals, handle), claim));
-                }
-                None => keyless.push(*leg),
-            }
-        }
-        ordered.sort_by_key(|(order, _)| *order);
-        let claims: Vec<TakeoverClaim> = ordered.into_iter().map(|(_, claim)| claim).collect();
-        for leg in keyless {
-            if self.legs.get(&leg).is_some_and(|known| known.row.state == StoredState::Adopting) {
-                // Its key is on its way to the store with its row: the next round finds it.
-                self.claim_failed(server, leg, "adopting");
-                continue;
-            }
-            let text = "its row is stored, but its recovery key is missing: restore the recovery_keys row".to_owned();
-            self.alarm(AlarmKind::BadKey, Some(server), Some(leg), text);
-            self.claim_failed(server, leg, "no key");
-        }
-        for claim in &claims {
-            if let Some(known) = self.legs.get_mut(&claim.leg) {
-                known.control = Control::AwaitAnswer;
-            }
-        }
-        if let Some(round) = self.round(server) {
-            round.stage = Stage::TakingOver;
-            round.claims.retain(|leg| !over.contains(leg));
-            round.claims.extend(claims.iter().map(|claim| claim.leg));
-        }
-        for leg in over {
-            self.note_fate(server, leg, Fate::Ended);
-        }
-        if !claims.is_empty() {
-            // Its answers name their legs: no ticket is kept.
-            let ticket = self.ask(server, Asked::Round(server), Request::Takeover(claims), None);
-            self.tickets.remove(&ticket);
-        }
-        for (leg, old, handle, secret, generation) in adoptions {
-            self.note_fate(server, leg, Fate::Pending("adopting"));
-            if let Some(round) = self.round(server) {
-                round.claims.remove(&leg);
-                round.finishing.insert(leg);
-            }
-            self.ask_adoption(server, Adopt { handle, old, new: leg, secret, generation }, None);
-        }
-        self.try_back_fill(server);
-    }
-
     pub(super) fn takeover_answered(
         &mut self,
         server: ServerId,
         result: Result<TakeoverResults, (Vec<LegId>, RequestError)>,
     ) {
+        match &result {
+            Ok(answer) => self.claims_answered(server, answer.results.iter().map(|result| result.leg)),
+            Err((legs, _)) => self.claims_answered(server, legs.iter().copied()),
+        }
         match result {
             Ok(answer) => {
                 for result in answer.results {
@@ -191,7 +119,7 @@ impl Core {
                         known.control = Control::None;
                     }
                 }
-                return;
+                return self.hand_out_claims();
             }
             Err((legs, error)) => {
                 let now = self.now;
@@ -209,6 +137,7 @@ impl Core {
                 }
             }
         }
+        self.want_claims(server);
         self.try_back_fill(server);
     }
 

@@ -15,6 +15,7 @@ mod cli_client_reads;
 mod config;
 mod core_answers;
 mod core_bounds;
+mod core_claims;
 mod core_content;
 mod core_rig;
 mod daemon_bad_client;

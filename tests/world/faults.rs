@@ -163,6 +163,11 @@ fn seconds(dice: &mut Dice, least: u64, below: u64) -> Duration {
     Duration::from_secs(least + dice.below(below - least))
 }
 
+/// A bound that a run of few meetings reaches, or the ordinary one.
+fn few(dice: &mut Dice, ordinary: usize) -> usize {
+    if dice.chance(0.5) { 1 + dice.below(4) as usize } else { ordinary }
+}
+
 /// What a run is made of: drawn, too.
 fn options(dice: &mut Dice) -> Options {
     let mut rate = |on: f64, highest: u64| if dice.chance(on) { dice.below(highest) as f64 / 1_000.0 } else { 0.0 };
@@ -199,6 +204,8 @@ fn options(dice: &mut Dice) -> Options {
             reconcile_every: Duration::from_secs(10),
             round_deadline: if dice.chance(0.5) { seconds(dice, 5, 20) } else { ordinary.recovery.round_deadline },
             waiting_deadline: seconds(dice, 2, 10),
+            acceptances_unstored: few(dice, ordinary.recovery.acceptances_unstored),
+            claims_in_flight: few(dice, ordinary.recovery.claims_in_flight),
             ..ordinary.recovery
         },
         ..ordinary
