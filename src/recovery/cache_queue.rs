@@ -13,9 +13,12 @@ const PIPELINE: usize = 1_000;
 /// Tasks that are looked at for it: kinds alternate while clients command and legs are back-filled, and runs of a few would
 /// be as many round trips.
 const LOOKED_AT: usize = 4 * PIPELINE;
-/// Tasks that wait, of every kind: every leg once, after a start with an empty cache, of as many meetings as a scheduler
-/// takes if it is not told otherwise (`clients.meetings_max`); some 15 MB, or 100 MB of small writes.
+/// Tasks that wait, beyond which none is queued that holds content or a key: every leg once, of as many meetings as a
+/// scheduler takes if it is not told otherwise (`clients.meetings_max`); some 100 MB of small writes.
 pub const QUEUE_MAX: usize = 200_000;
+/// Tasks that wait, beyond which none is queued at all: after a start with an empty cache the key and the status of every
+/// leg of ten times the largest network foreseen, which name a leg and are read when their turn comes; some 150 MB.
+const NAMED_MAX: usize = 2_000_000;
 /// Ended legs that the cache has not forgotten: some 5 MB. As many would have to end while the cache is away.
 const UNFORGOTTEN_MAX: usize = 100_000;
 /// Pauses after the cache did not forget: it is asked until it does, but what it refuses for long costs nothing.
@@ -39,7 +42,8 @@ impl CacheQueue {
     /// Queues a task. Beyond the bound none is: the input says that what is cached of the leg is behind, and the next
     /// comparison mends it; an ended leg is forgotten later.
     pub fn push(&mut self, now: Moment, task: CacheTask) -> Option<Input> {
-        if self.queue.len() < QUEUE_MAX {
+        let named = matches!(task, CacheTask::Refill(_) | CacheTask::MirrorKey(_));
+        if self.queue.len() < if named { NAMED_MAX } else { QUEUE_MAX } {
             self.queue.push_back(task);
             return None;
         }
@@ -208,19 +212,24 @@ mod tests {
         for number in 0..QUEUE_MAX as u128 {
             assert!(queue.push(now, CacheTask::Forget(DOMAIN, leg(number))).is_none());
         }
-        assert!(matches!(queue.push(now, CacheTask::MirrorKey(leg(1))), Some(Input::Uncached(_))));
         assert!(queue.push(now, CacheTask::ForgetEnded(DOMAIN, leg(1))).is_none());
-        assert_eq!(queue.waiting(), QUEUE_MAX, "neither is queued");
+        assert_eq!(queue.waiting(), QUEUE_MAX, "it is not queued");
         for number in 0..2 * UNFORGOTTEN_MAX as u128 {
             queue.push(now, CacheTask::Forget(DOMAIN, leg(number)));
         }
         assert_eq!(queue.waiting(), QUEUE_MAX + UNFORGOTTEN_MAX, "what is owed has a bound of its own");
+        for number in QUEUE_MAX as u128..NAMED_MAX as u128 {
+            assert!(queue.push(now, CacheTask::MirrorKey(leg(number))).is_none());
+        }
+        assert!(matches!(queue.push(now, CacheTask::MirrorKey(leg(1))), Some(Input::Uncached(_))));
+        assert_eq!(queue.waiting(), NAMED_MAX + UNFORGOTTEN_MAX, "what only names a leg has another");
     }
 
     #[test]
-    fn after_a_start_with_an_empty_cache_every_leg_of_as_many_meetings_as_are_taken_is_cached() {
-        let legs = u128::from(crate::config::Clients::default().meetings_max);
+    fn after_a_start_with_an_empty_cache_every_leg_of_ten_times_the_largest_network_is_cached() {
+        let legs: u128 = 1_000_000;
         let (mut queue, now) = (CacheQueue::default(), Moment::default());
-        assert!((0..legs).all(|number| queue.push(now, CacheTask::MirrorKey(leg(number))).is_none()));
+        // Its key and its status.
+        assert!((0..2 * legs).all(|number| queue.push(now, CacheTask::MirrorKey(leg(number % legs))).is_none()));
     }
 }
