@@ -13,7 +13,7 @@
 //!
 //! - [`plan`] – puts every leg into exactly one bucket; no state. [`dry_run`] prints it and does nothing.
 //! - [`core`](self) – one [`Core`] holds every server's round and every leg's state; its methods stand in
-//!   a file a subject: `links`, `round`, `takeover`, `backfill`, `lift`, `events`, `commands`, `place`, `joint`,
+//!   a file a subject: `links`, `round`, `claims`, `takeover`, `backfill`, `lift`, `events`, `commands`, `place`, `joint`,
 //!   `meetings`, `intents`, `adopt`, `sweep`.
 //! - [`lease`] – who may command, and until when; beside the core, over the lives of its schedulers.
 //! - [`lanes`], [`cache_queue`] – what goes to the store and to the cache together, and what is tried again.
