@@ -12,10 +12,10 @@ pub struct Settings {
     /// lanes filled while the link works; with the store down, the back-fill stands after so many.
     pub pulls_unstored: usize,
     /// Acceptances that are not stored yet, beyond which no more claims are handed out: four batches for each of the store's
-    /// two lanes, so that a client's command, which is stored behind them, waits for milliseconds. What is under way then
+    /// two lanes, so that a client's command, which is stored behind them, does not wait long. What each server is given at once
     /// comes on top.
     pub acceptances_unstored: usize,
-    /// Claims of one server under way at once: 147 packets, so that a link of 20 ms takes 100,000 legs over in a second.
+    /// Claims of one server under way at once: several times what its session's window takes, so that it never runs dry.
     pub claims_in_flight: usize,
     /// A round that has not ended by then is given up and begun anew: twice rule 18's 30 s.
     pub round_deadline: Duration,

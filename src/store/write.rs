@@ -128,7 +128,7 @@ pub struct ContentWrite {
     /// The changes; at most one a record.
     pub changes: Vec<Change>,
     /// The mark's revision that the changes follow on; with `full`, 0. A stored mark below it stays where it is: the database
-    /// has lost what it had stored in between, and no mark may cover that.
+    /// has lost what it had stored in between.
     pub base: u64,
     /// The new mark with all four groups complete up to it; `None` leaves it (rows beyond a gap, pages
     /// before the last). A mark never falls.
