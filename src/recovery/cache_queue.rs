@@ -228,6 +228,7 @@ mod tests {
     #[test]
     fn after_a_start_with_an_empty_cache_every_leg_of_ten_times_the_largest_network_is_cached() {
         let legs: u128 = 1_000_000;
+        assert!(legs >= u128::from(crate::config::Clients::default().meetings_max));
         let (mut queue, now) = (CacheQueue::default(), Moment::default());
         // Its key and its status.
         assert!((0..2 * legs).all(|number| queue.push(now, CacheTask::MirrorKey(leg(number % legs))).is_none()));

@@ -5,11 +5,9 @@ use crate::core_rig::{Rig, TOKEN};
 use crate::plan::{BOOT, HERE, entry, leg, row};
 use remeet::model::{StoredLeg, StoredState};
 use remeet::recovery::{Command, Input, Read, ReadResult, Rights, Settings, Waiter};
-use remeet::session::{Heard, PulledPage, Request, TakeoverResults};
+use remeet::session::{Heard, PulledPage, Request};
 use remeet::store::{Instance, LookUp, Outcome, Write};
-use remeet_protocol::message::{
-    ClientCommand, ClientOp, Create, EndCause, InventoryEntry, LegState, SetExtra, TakeoverResult,
-};
+use remeet_protocol::message::{ClientCommand, ClientOp, Create, EndCause, InventoryEntry, LegState, SetExtra};
 use remeet_protocol::record::{Mark, Number};
 use remeet_protocol::wire::{Blob, Text};
 use remeet_protocol::{Digest, ErrorCode, Handle, LegId};
@@ -204,17 +202,7 @@ fn take_over_six(rig: &mut Rig) {
     let rows: Vec<StoredLeg> = (1..=6).map(|number| row(number, StoredState::InMeeting)).collect();
     rig.look_up(&rows, &[]);
     rig.attach(BOOT, 10);
-    let ticket = rig.asked(|request| matches!(request, Request::Takeover(_)));
-    let result = |number: u8| TakeoverResult {
-        handle: Handle(100 + u64::from(number)),
-        leg: leg(number),
-        code: ErrorCode::OK,
-        retry_after_ms: 0,
-        mark: PULLED,
-        intent: 0,
-    };
-    let results = TakeoverResults { boot: BOOT, table_revision: 10, results: (1..=6).map(result).collect() };
-    rig.hear(Heard::Takeover(ticket, Ok(results)));
+    rig.grant(BOOT, PULLED);
     let pulled = |unit: &remeet::store::Unit| unit.writes.iter().any(|write| matches!(write, Write::Content(_)));
     let (kept, states): (Vec<_>, Vec<_>) =
         std::mem::take(&mut rig.persists).into_iter().partition(|(_, unit)| pulled(unit));

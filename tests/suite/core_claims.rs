@@ -6,11 +6,11 @@ use crate::core_rig::{Rig, TOKEN};
 use crate::plan::{BOOT, HERE, entry, leg, row};
 use remeet::model::{StoredLeg, StoredState};
 use remeet::recovery::{Core, Input, Settings};
-use remeet::session::{Heard, Inventory, Request, RequestError, TakeoverResults};
+use remeet::session::{Heard, Inventory, Request, RequestError};
 use remeet::store::Outcome;
-use remeet_protocol::message::{Attached, EndCause, Event, InventoryEntry, LegState, TakeoverResult};
+use remeet_protocol::message::{Attached, EndCause, Event, InventoryEntry, LegState};
 use remeet_protocol::record::Mark;
-use remeet_protocol::{DomainId, ErrorCode, Handle, LegId, ServerId};
+use remeet_protocol::{DomainId, Handle, LegId, ServerId};
 use std::time::Duration;
 
 const THERE: ServerId = ServerId(2);
@@ -28,30 +28,6 @@ fn six(settings: Settings) -> Rig {
     rig
 }
 
-/// The legs of each takeover that was asked.
-fn claims(rig: &Rig) -> Vec<Vec<LegId>> {
-    let takeovers = rig.asks.iter().filter_map(|(_, request, _)| match request {
-        Request::Takeover(claims) => Some(claims.iter().map(|claim| claim.leg).collect()),
-        _ => None,
-    });
-    takeovers.collect()
-}
-
-/// The takeover that was asked last is granted.
-fn grant(rig: &mut Rig) {
-    let ticket = rig.asked(|request| matches!(request, Request::Takeover(_)));
-    let result = |leg: LegId| TakeoverResult {
-        handle: Handle(100 + leg.meeting.bytes()[15] as u64),
-        leg,
-        code: ErrorCode::OK,
-        retry_after_ms: 0,
-        mark: Mark::default(),
-        intent: 0,
-    };
-    let results = claims(rig).pop().expect("something was claimed").into_iter().map(result).collect();
-    rig.hear(Heard::Takeover(ticket, Ok(TakeoverResults { boot: BOOT, table_revision: 10, results })));
-}
-
 fn legs(numbers: &[u8]) -> Vec<LegId> {
     numbers.iter().map(|number| leg(*number)).collect()
 }
@@ -59,21 +35,21 @@ fn legs(numbers: &[u8]) -> Vec<LegId> {
 #[test]
 fn rule_17_claims_wait_while_as_many_acceptances_are_not_stored_as_may_be() {
     let mut rig = six(Settings { acceptances_unstored: 4, claims_in_flight: 2, ..Settings::default() });
-    assert_eq!(claims(&rig), [legs(&[1, 2])], "two may be under way at a server");
-    grant(&mut rig);
-    grant(&mut rig);
-    assert_eq!((claims(&rig).len(), rig.persists.len()), (2, 4), "four are not stored");
+    assert_eq!(rig.claimed(), [legs(&[1, 2])], "two may be under way at a server");
+    rig.grant(BOOT, Mark::default());
+    rig.grant(BOOT, Mark::default());
+    assert_eq!((rig.claimed().len(), rig.persists.len()), (2, 4), "four are not stored");
     assert_eq!(rig.core.server_views()[0].round, Some("waiting for the store"));
     // The store is down for longer than a round may take: begun anew the round would wait for the same.
     for _ in 0..200 {
         rig.after(Duration::from_secs(1));
     }
-    assert_eq!((claims(&rig).len(), rig.core.server_views()[0].trouble.clone()), (2, None));
+    assert_eq!((rig.claimed().len(), rig.core.server_views()[0].trouble.clone()), (2, None));
     let (id, _) = rig.persists.remove(0);
     rig.give(Input::Written(id, Outcome::Applied { version: 4 }));
-    assert_eq!(claims(&rig)[2..], [legs(&[5, 6])], "one is stored, and a share is claimed");
+    assert_eq!(rig.claimed()[2..], [legs(&[5, 6])], "one is stored, and a share is claimed");
     assert_eq!(rig.core.server_views()[0].round, Some("taking over"));
-    grant(&mut rig);
+    rig.grant(BOOT, Mark::default());
     rig.stored();
     assert_eq!(rig.core.server_views()[0].in_meeting, 6);
 }
@@ -81,11 +57,11 @@ fn rule_17_claims_wait_while_as_many_acceptances_are_not_stored_as_may_be() {
 #[test]
 fn rule_17_an_acceptance_that_is_lost_makes_room_as_one_that_is_stored() {
     let mut rig = six(Settings { acceptances_unstored: 2, claims_in_flight: 2, ..Settings::default() });
-    grant(&mut rig);
-    assert_eq!(claims(&rig).len(), 1);
+    rig.grant(BOOT, Mark::default());
+    assert_eq!(rig.claimed().len(), 1);
     let (id, _) = rig.persists.remove(0);
     rig.give(Input::Written(id, Outcome::Lost { version: 9 }));
-    assert_eq!(claims(&rig)[1..], [legs(&[3, 4])]);
+    assert_eq!(rig.claimed()[1..], [legs(&[3, 4])]);
 }
 
 #[test]
@@ -99,7 +75,7 @@ fn a_round_whose_claims_are_not_answered_is_late_also_if_others_wait_behind_them
 #[test]
 fn what_ends_while_its_claim_waits_is_not_claimed() {
     let mut rig = six(Settings { acceptances_unstored: 1, claims_in_flight: 1, ..Settings::default() });
-    assert_eq!(claims(&rig), [legs(&[1])]);
+    assert_eq!(rig.claimed(), [legs(&[1])]);
     rig.hear(Heard::Event(Event {
         number: 1,
         leg: leg(2),
@@ -110,9 +86,9 @@ fn what_ends_while_its_claim_waits_is_not_claimed() {
         changes: Vec::new(),
     }));
     rig.stored();
-    grant(&mut rig);
+    rig.grant(BOOT, Mark::default());
     rig.stored();
-    assert_eq!(claims(&rig)[1..], [legs(&[3])]);
+    assert_eq!(rig.claimed()[1..], [legs(&[3])]);
 }
 
 #[test]
@@ -135,12 +111,12 @@ fn rule_17_servers_that_do_not_answer_keep_no_other_waiting() {
     };
     up(&mut rig, HERE, 1..=6);
     up(&mut rig, THERE, 7..=8);
-    assert_eq!(claims(&rig), [legs(&[1, 2, 3, 4, 5, 6]), legs(&[7, 8])], "the first has not answered");
+    assert_eq!(rig.claimed(), [legs(&[1, 2, 3, 4, 5, 6]), legs(&[7, 8])], "the first has not answered");
     // Its link is given up: what it held is free.
     let ticket = rig.asks.iter().find(|(_, request, _)| matches!(request, Request::Takeover(_))).expect("asked").0;
     let lost = (legs(&[1, 2, 3, 4, 5, 6]), RequestError::LinkLost);
     rig.give(Input::Heard(HERE, Heard::Takeover(ticket, Err(lost))));
     rig.give(Input::Heard(HERE, Heard::Down { reason: "cut".to_owned() }));
     up(&mut rig, HERE, 1..=6);
-    assert_eq!(claims(&rig).len(), 3);
+    assert_eq!(rig.claimed().len(), 3);
 }

@@ -8,7 +8,9 @@ use remeet::recovery::{
 };
 use remeet::session::{Heard, Inventory, PersistId, PulledPage, Request, RequestError, TakeoverResults, Ticket};
 use remeet::store::{CacheOutcome, ContentWrite, Found, LookUp, Outcome, Unit, Write};
-use remeet_protocol::message::{Attached, ClientAnswer, EndCause, InventoryEntry, LegState, TakeoverResult};
+use remeet_protocol::message::{
+    Attached, ClientAnswer, EndCause, InventoryEntry, LegState, TakeoverClaim, TakeoverResult,
+};
 use remeet_protocol::record::{Mark, Number};
 use remeet_protocol::wire::Text;
 use remeet_protocol::{BootId, Change, DomainId, Epoch, ErrorCode, Holder, LegId, Secret, Token};
@@ -155,11 +157,34 @@ impl Rig {
             self.give(Input::Read(id, Err("the cache is away".to_owned())));
             self.look_up(std::slice::from_ref(stored), &[]);
         }
-        let ticket = self.asked(|request| matches!(request, Request::Takeover(_)));
-        let leg = stored.leg;
-        let result = TakeoverResult { handle, leg, code: ErrorCode::OK, retry_after_ms: 0, mark, intent: 0 };
-        let results = TakeoverResults { boot, table_revision: 10, results: vec![result] };
-        self.hear(Heard::Takeover(ticket, Ok(results)));
+        self.grant(boot, mark);
+    }
+
+    /// The legs of each takeover that was asked, in order.
+    pub(crate) fn claimed(&self) -> Vec<Vec<LegId>> {
+        self.takeovers().map(|(_, claims)| claims.iter().map(|claim| claim.leg).collect()).collect()
+    }
+
+    /// The takeover that was asked last is granted: each of its legs has content up to `mark`.
+    pub(crate) fn grant(&mut self, boot: BootId, mark: Mark) {
+        let (ticket, claims) = self.takeovers().last().expect("something is claimed");
+        let result = |claim: &TakeoverClaim| TakeoverResult {
+            handle: claim.handle,
+            leg: claim.leg,
+            code: ErrorCode::OK,
+            retry_after_ms: 0,
+            mark,
+            intent: 0,
+        };
+        let results = claims.iter().map(result).collect();
+        self.hear(Heard::Takeover(ticket, Ok(TakeoverResults { boot, table_revision: 10, results })));
+    }
+
+    fn takeovers(&self) -> impl Iterator<Item = (Ticket, &[TakeoverClaim])> {
+        self.asks.iter().filter_map(|(ticket, request, _)| match request {
+            Request::Takeover(claims) => Some((*ticket, claims.as_slice())),
+            _ => None,
+        })
     }
 
     /// The claim that was asked last is answered with this code.

@@ -69,7 +69,8 @@ statement! {
 statement! {
     MARK = "UPDATE legs SET mark_revision = ?3, mark_count = ?4, mark_digest = ?5, info_mark = ?3, \
         business_mark = ?3, decode_mark = ?3, extra_mark = ?3 WHERE meeting = ?1 AND leg = ?2 \
-        AND mark_revision >= ?6 AND (mark_revision < ?3 OR ?7 AND mark_revision = ?3 AND (mark_count, mark_digest) IS NOT (?4, ?5))"
+        AND mark_revision >= ?6 \
+        AND (mark_revision < ?3 OR ?7 AND mark_revision = ?3 AND (mark_count, mark_digest) IS NOT (?4, ?5))"
 }
 statement! {
     QUARANTINE = "UPDATE legs SET quarantine = ?3 WHERE meeting = ?1 AND leg = ?2 AND quarantine IS NOT ?3"
