@@ -8,6 +8,7 @@ use super::leg::Control;
 use super::plan::{Bucket, takeover_order};
 use super::report::Fate;
 use super::round::{Round, Stage};
+use super::server::Server;
 use crate::model::StoredState;
 use crate::session::Request;
 use remeet_protocol::message::{Adopt, TakeoverClaim};
@@ -72,13 +73,30 @@ impl Core {
         self.try_back_fill(server);
     }
 
-    /// Claims are with the server no more: the session names each once, whatever becomes of it.
-    pub(super) fn claims_answered(&mut self, server: ServerId, legs: impl ExactSizeIterator<Item = LegId>) {
+    /// Claims are with the server no more: the session names each once, whatever becomes of it. Says whether the present
+    /// round handed out any of them. An answer moves its deadline on.
+    pub(super) fn claims_over(&mut self, server: ServerId, legs: &[LegId], answered: bool) -> bool {
         self.claimed = self.claimed.saturating_sub(legs.len());
-        if let Some(round) = self.round(server) {
-            for leg in legs {
-                round.handed.remove(&leg);
-            }
+        let deadline = self.now + self.settings.round_deadline;
+        let Some(round) = self.round(server) else { return false };
+        let before = round.handed.len();
+        for leg in legs {
+            round.handed.remove(leg);
+        }
+        let of_round = round.handed.len() < before;
+        if of_round && answered {
+            round.deadline = deadline;
+        }
+        of_round
+    }
+
+    /// The server cannot be asked now: what it has not been asked yet waits for the next round.
+    pub(super) fn give_up_claims(&mut self, server: ServerId, reason: &'static str) {
+        let Some(round) = self.round(server) else { return };
+        let unclaimed = std::mem::take(&mut round.unclaimed);
+        let open: Vec<LegId> = unclaimed.into_iter().filter(|leg| round.claims.contains(leg)).collect();
+        for leg in open {
+            self.claim_failed(server, leg, reason);
         }
     }
 
@@ -92,11 +110,10 @@ impl Core {
         self.hand_out_claims();
     }
 
-    /// Hands out claims, a share a server in turn, as long as not too many acceptances wait for the store, or are about to:
-    /// servers that do not answer hold up to half of the room, so that none waits for them.
+    /// Hands out claims, a share a server in turn, as long as not too many acceptances wait for the store. A server that
+    /// gets nothing has claims under way: it is here again with their answer.
     pub(super) fn hand_out_claims(&mut self) {
-        let most = self.settings.acceptances_unstored;
-        while self.accepting + self.claimed.min(most / 2) < most
+        while self.accepting < self.settings.acceptances_unstored
             && let Some(server) = self.claimants.pop_front()
         {
             if let Some(known) = self.servers.get_mut(&server) {
@@ -109,13 +126,16 @@ impl Core {
     /// A round is not late that only waits for the store: begun anew it would wait for the same.
     pub(super) fn round_is_late(&mut self, server: ServerId) {
         let deadline = self.now + self.settings.round_deadline;
-        match self.round(server).filter(|round| round.waits_for_store()) {
+        let waits = self.servers.get(&server).is_some_and(Server::waits_for_store);
+        match self.round(server).filter(|_| waits) {
             Some(round) => round.deadline = deadline,
             None => self.fail_round(server, "the round did not end in time"),
         }
     }
 
-    /// As many of the server's claims as may be under way. The others follow when these are answered.
+    /// As many of the server's claims as may be under way. The others follow when these are answered. Claims that are not
+    /// answered count, too, since each may be accepted; but those of servers that hang hold nobody up for long: a server
+    /// without any always gets some.
     fn hand_out_claims_of(&mut self, server: ServerId) {
         let (Some(token), Some((boot, _)), deadline) = (
             self.token,
@@ -124,16 +144,20 @@ impl Core {
         ) else {
             return;
         };
-        let most = self.settings.claims_in_flight;
+        let settings = &self.settings;
+        let room = self.accepting + self.claimed < settings.acceptances_unstored;
+        let most = if room { settings.claims_in_flight } else { settings.claims_at_least };
         let Some(round) = self.servers.get_mut(&server).and_then(|known| known.round.as_mut()) else { return };
+        let first = round.handed.is_empty();
         let mut claims = Vec::new();
         while round.handed.len() < most
             && let Some(leg) = round.unclaimed.pop_front()
         {
-            // What has ended meanwhile is claimed no more.
+            // What has left the round meanwhile is claimed no more, nor what ends: the server would not know it.
             let place = round.planned.get(&leg).filter(|_| round.claims.contains(&leg));
+            let known = self.legs.get_mut(&leg).filter(|known| known.closing.is_none());
             let (Some(handle), Some((secret, _)), Some(known)) =
-                (place.and_then(|place| place.handle), round.keys.get(&leg), self.legs.get_mut(&leg))
+                (place.and_then(|place| place.handle), round.keys.get(&leg), known)
             else {
                 continue;
             };
@@ -142,20 +166,30 @@ impl Core {
             let claim = Claim { server, boot, handle, leg, token };
             claims.push(TakeoverClaim { handle, leg, proof: proof::prove(secret, &claim) });
         }
-        // The deadline is for answers: what waits for the store has not been asked yet.
-        round.deadline = deadline;
-        if !claims.is_empty() {
-            self.claimed += claims.len();
-            // Its answers name their legs: no ticket is kept.
-            let ticket = self.ask(server, Asked::Round(server), Request::Takeover(claims), None);
-            self.tickets.remove(&ticket);
+        if claims.is_empty() {
+            return;
         }
+        if first {
+            // The deadline is for answers: what waited for the store had not been asked.
+            round.deadline = deadline;
+        }
+        self.claimed += claims.len();
+        // Its answers name their legs: no ticket is kept.
+        let ticket = self.ask(server, Asked::Round(server), Request::Takeover(claims), None);
+        self.tickets.remove(&ticket);
     }
 }
 
-impl Round {
-    /// Its claims wait for the store and for nothing else.
+impl Server {
+    /// Its round's claims wait for the store and for nothing else.
     pub(super) fn waits_for_store(&self) -> bool {
-        !self.unclaimed.is_empty() && !self.claims.is_empty() && self.handed.is_empty()
+        let idle = |round: &Round| round.stage == Stage::TakingOver && round.handed.is_empty();
+        self.wants_claims && self.round.as_ref().is_some_and(idle)
+    }
+
+    /// What its round awaits, for the operator.
+    pub(super) fn stage_name(&self) -> Option<&'static str> {
+        let round = self.round.as_ref()?;
+        Some(if self.waits_for_store() { "waiting for the store" } else { round.stage.name() })
     }
 }

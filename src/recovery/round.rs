@@ -84,13 +84,12 @@ pub(super) enum Stage {
     BackFilling,
 }
 
-impl Round {
-    pub(super) fn stage_name(&self) -> &'static str {
-        match self.stage {
+impl Stage {
+    pub(super) fn name(self) -> &'static str {
+        match self {
             Stage::AwaitInventory => "querying",
             Stage::AwaitLookUp => "looking up",
             Stage::AwaitKeys => "reading keys",
-            Stage::TakingOver if self.waits_for_store() => "waiting for the store",
             Stage::TakingOver => "taking over",
             Stage::BackFilling => "back-filling",
         }

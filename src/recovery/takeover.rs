@@ -102,18 +102,20 @@ impl Core {
         server: ServerId,
         result: Result<TakeoverResults, (Vec<LegId>, RequestError)>,
     ) {
-        match &result {
-            Ok(answer) => self.claims_answered(server, answer.results.iter().map(|result| result.leg)),
-            Err((legs, _)) => self.claims_answered(server, legs.iter().copied()),
-        }
         match result {
             Ok(answer) => {
-                for result in answer.results {
-                    self.claim_answered(server, answer.boot, answer.table_revision, &result);
+                let legs: Vec<LegId> = answer.results.iter().map(|result| result.leg).collect();
+                self.claims_over(server, &legs, true);
+                for result in &answer.results {
+                    self.claim_answered(server, answer.boot, answer.table_revision, result);
+                }
+                if answer.results.iter().any(|result| result.code == ErrorCode::BUSY) {
+                    self.give_up_claims(server, "busy");
                 }
             }
             // The link's end follows and ends the round: nothing is concluded from it.
             Err((legs, RequestError::LinkLost)) => {
+                self.claims_over(server, &legs, false);
                 for leg in legs {
                     if let Some(known) = self.legs.get_mut(&leg) {
                         known.control = Control::None;
@@ -122,6 +124,7 @@ impl Core {
                 return self.hand_out_claims();
             }
             Err((legs, error)) => {
+                let of_round = self.claims_over(server, &legs, false);
                 let now = self.now;
                 if let (RequestError::Refused(failure), Some(known)) = (&error, self.servers.get_mut(&server)) {
                     known.is_busy(now, failure.retry_after_ms);
@@ -134,6 +137,9 @@ impl Core {
                 tracing::warn!(server = server.0, legs = legs.len(), "takeover: {error}");
                 for leg in legs {
                     self.claim_failed(server, leg, reason);
+                }
+                if of_round {
+                    self.give_up_claims(server, reason);
                 }
             }
         }

@@ -107,7 +107,7 @@ fn view(server: &Server) -> ServerView {
         attached: server.attached.is_some(),
         boot: server.attached.map(|(boot, _)| boot),
         table_revision: server.attached.map_or(0, |(_, revision)| revision),
-        round: server.round.as_ref().map(|round| round.stage_name()),
+        round: server.stage_name(),
         legs: 0,
         in_meeting: 0,
         recovering: 0,

@@ -206,6 +206,7 @@ fn options(dice: &mut Dice) -> Options {
             waiting_deadline: seconds(dice, 2, 10),
             acceptances_unstored: few(dice, ordinary.recovery.acceptances_unstored),
             claims_in_flight: few(dice, ordinary.recovery.claims_in_flight),
+            claims_at_least: few(dice, ordinary.recovery.claims_at_least),
             ..ordinary.recovery
         },
         ..ordinary
