@@ -243,7 +243,8 @@ impl Leg {
         // events for new whose records may be removed by now, and bring them back.
         let same_life =
             self.row.boot.is_some() && (self.row.boot, self.row.handle) == (before.row.boot, before.row.handle);
-        if same_life && self.row.mark.revision < before.stored.revision {
+        let behind = same_life && self.row.mark.revision < before.stored.revision;
+        if behind {
             (self.row.mark, self.stored) = (before.stored, before.stored);
         }
         self.content_unsure |= before.content_unsure;
@@ -252,7 +253,8 @@ impl Leg {
         self.accepting = before.accepting;
         self.reopened = before.reopened;
         self.marking = before.marking;
-        self.uncounted = before.uncounted;
+        // Or the database has lost that content, which the next round finds when it counts.
+        self.uncounted = before.uncounted || behind;
         self.waiting = before.waiting;
         self.held = before.held;
         self.control = before.control;

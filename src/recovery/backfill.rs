@@ -13,6 +13,7 @@ use crate::store::{CacheOutcome, CacheStamp, CacheWrite, ContentWrite, Unit, Wri
 use remeet_protocol::message::EventKind;
 use remeet_protocol::record::{Mark, RecordState};
 use remeet_protocol::{Change, ErrorCode, LegId, ServerId};
+use std::collections::BTreeSet;
 
 /// Changes of a pull that are kept in memory before they are stored: some 200 KiB. A full pull is stored
 /// in one piece, because what it lacks is removed; the session bounds it.
@@ -212,9 +213,10 @@ impl Core {
         let base = if whole { 0 } else { before.revision };
         let mut write = ContentWrite { leg, domain, changes, base, mark: Some(stored_mark), full: whole };
         if whole && mark != upto {
-            // First the whole content as of `upto`, then the steps that events made beyond it.
+            // First the whole content as of `upto`, then the steps that events made beyond it; if the database has lost one
+            // of them since, not this one either.
             self.persist(lane(leg), Unit::one(Write::Content(write)), After::Page);
-            let base = upto.revision;
+            let base = before.revision.max(upto.revision);
             write = ContentWrite { leg, domain, changes: Vec::new(), base, mark: Some(mark), full: false };
         }
         let id = self.persist(
@@ -280,9 +282,8 @@ impl Core {
 
     pub(super) fn digests_failed(&mut self, legs: Vec<LegId>, reason: &str) {
         // The driver has repeated it for as long as it may; the next round counts again.
-        self.counting = false;
         tracing::warn!(legs = legs.len(), "stored rows could not be counted: {reason}");
-        for leg in legs {
+        for leg in self.counted(legs) {
             if let Some(server) = self.legs.get(&leg).map(|known| known.row.server) {
                 if let Some(round) = self.round(server).filter(|round| round.backfill.contains(&leg)) {
                     round.report.content_missing(format!("{leg}: stored rows not counted"));
@@ -302,8 +303,8 @@ impl Core {
     }
 
     pub(super) fn digests(&mut self, digests: Vec<StoredDigest>) {
-        self.counting = false;
-        for digest in digests {
+        let asked: BTreeSet<LegId> = self.counted(digests.iter().map(|digest| digest.leg)).into_iter().collect();
+        for digest in digests.into_iter().filter(|digest| asked.contains(&digest.leg)) {
             let leg = digest.leg;
             let Some(known) = self.legs.get_mut(&leg) else { continue };
             let Content::AwaitDigest { whole, stored } = known.content else { continue };
@@ -311,7 +312,8 @@ impl Core {
             let same = digest.rows.count == digest.mark.count && digest.rows.digest == digest.mark.digest;
             // A record that cannot be read takes the stored mark away, and so does a database that has lost what it had
             // stored: only the ground helps.
-            let spoilt = digest.mark.revision < stored;
+            let gone = digest.mark.revision == 0 && known.row.mark.revision > 0;
+            let spoilt = gone || digest.mark.revision < stored;
             let open_gap = !spoilt && (!known.gap.is_empty() || digest.rows.revision > digest.mark.revision);
             known.recounts = known.recounts.saturating_add(1);
             if same && !open_gap && !spoilt {
@@ -321,8 +323,9 @@ impl Core {
                 known.recounts = 0;
                 let text = format!("its stored rows did not settle in {RECOUNTS_MAX} pulls");
                 self.quarantine(server, leg, text);
-            } else if !whole || open_gap {
-                // Not all there: once more since the mark if a gap is open, else from the ground.
+            } else if !whole || open_gap || spoilt {
+                // Not all there: once more since the mark if a gap is open, else from the ground. What a full pull brought
+                // may be lost, too.
                 self.pull_again(server, leg, !open_gap);
             } else {
                 let text = format!(
@@ -332,6 +335,18 @@ impl Core {
                 self.quarantine(server, leg, text);
             }
         }
+    }
+
+    /// The read that counts is over. Of its legs those whose rows are awaited: one that waits to be counted has changed since
+    /// they were read.
+    fn counted(&mut self, legs: impl IntoIterator<Item = LegId>) -> Vec<LegId> {
+        self.counting = false;
+        let anew: BTreeSet<LegId> = self.to_count.iter().copied().collect();
+        let awaits = |leg: &LegId| {
+            let content = self.legs.get(leg).map(|known| &known.content);
+            matches!(content, Some(Content::AwaitDigest { .. })) && !anew.contains(leg)
+        };
+        legs.into_iter().filter(awaits).collect()
     }
 
     fn pull_again(&mut self, server: ServerId, leg: LegId, whole: bool) {

@@ -331,6 +331,8 @@ fn a_row_that_was_read_before_content_was_stored_does_not_take_the_mark_back() {
     rig.look_up(&[StoredLeg { version: 9, epoch, ..stored(5) }], &[]);
     rig.take_over(BOOT, &StoredLeg { version: 9, epoch, ..stored(6) }, mark(6));
     assert_eq!(rig.count(|request| matches!(request, Request::Pull { .. })), 0);
+    let counts_it = matches!(rig.reads.last(), Some((_, Read::Digests(_))));
+    assert!(counts_it, "or the database has lost what was stored: {:?}", rig.reads.last());
 }
 
 #[test]
@@ -398,6 +400,57 @@ fn rows_that_the_database_has_lost_are_pulled_from_the_ground() {
     assert_eq!(rig.asks.last().map(|(asked, ..)| *asked), Some(ticket), "everything is pulled");
     rig.pulled(leg(1), vec![present("a", 4), present("b", 8)], true, mark(8));
     assert_eq!(rig.contents().last().map(|write| (write.base, write.full)), Some((0, true)));
+    // It has lost that, too: what adds up is not what was pulled, and no reason to give up.
+    rig.stored();
+    rig.counted(Ok(counts(mark(3))));
+    assert_eq!(rig.count(|request| matches!(request, Request::Pull { since: 0, .. })), 2);
+    for _ in 0..3 {
+        rig.pulled(leg(1), vec![present("a", 4), present("b", 8)], true, mark(8));
+        rig.stored();
+        rig.counted(Ok(counts(mark(3))));
+    }
+    assert_eq!(rig.core.pending(), []);
+    rig.pulled(leg(1), vec![present("a", 4), present("b", 8)], true, mark(8));
+    rig.stored();
+    rig.counted(Ok(counts(mark(3))));
+    let pending = rig.core.pending();
+    assert_eq!(pending, [(HERE, leg(1), "quarantined: its stored rows did not settle in 5 pulls".to_owned())]);
+}
+
+#[test]
+fn rows_that_were_read_before_they_were_pulled_anew_do_not_count_for_it() {
+    let mut rig = up(BOOT);
+    rig.take_over(BOOT, &stored(3), mark(5));
+    rig.pulled(leg(1), vec![present("a", 5)], false, mark(5));
+    rig.stored();
+    let before = rig.reads.last().expect("rows are counted").0;
+    rig.hear(Heard::Down { reason: "cut".to_owned() });
+    rig.hear(Heard::Up { boot: BOOT, table_revision: 10 });
+    rig.take_over(BOOT, &stored(5), mark(8));
+    rig.pulled(leg(1), vec![present("b", 8)], false, mark(8));
+    rig.stored();
+    let report =
+        |rig: &Rig| rig.core.report(Trigger::Restart).read_back + rig.core.report(Trigger::LinkRestored).read_back;
+    rig.give(Input::Read(before, Ok(ReadResult::Digests(vec![counts(mark(5))]))));
+    rig.cached(leg(1));
+    assert_eq!(rig.count(|request| matches!(request, Request::Pull { since: 0, .. })), 0, "nothing is amiss");
+    assert_eq!(report(&rig), 0, "and nothing is counted");
+    rig.counted(Ok(counts(mark(8))));
+    rig.cached(leg(1));
+    assert_eq!(report(&rig), 1, "{:?}", rig.core.server_views());
+}
+
+/// Of two events during a whole pull the database has lost the first: what is stored then ends at the pull.
+#[test]
+fn the_steps_that_events_made_beyond_a_whole_pull_follow_on_all_of_them() {
+    let mut rig = up(BOOT);
+    rig.take_over(BOOT, &stored(5), Mark { digest: Digest(77), ..mark(5) });
+    rig.hear(event(1, 5, mark(6), present("a", 6)));
+    rig.hear(event(2, 6, mark(7), present("b", 7)));
+    rig.stored();
+    rig.pulled(leg(1), vec![present("c", 5)], true, Mark { digest: Digest(77), ..mark(5) });
+    let steps: Vec<_> = rig.contents().iter().map(|write| (write.full, write.base, write.mark.unwrap())).collect();
+    assert_eq!(steps, [(true, 0, Mark { digest: Digest(77), ..mark(5) }), (false, 7, mark(7))]);
 }
 
 #[test]
