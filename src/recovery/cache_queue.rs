@@ -13,11 +13,11 @@ const PIPELINE: usize = 1_000;
 /// Tasks that are looked at for it: kinds alternate while clients command and legs are back-filled, and runs of a few would
 /// be as many round trips.
 const LOOKED_AT: usize = 4 * PIPELINE;
-/// Tasks that wait, beyond which none is queued that holds content or a key: every leg once, of as many meetings as a
-/// scheduler takes if it is not told otherwise (`clients.meetings_max`); some 100 MB of small writes.
+/// Tasks with content or a key that wait, and ends: every leg once, of as many meetings as a scheduler takes if it is not
+/// told otherwise (`clients.meetings_max`); some 100 MB of small writes.
 pub const QUEUE_MAX: usize = 200_000;
-/// Tasks that wait, beyond which none is queued at all: after a start with an empty cache the key and the status of every
-/// leg of ten times the largest network foreseen, which name a leg and are read when their turn comes; some 150 MB.
+/// Tasks that wait and only name a leg, and are read when their turn comes: after a start with an empty cache the key and
+/// the status of every leg of ten times the largest network foreseen; some 150 MB.
 const NAMED_MAX: usize = 2_000_000;
 /// Ended legs that the cache has not forgotten: some 5 MB. As many would have to end while the cache is away.
 const UNFORGOTTEN_MAX: usize = 100_000;
@@ -29,6 +29,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub struct CacheQueue {
     queue: VecDeque<CacheTask>,
+    /// Of these, tasks that only name a leg.
+    named: usize,
     busy: bool,
     /// Ended legs whose keys and status the cache has kept: it was away, or the queue was full. Secrets must not linger,
     /// so this is repeated until it holds. Out of the queue's order: an ended leg is never cached again, and the cache
@@ -42,8 +44,10 @@ impl CacheQueue {
     /// Queues a task. Beyond the bound none is: the input says that what is cached of the leg is behind, and the next
     /// comparison mends it; an ended leg is forgotten later.
     pub fn push(&mut self, now: Moment, task: CacheTask) -> Option<Input> {
-        let named = matches!(task, CacheTask::Refill(_) | CacheTask::MirrorKey(_));
-        if self.queue.len() < if named { NAMED_MAX } else { QUEUE_MAX } {
+        let named = only_names(&task);
+        let has_room = if named { self.named < NAMED_MAX } else { self.queue.len() - self.named < QUEUE_MAX };
+        if has_room {
+            self.named += usize::from(named);
             self.queue.push_back(task);
             return None;
         }
@@ -123,6 +127,7 @@ impl CacheQueue {
         for task in passed.into_iter().rev() {
             self.queue.push_front(task);
         }
+        self.named -= run.iter().filter(|task| only_names(task)).count();
         self.busy = true;
         Some(run)
     }
@@ -147,6 +152,11 @@ impl CacheQueue {
         self.busy = true;
         Some(legs.into_iter().map(|(domain, leg)| CacheTask::Forget(domain, leg)).collect())
     }
+}
+
+/// It holds no content and no key: what it caches is read when its turn comes.
+fn only_names(task: &CacheTask) -> bool {
+    matches!(task, CacheTask::Refill(_) | CacheTask::MirrorKey(_))
 }
 
 #[cfg(test)]
@@ -218,11 +228,22 @@ mod tests {
             queue.push(now, CacheTask::Forget(DOMAIN, leg(number)));
         }
         assert_eq!(queue.waiting(), QUEUE_MAX + UNFORGOTTEN_MAX, "what is owed has a bound of its own");
-        for number in QUEUE_MAX as u128..NAMED_MAX as u128 {
+        for number in 0..NAMED_MAX as u128 {
             assert!(queue.push(now, CacheTask::MirrorKey(leg(number))).is_none());
         }
         assert!(matches!(queue.push(now, CacheTask::MirrorKey(leg(1))), Some(Input::Uncached(_))));
-        assert_eq!(queue.waiting(), NAMED_MAX + UNFORGOTTEN_MAX, "what only names a leg has another");
+        assert_eq!(queue.waiting(), QUEUE_MAX + NAMED_MAX + UNFORGOTTEN_MAX, "what only names a leg has another");
+        queue.end(now, Vec::new());
+        while queue.unforgotten.len() > 0 {
+            queue.begin(now).unwrap();
+            queue.end(now, Vec::new());
+        }
+        queue.begin(now).unwrap();
+        assert!(
+            queue.push(now, CacheTask::Forget(DOMAIN, leg(1))).is_none() && queue.unforgotten.is_empty(),
+            "there is room again"
+        );
+        assert!(matches!(queue.push(now, CacheTask::MirrorKey(leg(1))), Some(Input::Uncached(_))));
     }
 
     #[test]
