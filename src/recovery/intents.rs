@@ -170,8 +170,8 @@ impl Core {
             Ok(answer) if matches!(answer.code, ErrorCode::STALE_TOKEN | ErrorCode::NOT_ATTACHED) => {
                 // The leg is not ours any more: its intent stays open until it is taken over again.
                 open.asked = None;
-                // A claim that is under way has an answer of its own.
-                if known.control == Control::Ours {
+                // A claim that is under way has an answer of its own; one that was just accepted came after this.
+                if known.control == Control::Ours && known.accepting.is_none() {
                     known.control = Control::None;
                 }
                 self.want_round(server, Trigger::Reconcile);

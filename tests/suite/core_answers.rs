@@ -419,7 +419,12 @@ fn a_leg_that_was_closed_by_absence_and_lives_stays_in_trouble_after_the_round()
 
 /// Its server has run the start for a term of before, and says so while it is being asked to hand the leg over.
 #[test]
-fn a_start_that_is_refused_for_want_of_control_does_not_undo_the_claim_that_is_under_way() {
+fn a_start_that_is_refused_for_want_of_control_does_not_undo_the_claim_that_is_under_way_or_was_just_accepted() {
+    refused_beside_a_claim(true);
+    refused_beside_a_claim(false);
+}
+
+fn refused_beside_a_claim(before_its_answer: bool) {
     let mut rig = Rig::new(Settings::default(), BOOT);
     rig.inventory(BOOT, 10, Vec::new());
     rig.look_up(&[row(1, StoredState::Created)], &[]);
@@ -446,8 +451,14 @@ fn a_start_that_is_refused_for_want_of_control_does_not_undo_the_claim_that_is_u
         table_revision: 10,
         mark: Mark::default(),
     };
-    rig.hear(Heard::Commanded(start, Ok(refused)));
+    let refused = Heard::Commanded(start, Ok(refused));
+    if before_its_answer {
+        rig.hear(refused.clone());
+    }
     rig.claim_answered(BOOT, &row(1, StoredState::InMeeting), ErrorCode::OK, 0);
+    if !before_its_answer {
+        rig.hear(refused);
+    }
     rig.stored();
     assert_eq!(rig.core.server_views()[0].in_meeting, 1, "{:?}", rig.core.server_views());
 }
