@@ -3,7 +3,6 @@
 
 use super::core::{After, Asked, Core, Reading};
 use super::leg::{Leg, OpenIntent};
-use super::server::Taken;
 use super::{AlarmKind, Output, Read, Trigger};
 use crate::cascade::LegStands;
 use crate::model::{CommandId, StoredLeg, StoredState};
@@ -22,9 +21,8 @@ impl Core {
                 // Nothing of it is stored, so it is not acknowledged: it is held until the row is read.
                 let leg = event.leg;
                 tracing::warn!(server = server.0, %leg, "an event's write was lost against a newer row");
-                let waits = self.servers.get(&server).and_then(|known| known.unacknowledged.get(&event.number));
                 // Of a boot id that is over: nobody waits for it.
-                if waits == Some(&Taken::Storing(id)) {
+                if self.servers.get(&server).is_some_and(|known| known.unacknowledged.waits(event.number, id)) {
                     self.hold(server, *event);
                 }
                 self.compare_waiting(server, id);
@@ -87,10 +85,8 @@ impl Core {
     /// Events at or below a mark waited for the persist that carried it, and that was lost: they are acknowledged
     /// once a round has compared everything.
     fn compare_waiting(&mut self, server: ServerId, id: PersistId) {
-        let Some(known) = self.servers.get(&server) else { return };
-        let waiting = known.unacknowledged.iter().filter(|(_, taken)| **taken == Taken::Storing(id));
-        let numbers: Vec<u64> = waiting.map(|(number, _)| *number).collect();
-        for number in numbers {
+        let Some(known) = self.servers.get_mut(&server) else { return };
+        for number in known.unacknowledged.written(id) {
             self.gap(server, number);
         }
     }

@@ -3,7 +3,7 @@
 
 use super::core::{After, Core, lane};
 use super::leg::{Content, Control, Leg};
-use super::server::Taken;
+use super::unacknowledged::Taken;
 use super::{CacheTask, Output};
 use crate::guard::{Guard, holds};
 use crate::model::StoredState;
@@ -277,22 +277,18 @@ impl Core {
     /// Events whose rows (or end) this persist stored may be acknowledged.
     pub(super) fn persist_stored(&mut self, server: ServerId, id: PersistId) {
         if let Some(known) = self.servers.get_mut(&server) {
-            for taken in known.unacknowledged.values_mut() {
-                if *taken == Taken::Storing(id) {
-                    *taken = Taken::Stored;
-                }
-            }
+            known.unacknowledged.stored(id);
         }
         self.acknowledge(server);
     }
 
     pub(super) fn set_taken(&mut self, server: ServerId, number: u64, taken: Taken) {
         let Some(known) = self.servers.get_mut(&server) else { return };
-        known.unacknowledged.insert(number, taken);
+        known.unacknowledged.set(number, taken);
     }
 
     pub(super) fn acknowledge(&mut self, server: ServerId) {
-        let stored = self.servers.get_mut(&server).and_then(super::server::Server::stored_upto);
+        let stored = self.servers.get_mut(&server).and_then(|known| known.unacknowledged.stored_upto());
         if let Some(number) = stored.filter(|number| *number > BELOW_ALL) {
             self.put(Output::Acknowledge { server, number });
         }

@@ -4,7 +4,7 @@
 use super::ReadId;
 use super::core::Core;
 use super::leg::Leg;
-use super::server::Taken;
+use super::unacknowledged::Taken;
 use crate::model::StoredState;
 use foldhash::fast::FixedState;
 use remeet_protocol::{ErrorCode, LegId, MeetingId};

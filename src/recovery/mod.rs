@@ -51,6 +51,7 @@ mod starts;
 mod sweep;
 mod takeover;
 mod tell;
+mod unacknowledged;
 mod unread;
 mod views;
 

@@ -3,8 +3,8 @@
 use super::Settings;
 use super::report::{RoundReport, Trigger};
 use super::round::Round;
+use super::unacknowledged::Unacknowledged;
 use crate::model::Moment;
-use crate::session::PersistId;
 use remeet_protocol::message::{Event, InventoryEntry};
 use remeet_protocol::{BootId, DomainId, Handle, LegId, ServerId};
 use serde::Serialize;
@@ -45,8 +45,8 @@ pub(super) struct Server {
     pub orphans: BTreeMap<Handle, InventoryEntry>,
     /// Legs in trouble from the last round, with the reason.
     pub pending: BTreeMap<LegId, &'static str>,
-    /// Events heard and not acknowledged, by number; bounded by the server's window.
-    pub unacknowledged: BTreeMap<u64, Taken>,
+    /// Events heard and not acknowledged.
+    pub unacknowledged: Unacknowledged,
     /// Last numbers of gaps that no round has closed; a gap a connection at most.
     pub gaps: Vec<u64>,
     /// Events of legs that are not in memory, while a round's look-up may bring them.
@@ -122,7 +122,7 @@ impl Server {
             legs: BTreeSet::new(),
             orphans: BTreeMap::new(),
             pending: BTreeMap::new(),
-            unacknowledged: BTreeMap::new(),
+            unacknowledged: Unacknowledged::default(),
             gaps: Vec::new(),
             strangers: Vec::new(),
             last_boot: None,
@@ -147,26 +147,4 @@ impl Server {
         let pause = Duration::from_millis(retry_after_ms.into()).min(BUSY_MAX);
         self.busy_until = self.busy_until.max(now + pause);
     }
-
-    /// The number up to which every event is stored now, if that moved.
-    pub(super) fn stored_upto(&mut self) -> Option<u64> {
-        let mut number = None;
-        while let Some(first) = self.unacknowledged.first_entry()
-            && *first.get() == Taken::Stored
-        {
-            number = Some(first.remove_entry().0);
-        }
-        number
-    }
-}
-
-/// How far an event is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Taken {
-    /// Its leg is not ours yet.
-    Held,
-    /// Its rows are on their way to the store.
-    Storing(PersistId),
-    /// Its rows are stored, or there was nothing to store.
-    Stored,
 }
