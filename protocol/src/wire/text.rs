@@ -8,7 +8,7 @@ use std::fmt;
 /// A UTF-8 text of at most `MAX` bytes without U+0000: length (u16), then the bytes (SPEC W-2).
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Text<const MAX: usize>(String);
+pub struct Text<const MAX: usize>(Box<str>);
 
 /// Why a text or byte string cannot stand in its field. The caller is at fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -41,7 +41,7 @@ impl<const MAX: usize> Text<MAX> {
         }
         match text.find('\0') {
             Some(at) => Err(TextRefused::Nul { at }),
-            None => Ok(Self(text)),
+            None => Ok(Self(text.into_boxed_str())),
         }
     }
 
@@ -56,7 +56,7 @@ impl<const MAX: usize> Text<MAX> {
             }
             kept.push(character);
         }
-        Self(kept)
+        Self(kept.into_boxed_str())
     }
 
     /// The text.
@@ -100,7 +100,7 @@ impl<const MAX: usize> TryFrom<&str> for Text<MAX> {
 
 impl<const MAX: usize> From<Text<MAX>> for String {
     fn from(text: Text<MAX>) -> Self {
-        text.0
+        text.0.into_string()
     }
 }
 
@@ -114,7 +114,7 @@ impl<const MAX: usize> Wire for Text<MAX> {
         if bytes.contains(&0) {
             return Err(Malformed::Nul);
         }
-        Ok(Self(text.to_owned()))
+        Ok(Self(text.into()))
     }
     fn encoded_len(&self) -> usize {
         2 + self.0.len()
