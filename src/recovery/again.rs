@@ -95,7 +95,7 @@ impl Core {
     fn intent_lost(&mut self, leg: LegId, number: u64) {
         let Some(known) = self.legs.get_mut(&leg) else { return };
         let Some(place) = known.open.iter().position(|open| open.intent.number == number) else { return };
-        let Some(open) = known.open.remove(place) else { return };
+        let open = known.open.remove(place);
         if let Some(ticket) = open.asked {
             // The session forgets it without an answer.
             self.tickets.remove(&ticket);
@@ -227,7 +227,7 @@ impl Leg {
         for open in before.open {
             match self.open.iter_mut().find(|known| known.intent.number == open.intent.number) {
                 Some(known) => *known = open,
-                None if open.intent.number > stored_upto => self.open.push_back(open),
+                None if open.intent.number > stored_upto => self.open.push(open),
                 None => {}
             }
         }

@@ -13,7 +13,7 @@ use crate::store::{CacheOutcome, CacheStamp, CacheWrite, ContentWrite, Unit, Wri
 use remeet_protocol::message::EventKind;
 use remeet_protocol::record::{Mark, RecordState};
 use remeet_protocol::{Change, ErrorCode, LegId, ServerId};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 /// Changes of a pull that are kept in memory before they are stored: some 200 KiB. A full pull is stored
 /// in one piece, because what it lacks is removed; the session bounds it.
@@ -44,19 +44,20 @@ impl Core {
     /// In a reconcile: compares a leg that is ours with what the inventory says.
     pub(super) fn compare_content(&mut self, server: ServerId, leg: LegId, mark: Mark) {
         if let Some(known) = self.legs.get_mut(&leg) {
-            known.target = Some(mark);
             known.behind = false;
             known.in_round = true;
         }
         if let Some(round) = self.round(server) {
             round.backfill.insert(leg);
+            round.targets.insert(leg, mark);
         }
     }
 
     /// What the takeover's (revision, count, digest) says must be done.
     fn decide(&mut self, server: ServerId, leg: LegId) {
+        let target = self.round(server).and_then(|round| round.targets.remove(&leg));
         let Some(known) = self.legs.get_mut(&leg) else { return self.content_done(server, leg) };
-        let (Some(target), StoredState::InMeeting) = (known.target, known.row.state) else {
+        let (Some(target), StoredState::InMeeting) = (target, known.row.state) else {
             return self.content_done(server, leg);
         };
         let mark = known.row.mark;
@@ -120,7 +121,7 @@ impl Core {
             }
             let ticket = self.ask(server, Asked::Pull(leg), Request::Pull { handle, leg, since }, None);
             if let Some(known) = self.legs.get_mut(&leg) {
-                known.content = Content::Pulling(Pulling { ticket, whole: since == 0, changes: Vec::new() });
+                known.content = Content::Pulling(Box::new(Pulling { ticket, whole: since == 0, changes: Vec::new() }));
             }
         }
     }
@@ -281,59 +282,75 @@ impl Core {
     }
 
     pub(super) fn digests_failed(&mut self, legs: Vec<LegId>, reason: &str) {
-        // The driver has repeated it for as long as it may; the next round counts again.
         tracing::warn!(legs = legs.len(), "stored rows could not be counted: {reason}");
         for leg in self.counted(legs) {
-            if let Some(server) = self.legs.get(&leg).map(|known| known.row.server) {
-                if let Some(round) = self.round(server).filter(|round| round.backfill.contains(&leg)) {
-                    round.report.content_missing(format!("{leg}: stored rows not counted"));
-                }
-                self.pend(server, leg, "not verified");
-                let (now, settings) = (self.now, self.settings.clone());
-                if let Some(known) = self.servers.get_mut(&server).filter(|known| known.round.is_none() && known.up) {
-                    // Counted outside a round: the next one does it again, and soon.
-                    let pause = known.setback(&settings);
-                    known.retry_at.get_or_insert((now + pause, Trigger::Reconcile));
-                }
-                let text = format!("its stored rows could not be counted: {reason}");
-                self.answer_lifts(leg, ErrorCode::UNAVAILABLE, &text);
-                self.content_stands(server, leg);
+            self.not_counted(leg, reason);
+        }
+    }
+
+    /// The driver has repeated it for as long as it may; the next round counts again.
+    fn not_counted(&mut self, leg: LegId, reason: &str) {
+        let Some(server) = self.legs.get(&leg).map(|known| known.row.server) else { return };
+        if let Some(round) = self.round(server).filter(|round| round.backfill.contains(&leg)) {
+            round.report.content_missing(format!("{leg}: stored rows not counted"));
+        }
+        self.pend(server, leg, "not verified");
+        let (now, settings) = (self.now, self.settings.clone());
+        if let Some(known) = self.servers.get_mut(&server).filter(|known| known.round.is_none() && known.up) {
+            // Counted outside a round: the next one does it again, and soon.
+            let pause = known.setback(&settings);
+            known.retry_at.get_or_insert((now + pause, Trigger::Reconcile));
+        }
+        let text = format!("its stored rows could not be counted: {reason}");
+        self.answer_lifts(leg, ErrorCode::UNAVAILABLE, &text);
+        self.content_stands(server, leg);
+    }
+
+    pub(super) fn digests(&mut self, legs: Vec<LegId>, digests: Vec<StoredDigest>) {
+        let mut digests: HashMap<LegId, StoredDigest> =
+            digests.into_iter().map(|digest| (digest.leg, digest)).collect();
+        for leg in self.counted(legs) {
+            match digests.remove(&leg) {
+                Some(digest) => self.judge(&digest),
+                None => self.not_counted(leg, "it is not stored any more"),
             }
         }
     }
 
-    pub(super) fn digests(&mut self, digests: Vec<StoredDigest>) {
-        let asked: BTreeSet<LegId> = self.counted(digests.iter().map(|digest| digest.leg)).into_iter().collect();
-        for digest in digests.into_iter().filter(|digest| asked.contains(&digest.leg)) {
-            let leg = digest.leg;
-            let Some(known) = self.legs.get_mut(&leg) else { continue };
-            let Content::AwaitDigest { whole, stored } = known.content else { continue };
-            let server = known.row.server;
-            let same = digest.rows.count == digest.mark.count && digest.rows.digest == digest.mark.digest;
-            // A record that cannot be read takes the stored mark away, and so does a database that has lost what it had
-            // stored: only the ground helps.
-            let gone = digest.mark.revision == 0 && known.row.mark.revision > 0;
-            let spoilt = gone || digest.mark.revision < stored;
-            let open_gap = !spoilt && (!known.gap.is_empty() || digest.rows.revision > digest.mark.revision);
-            known.recounts = known.recounts.saturating_add(1);
-            if same && !open_gap && !spoilt {
-                known.recounts = 0;
-                self.verified(server, leg, &digest);
-            } else if known.recounts > RECOUNTS_MAX {
-                known.recounts = 0;
-                let text = format!("its stored rows did not settle in {RECOUNTS_MAX} pulls");
-                self.quarantine(server, leg, text);
-            } else if !whole || open_gap || spoilt {
-                // Not all there: once more since the mark if a gap is open, else from the ground. What a full pull brought
-                // may be lost, too.
-                self.pull_again(server, leg, !open_gap);
-            } else {
-                let text = format!(
-                    "after a full pull the stored rows give {} of {}, the server says {} of {}",
-                    digest.rows.digest, digest.rows.count, digest.mark.digest, digest.mark.count
-                );
-                self.quarantine(server, leg, text);
-            }
+    /// Whether what is stored of a leg is what was pulled.
+    fn judge(&mut self, digest: &StoredDigest) {
+        let leg = digest.leg;
+        let Some(known) = self.legs.get_mut(&leg) else { return };
+        let Content::AwaitDigest { whole, stored } = known.content else { return };
+        let server = known.row.server;
+        let same = digest.rows.count == digest.mark.count && digest.rows.digest == digest.mark.digest;
+        // A record that cannot be read takes the stored mark away, and so does a database that has lost what it had stored:
+        // only the ground helps.
+        let gone = digest.mark.revision == 0 && known.row.mark.revision > 0;
+        let spoilt = gone || digest.mark.revision < stored;
+        let open_gap = !spoilt && (!known.gap.is_empty() || digest.rows.revision > digest.mark.revision);
+        if same && !open_gap && !spoilt {
+            known.recounts = 0;
+            return self.verified(server, leg, digest);
+        }
+        known.recounts += 1;
+        let differs = if spoilt {
+            format!("the stored mark is at revision {}, below what was stored", digest.mark.revision)
+        } else {
+            format!(
+                "the stored rows give {} of {}, the server says {} of {}",
+                digest.rows.digest, digest.rows.count, digest.mark.digest, digest.mark.count
+            )
+        };
+        if known.recounts > RECOUNTS_MAX {
+            known.recounts = 0;
+            self.quarantine(server, leg, format!("it did not settle in {RECOUNTS_MAX} pulls: {differs}"));
+        } else if !whole || open_gap || spoilt {
+            // Not all there: once more since the mark if a gap is open, else from the ground. What a full pull brought may be
+            // lost, too.
+            self.pull_again(server, leg, !open_gap);
+        } else {
+            self.quarantine(server, leg, format!("after a full pull {differs}"));
         }
     }
 

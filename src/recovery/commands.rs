@@ -10,7 +10,8 @@ use crate::model::{ClientAnswerRow, CommandId, Moment, StoredState};
 use crate::store::{Instance, Unit, Write};
 use remeet_protocol::message::{ClientAnswer, ClientCommand, ClientOp};
 use remeet_protocol::{ErrorCode, LegId};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
+use thin_vec::ThinVec;
 
 /// A command that waits for its meeting.
 #[derive(Debug, Clone)]
@@ -21,12 +22,9 @@ pub(super) struct Waiting {
 }
 
 /// Takes those whose deadline has passed: they wait in the order of their deadlines.
-fn late_of(queue: &mut VecDeque<Waiting>, now: Moment) -> Vec<Waiting> {
-    let mut late = Vec::new();
-    while queue.front().is_some_and(|waiting| waiting.deadline <= now) {
-        late.extend(queue.pop_front());
-    }
-    late
+fn late_of(queue: &mut ThinVec<Waiting>, now: Moment) -> Vec<Waiting> {
+    let late = queue.iter().take_while(|waiting| waiting.deadline <= now).count();
+    queue.drain(..late).collect()
 }
 
 impl Core {
@@ -141,17 +139,17 @@ impl Core {
                 if known.waiting.is_empty() {
                     self.waits.insert((waiting.deadline, leg));
                 }
-                known.waiting.push_back(waiting);
+                known.waiting.push(waiting);
             }
             _ => self.refuse(&waiting, ErrorCode::RETRY, "too many commands wait for the meeting's recovery"),
         }
     }
 
     /// Nothing waits for the leg any more: what did.
-    pub(super) fn take_waiting(&mut self, leg: LegId) -> VecDeque<Waiting> {
-        let Some(known) = self.legs.get_mut(&leg) else { return VecDeque::new() };
+    pub(super) fn take_waiting(&mut self, leg: LegId) -> ThinVec<Waiting> {
+        let Some(known) = self.legs.get_mut(&leg) else { return ThinVec::new() };
         let waiting = std::mem::take(&mut known.waiting);
-        if let Some(first) = waiting.front() {
+        if let Some(first) = waiting.first() {
             self.waits.remove(&(first.deadline, leg));
         }
         self.waiting = self.waiting.saturating_sub(waiting.len());
@@ -173,7 +171,7 @@ impl Core {
             return None;
         }
         let on_legs = self.waits.first().map(|(deadline, _)| *deadline);
-        let elsewhere = self.unplaced.values().chain(self.unrouted.values()).filter_map(|queue| queue.front());
+        let elsewhere = self.unplaced.values().chain(self.unrouted.values()).filter_map(|queue| queue.first());
         elsewhere.map(|waiting| waiting.deadline).chain(on_legs).min()
     }
 
@@ -187,7 +185,7 @@ impl Core {
             self.waits.pop_first();
             let Some(known) = self.legs.get_mut(&leg) else { continue };
             late.extend(late_of(&mut known.waiting, now).into_iter().map(|waiting| (Some(leg), waiting)));
-            if let Some(first) = known.waiting.front() {
+            if let Some(first) = known.waiting.first() {
                 self.waits.insert((first.deadline, leg));
             }
         }

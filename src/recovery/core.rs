@@ -22,6 +22,7 @@ use remeet_protocol::message::{ClientAnswer, Event};
 use remeet_protocol::record::Mark;
 use remeet_protocol::{BootId, DomainId, ErrorCode, Handle, LegId, MeetingId, ServerId, Token};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use thin_vec::ThinVec;
 
 /// The core. Give it inputs with [`handle`](Self::handle), then drain [`poll`](Self::poll), then arm a
 /// timer for [`next_wake`](Self::next_wake).
@@ -36,9 +37,9 @@ pub struct Core {
     pub(super) legs: Legs,
     pub(super) instances: Instances,
     /// Commands whose meeting is being read.
-    pub(super) unplaced: BTreeMap<MeetingId, VecDeque<super::commands::Waiting>>,
+    pub(super) unplaced: BTreeMap<MeetingId, ThinVec<super::commands::Waiting>>,
     /// Commands on a terminal of a meeting of several legs: whose roster has it is being read, one after the other.
-    pub(super) unrouted: BTreeMap<MeetingId, VecDeque<super::commands::Waiting>>,
+    pub(super) unrouted: BTreeMap<MeetingId, ThinVec<super::commands::Waiting>>,
     /// Meetings of which memory holds every leg that is not ended; each has one there.
     pub(super) whole: HashSet<MeetingId, FixedState>,
     /// Ends of legs that subscribers hear of once the meeting's other legs are known.
@@ -58,6 +59,10 @@ pub struct Core {
     pub(super) claimed: usize,
     /// Servers whose claims wait, each once, in order.
     pub(super) claimants: VecDeque<ServerId>,
+    /// Legs that first passes are looking up.
+    pub(super) looking_up: usize,
+    /// Servers whose first look-up waits, each once, in order.
+    pub(super) look_ups: VecDeque<ServerId>,
     /// What a ticket was for, so that its answer finds its leg.
     pub(super) tickets: HashMap<Ticket, Asked, FixedState>,
     pub(super) reconcile_at: Option<Moment>,
@@ -147,7 +152,8 @@ pub(super) struct Started {
 #[derive(Debug)]
 pub(super) enum Reading {
     /// The round's look-up.
-    RoundLookUp(RoundId),
+    /// With the number of legs, if it is of a first pass.
+    RoundLookUp(RoundId, usize),
     /// The round's keys from the cache.
     RoundCache(RoundId, Vec<LegId>),
     /// The round's keys from the database, for what the cache could not give.
@@ -178,7 +184,7 @@ impl Reading {
     /// The round that asked, if one did.
     fn round(&self) -> Option<RoundId> {
         match self {
-            Reading::RoundLookUp(round)
+            Reading::RoundLookUp(round, _)
             | Reading::RoundCache(round, _)
             | Reading::RoundStore(round, _)
             | Reading::Stamps(round, _) => Some(*round),
@@ -232,6 +238,8 @@ impl Core {
             accepting: 0,
             claimed: 0,
             claimants: VecDeque::new(),
+            looking_up: 0,
+            look_ups: VecDeque::new(),
             tickets: HashMap::default(),
             reconcile_at: None,
             unread_rows: Unread::new(),
@@ -256,7 +264,10 @@ impl Core {
             Input::TermBegan(token) => self.term_began(token),
             Input::Heard(server, heard) => self.heard(server, heard),
             Input::Written(id, outcome) => self.written(id, outcome),
-            Input::Read(id, result) => self.read(id, result),
+            Input::Read(id, result) => {
+                self.read(id, result);
+                self.hand_out_look_ups();
+            }
             Input::Cached(legs, outcomes) => self.cached(&legs, outcomes),
             Input::Uncached(leg) => self.uncached(leg),
             Input::Command(command) => self.command(command),
@@ -275,7 +286,7 @@ impl Core {
             Heard::Fenced => self.fenced(server),
             Heard::Inventory(ticket, result) => self.inventory(server, ticket, result),
             Heard::Attached(ticket, result) => self.attached(server, ticket, result),
-            Heard::Takeover(_, result) => self.takeover_answered(server, result),
+            Heard::Takeover(ticket, result) => self.takeover_answered(server, ticket, result),
             Heard::Pulled(ticket, result) => self.pulled(server, ticket, result),
             Heard::Commanded(ticket, result) => self.commanded(ticket, result),
             Heard::Adopted(ticket, result) => self.adopted(server, ticket, result),
@@ -372,13 +383,20 @@ impl Core {
             self.lately.correct(id, found);
         }
         self.lately.forget(self.reads.keys().next().copied());
+        if let Reading::RoundLookUp(_, legs) = &reading {
+            self.looking_up -= legs;
+        }
         if reading.round().is_some_and(|asked| self.round(asked.server).is_none_or(|round| round.id != asked)) {
             // The round that asked is over. What it read is older than what the present one must know.
             return;
         }
         match (reading, result) {
-            (Reading::RoundLookUp(round), Ok(ReadResult::LookUp(found))) => self.round_looked_up(round.server, found),
-            (Reading::RoundLookUp(round), Err(reason)) => self.fail_round(round.server, &format!("look-up: {reason}")),
+            (Reading::RoundLookUp(round, _), Ok(ReadResult::LookUp(found))) => {
+                self.round_looked_up(round.server, found)
+            }
+            (Reading::RoundLookUp(round, _), Err(reason)) => {
+                self.fail_round(round.server, &format!("look-up: {reason}"))
+            }
             (Reading::RoundCache(round, legs), Ok(ReadResult::CachedKeys(keys))) => {
                 self.cached_keys(round.server, legs, keys);
             }
@@ -391,7 +409,7 @@ impl Core {
                 self.stamps(round.server, legs, Some(stamps));
             }
             (Reading::Stamps(round, legs), _) => self.stamps(round.server, legs, None),
-            (Reading::Digests(_), Ok(ReadResult::Digests(digests))) => self.digests(digests),
+            (Reading::Digests(legs), Ok(ReadResult::Digests(digests))) => self.digests(legs, digests),
             (Reading::Digests(legs), Err(reason)) => self.digests_failed(legs, &reason),
             (Reading::Legs(legs), Ok(ReadResult::LookUp(found))) => self.legs_read(&legs, found),
             (Reading::Legs(legs), Err(reason)) => self.open_unread(legs, &reason),
@@ -422,6 +440,7 @@ impl Core {
 
     fn wake(&mut self) {
         self.expire_waiting();
+        self.resume_claims();
         self.read_rows_again();
         self.read_open_again();
         self.read_meetings_again();
@@ -480,7 +499,9 @@ impl Core {
     #[must_use]
     pub fn next_wake(&self) -> Option<Moment> {
         let retries = self.servers.values().filter_map(|server| server.retry_at.map(|(at, _)| at));
-        let deadlines = self.servers.values().filter_map(|server| server.round.as_ref().map(|round| round.deadline));
+        let rounds = self.servers.values().filter_map(|server| server.round.as_ref());
+        let deadlines =
+            rounds.map(|round| round.paused_until.map_or(round.deadline, |until| until.min(round.deadline)));
         let waiting = self.waiting_until();
         let unread = [self.unread_rows.next(), self.unread_open.next(), self.unread_meetings.next()];
         let unread = unread.into_iter().flatten();

@@ -3,6 +3,7 @@
 
 use super::core::{After, Core, lane};
 use super::leg::{Content, Control, Leg};
+use super::look_up::LookingUp;
 use super::unacknowledged::Taken;
 use super::{CacheTask, Output};
 use crate::guard::{Guard, holds};
@@ -33,7 +34,7 @@ impl Core {
             // A round may make it ours; so does the answer to a start that is under way.
             Some(leg) => round.is_some() || leg.awaits_answer(),
             // The look-up may bring the leg: this round's, or the first one, which has not come to it yet.
-            None => never_looked_up || round.is_some_and(|round| !round.looked_up),
+            None => never_looked_up || round.is_some_and(|round| round.look_up != LookingUp::Done),
         };
         if of_this_leg && (ours || event.ended != EndCause::None) {
             self.take_event(server, event);
@@ -299,7 +300,7 @@ impl Leg {
     /// Something was asked that may make the leg ours: a start, a takeover, an adoption.
     fn awaits_answer(&self) -> bool {
         let starting =
-            self.row.state != StoredState::InMeeting && self.open.front().is_some_and(|open| open.asked.is_some());
+            self.row.state != StoredState::InMeeting && self.open.first().is_some_and(|open| open.asked.is_some());
         starting || self.control == Control::AwaitAnswer
     }
 

@@ -59,7 +59,7 @@ impl Core {
         let Some((intent, writes)) = self.new_intent(leg, op, command, state) else { return };
         let after = self.persist(lane(leg), Unit { writes }, After::Intent(leg, intent.number));
         if let Some(known) = self.legs.get_mut(&leg) {
-            known.open.push_back(OpenIntent::storing(intent, after));
+            known.open.push(OpenIntent::storing(intent, after));
         }
         self.send_open(leg);
     }
@@ -104,7 +104,7 @@ impl Core {
     /// One command of a leg is in flight: the first open intent. The session holds it until it is stored.
     pub(super) fn send_open(&mut self, leg: LegId) {
         let Some(known) = self.legs.get(&leg) else { return };
-        let Some(open) = known.open.front() else { return };
+        let Some(open) = known.open.first() else { return };
         let attached = self.servers.get(&known.row.server).is_some_and(|server| server.attached.is_some());
         // An adoption is told by a message of its own, and what has ended is not started.
         let waits = matches!(known.row.state, StoredState::Starting | StoredState::Ending);
@@ -135,7 +135,7 @@ impl Core {
         };
         let (server, number) = (known.row.server, open.intent.number);
         let ticket = self.ask(server, Asked::Intent(leg, number), Request::Command(request), after);
-        if let Some(open) = self.legs.get_mut(&leg).and_then(|known| known.open.front_mut()) {
+        if let Some(open) = self.legs.get_mut(&leg).and_then(|known| known.open.first_mut()) {
             (open.asked, open.awaits) = (Some(ticket), after);
         }
     }
@@ -170,8 +170,8 @@ impl Core {
             Ok(answer) if matches!(answer.code, ErrorCode::STALE_TOKEN | ErrorCode::NOT_ATTACHED) => {
                 // The leg is not ours any more: its intent stays open until it is taken over again.
                 open.asked = None;
-                // A claim that is under way has an answer of its own; one that was just accepted came after this.
-                if known.control == Control::Ours && known.accepting.is_none() {
+                // A claim that is under way has an answer of its own, and one that was accepted meanwhile came after this.
+                if known.control == Control::Ours && known.accepted_at < ticket {
                     known.control = Control::None;
                 }
                 self.want_round(server, Trigger::Reconcile);
@@ -187,7 +187,7 @@ impl Core {
                 }
             }
             Ok(answer) => {
-                let Some(open) = known.open.remove(place) else { return };
+                let open = known.open.remove(place);
                 let starts = matches!(open.intent.op, Op::Start(_)) && known.row.state == StoredState::Starting;
                 if starts && answer.code == ErrorCode::OK {
                     let place =
@@ -202,7 +202,7 @@ impl Core {
                 self.intents_settled(leg);
             }
             Err(RequestError::Refused(failure)) if is_final(failure.code) => {
-                let Some(open) = known.open.remove(place) else { return };
+                let open = known.open.remove(place);
                 self.close_unstarted(leg, &open);
                 self.intent_done(leg, &open, failure.code, failure.detail.as_str());
                 self.send_open(leg);

@@ -111,7 +111,7 @@ impl Core {
         }
         for (leg, intent) in open {
             if let Some(known) = self.legs.get_mut(&leg) {
-                known.open.push_back(OpenIntent::storing(intent, id));
+                known.open.push(OpenIntent::storing(intent, id));
             }
             self.send_open(leg);
         }

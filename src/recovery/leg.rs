@@ -9,7 +9,7 @@ use crate::store::{StateWrite, Unit, Write};
 use remeet_protocol::message::{Event, Op};
 use remeet_protocol::record::Mark;
 use remeet_protocol::{Change, ErrorCode, Token};
-use std::collections::VecDeque;
+use thin_vec::ThinVec;
 
 /// Who commands the leg, as far as this process knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub(super) enum Content {
         whole: bool,
     },
     /// Pages are coming.
-    Pulling(Pulling),
+    Pulling(Box<Pulling>),
     /// The pull's last rows are being stored.
     AwaitStored {
         /// It was a full pull.
@@ -89,7 +89,7 @@ impl OpenIntent {
 /// An event's step beyond a gap: (revision before it, mark after it).
 pub(super) type Step = (u64, Mark);
 
-/// One leg in memory. Some 500 bytes with an ordinary title.
+/// One leg in memory. There are as many as meetings live: lists that are nearly always empty take a pointer.
 #[derive(Debug)]
 pub(super) struct Leg {
     /// The control row as it will be once everything handed to the store is written.
@@ -98,16 +98,16 @@ pub(super) struct Leg {
     pub stands: LegStands,
     /// Who commands it.
     pub control: Control,
+    /// What was asked up to this ticket was asked before the last acceptance, and says nothing of it.
+    pub accepted_at: Ticket,
     /// How far its content is stored.
     pub content: Content,
-    /// Content of the leg that the takeover's answer reported: what the back-fill must reach.
-    pub target: Option<Mark>,
     /// Steps beyond a gap, in ascending order; bounded by `Settings::gap_marks`.
-    pub gap: Vec<Step>,
+    pub gap: ThinVec<Step>,
     /// Records removed by events while a pull runs: its older rows must not bring them back.
-    pub removed_meanwhile: Vec<(remeet_protocol::RecordKey, u64)>,
+    pub removed_meanwhile: ThinVec<(remeet_protocol::RecordKey, u64)>,
     /// Intents that are not done, in order; the first may be in flight.
-    pub open: VecDeque<OpenIntent>,
+    pub open: ThinVec<OpenIntent>,
     /// The result of the last intent is on its way to the store. The next leaves only after it: of two that
     /// the server has executed a later term could not learn the first one's answer.
     pub settling: Option<PersistId>,
@@ -125,9 +125,9 @@ pub(super) struct Leg {
     /// What the last pull stored has not been counted yet: the mark alone does not vouch for it.
     pub uncounted: bool,
     /// Commands that wait for the leg's recovery, not persisted yet.
-    pub waiting: VecDeque<Waiting>,
+    pub waiting: ThinVec<Waiting>,
     /// Events that came before the leg was ours; bounded by the server's window of unacknowledged ones.
-    pub held: Vec<Event>,
+    pub held: ThinVec<Event>,
     /// The key of a leg that is not started yet. Dropped with the start: memory keeps generations, not
     /// secrets, so that the cache is really used.
     pub unstarted: Option<Box<RecoveryKey>>,
@@ -155,7 +155,7 @@ pub(super) struct Leg {
     /// Cache tasks of this leg that are not answered.
     pub cache_open: u32,
     /// Operators who wait for its quarantine to be lifted; few.
-    pub lifting: Vec<Waiter>,
+    pub lifting: ThinVec<Waiter>,
     /// Pulls in a row whose stored rows did not add up.
     pub recounts: u8,
     /// Its content stands, which is told when its acceptance does, too (rule 15).
@@ -166,6 +166,8 @@ pub(super) struct Leg {
     pub cache_missed: bool,
 }
 
+const _: () = assert!(size_of::<Leg>() <= 448, "the allocator's next larger class has 512 bytes");
+
 impl Leg {
     pub(super) fn new(row: StoredLeg) -> Self {
         Self {
@@ -173,19 +175,19 @@ impl Leg {
             stored: row.mark,
             row,
             control: Control::None,
+            accepted_at: Ticket(0),
             content: Content::Idle,
-            target: None,
-            gap: Vec::new(),
-            removed_meanwhile: Vec::new(),
-            open: VecDeque::new(),
+            gap: ThinVec::new(),
+            removed_meanwhile: ThinVec::new(),
+            open: ThinVec::new(),
             settling: None,
             done: 0,
             accepting: None,
             reopened: None,
             marking: None,
             uncounted: false,
-            waiting: VecDeque::new(),
-            held: Vec::new(),
+            waiting: ThinVec::new(),
+            held: ThinVec::new(),
             unstarted: None,
             lost: 0,
             content_unsure: false,
@@ -197,7 +199,7 @@ impl Leg {
             ending: None,
             behind: false,
             cache_open: 0,
-            lifting: Vec::new(),
+            lifting: ThinVec::new(),
             recounts: 0,
             refreshed: false,
             cache_behind: false,
@@ -221,7 +223,7 @@ impl Leg {
 
     /// Its start, of this term, is under way: it is not being recovered, its state says all.
     pub(super) fn starts(&self) -> bool {
-        self.row.state == StoredState::Starting && self.open.front().is_some_and(|open| open.asked.is_some())
+        self.row.state == StoredState::Starting && self.open.first().is_some_and(|open| open.asked.is_some())
     }
 
     /// An end, or the intent to end it, is handed to the store.
@@ -263,7 +265,6 @@ impl Leg {
     pub(super) fn link_lost(&mut self) {
         self.control = Control::None;
         self.content = Content::Idle;
-        self.target = None;
         self.unsent = false;
         self.in_round = false;
         self.behind = false;

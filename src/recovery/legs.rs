@@ -88,7 +88,7 @@ impl Core {
     /// Drops a leg from memory.
     pub(super) fn forget_leg(&mut self, leg: LegId) {
         let Some(known) = self.legs.remove(&leg) else { return };
-        if let Some(first) = known.waiting.front() {
+        if let Some(first) = known.waiting.first() {
             self.waits.remove(&(first.deadline, leg));
         }
         if known.row.state == StoredState::Ended && !self.reads.is_empty() {

@@ -40,6 +40,7 @@ mod leg;
 mod legs;
 mod lift;
 mod links;
+mod look_up;
 mod meetings;
 mod place;
 pub mod plan;

@@ -57,7 +57,7 @@ impl Core {
         }
         self.waiting += 1;
         let queue = self.unplaced.entry(meeting).or_default();
-        queue.push_back(waiting);
+        queue.push(waiting);
         if queue.len() == 1 {
             self.read_meetings(vec![meeting]);
         }
@@ -209,7 +209,7 @@ impl Core {
             return self.refuse(&waiting, ErrorCode::RETRY, "too many commands wait for the meeting");
         }
         self.waiting += 1;
-        queue.push_back(waiting);
+        queue.push(waiting);
         if queue.len() == 1 {
             self.read_roster(meeting);
         }
@@ -217,7 +217,7 @@ impl Core {
 
     /// Asks for the legs that have the terminal of the meeting's first command that waits to be routed.
     pub(super) fn read_roster(&mut self, meeting: MeetingId) {
-        let front = self.unrouted.get(&meeting).and_then(|queue| queue.front());
+        let front = self.unrouted.get(&meeting).and_then(|queue| queue.first());
         let asked = front
             .and_then(|waiting| Some((CommandId::from(&waiting.command), terminal_of(&waiting.command.op)?.clone())));
         let Some((asker, terminal)) = asked else {
@@ -231,10 +231,9 @@ impl Core {
 
     /// What was read for a command. One that has waited too long meanwhile is answered already, and the next has asked.
     pub(super) fn roster_read(&mut self, meeting: MeetingId, asker: CommandId, listed: Result<Vec<LegId>, String>) {
-        let is_asker = |waiting: &mut Waiting| CommandId::from(&waiting.command) == asker;
-        let Some(waiting) = self.unrouted.get_mut(&meeting).and_then(|queue| queue.pop_front_if(is_asker)) else {
-            return;
-        };
+        let is_asker = |waiting: &Waiting| CommandId::from(&waiting.command) == asker;
+        let queue = self.unrouted.get_mut(&meeting).filter(|queue| queue.first().is_some_and(is_asker));
+        let Some(waiting) = queue.map(|queue| queue.remove(0)) else { return };
         self.waiting = self.waiting.saturating_sub(1);
         match (listed, terminal_of(&waiting.command.op)) {
             (Err(reason), _) => self.refuse(&waiting, ErrorCode::UNAVAILABLE, &reason),

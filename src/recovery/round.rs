@@ -11,15 +11,16 @@
 //!                        plan -> AwaitKeys -> TakingOver -> BackFilling -> report
 //! ```
 
-use super::core::{Asked, Core, Reading};
+use super::core::{Asked, Core};
 use super::leg::Control;
+use super::look_up::LookingUp;
 use super::plan::{Bucket, Planned, Seen, TWO_HANDLES, plan};
 use super::report::{Fate, KeySource, RoundReport, Trigger};
-use super::{AlarmKind, Output, Read};
+use super::{AlarmKind, Output};
 use crate::model::{Moment, StoredLeg, StoredState};
 use crate::session::{Inventory, Request, RequestError, Ticket};
-use crate::store::LookUp;
 use remeet_protocol::message::{Attached, LegState};
+use remeet_protocol::record::Mark;
 use remeet_protocol::{LegId, Secret, ServerId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -43,19 +44,23 @@ pub(super) struct Round {
     pub inventory: Option<Inventory>,
     /// This inventory was asked after the attach: it is final.
     pub final_inventory: bool,
-    /// The look-up that belongs to the inventory is done.
-    pub looked_up: bool,
+    /// The look-up that belongs to the inventory.
+    pub look_up: LookingUp,
     pub planned: BTreeMap<LegId, Planned>,
     /// Keys for the takeovers of this round, dropped with it.
     pub keys: BTreeMap<LegId, (Secret, KeySource)>,
     /// Legs whose claim is not answered.
     pub claims: BTreeSet<LegId>,
-    /// Of these, those that are with the server.
-    pub handed: BTreeSet<LegId>,
+    /// Of these, those that are with the server, by the request that asked.
+    pub handed: BTreeMap<LegId, Ticket>,
     /// Those that are not handed out yet, in order, and some that need not be any more.
     pub unclaimed: VecDeque<LegId>,
+    /// These wait, since the server is busy.
+    pub paused_until: Option<Moment>,
     /// Legs whose content or cached status is not brought up to date.
     pub backfill: BTreeSet<LegId>,
+    /// The content that their servers reported of these, until it is compared.
+    pub targets: BTreeMap<LegId, Mark>,
     /// Legs whose end or start is being finished.
     pub finishing: BTreeSet<LegId>,
     /// Legs whose end was found by the plan and is not stored yet; each is among those being finished, too.
@@ -141,13 +146,15 @@ impl Core {
             inventory: None,
             // With the session attached already, the first inventory is cut after the attach.
             final_inventory: known.attached.is_some(),
-            looked_up: false,
+            look_up: LookingUp::Waits,
             planned: BTreeMap::new(),
             keys: BTreeMap::new(),
             claims: BTreeSet::new(),
-            handed: BTreeSet::new(),
+            handed: BTreeMap::new(),
             unclaimed: VecDeque::new(),
+            paused_until: None,
             backfill: BTreeSet::new(),
+            targets: BTreeMap::new(),
             finishing: BTreeSet::new(),
             ends: BTreeSet::new(),
             storing: BTreeSet::new(),
@@ -192,30 +199,10 @@ impl Core {
         };
         round.stage = Stage::AwaitLookUp;
         round.ticket = None;
-        round.looked_up = false;
-        let legs: Vec<LegId> = inventory.entries.iter().map(|entry| entry.leg).collect();
+        round.look_up = LookingUp::Waits;
         round.inventory = Some(inventory);
-        self.look_up(server, legs);
+        self.want_look_up(server);
         self.attach(server);
-    }
-
-    /// Step 3: the first pass of a term reads everything from the database; later passes know their
-    /// rows and read only those that memory does not hold.
-    fn look_up(&mut self, server: ServerId, legs: Vec<LegId>) {
-        let first_pass = self.servers.get(&server).is_some_and(|known| !known.first_pass_done);
-        let read = if first_pass {
-            Read::LookUp { server, legs }
-        } else {
-            let unknown: Vec<LegId> = legs.into_iter().filter(|leg| !self.legs.contains_key(leg)).collect();
-            if unknown.is_empty() {
-                return self.round_looked_up(server, LookUp::default());
-            }
-            Read::Legs(unknown)
-        };
-        let Some(round) = self.round(server).map(|round| round.id) else { return };
-        let id = self.read_id();
-        self.reads.insert(id, Reading::RoundLookUp(round));
-        self.put(Output::Read { id, read });
     }
 
     fn attach(&mut self, server: ServerId) {
@@ -250,39 +237,11 @@ impl Core {
         }
     }
 
-    pub(super) fn round_looked_up(&mut self, server: ServerId, found: LookUp) {
-        let mut unreadable = Vec::new();
-        for bad in found.bad {
-            let leg = leg_named(&bad.leg);
-            unreadable.extend(leg);
-            let text = format!("the stored leg {} cannot be read and is left alone: {}", bad.leg, bad.reason);
-            self.alarm(AlarmKind::BadRow, Some(server), leg, text);
-        }
-        let mut keys = Vec::new();
-        for found in found.found {
-            if let Some(key) = &found.key {
-                keys.push((found.row.leg, key.secret.clone()));
-            }
-            self.take_found(found);
-        }
-        let Some(round) = self.round(server) else { return };
-        for (leg, secret) in keys {
-            round.keys.insert(leg, (secret, KeySource::Database));
-        }
-        round.unreadable.extend(unreadable);
-        round.looked_up = true;
-        if let Some(known) = self.servers.get_mut(&server) {
-            known.looked_up = true;
-        }
-        self.release_strangers(server);
-        self.try_plan(server);
-    }
-
-    fn try_plan(&mut self, server: ServerId) {
+    pub(super) fn try_plan(&mut self, server: ServerId) {
         let Some(attached) = self.servers.get(&server).and_then(|known| known.attached) else { return };
         let Some(round) = self.round(server) else { return };
         let Some(inventory) = &round.inventory else { return };
-        if round.stage != Stage::AwaitLookUp || !round.looked_up {
+        if round.stage != Stage::AwaitLookUp || round.look_up != LookingUp::Done {
             return;
         }
         let moved = attached != (inventory.boot, inventory.table_revision);
@@ -602,10 +561,4 @@ impl Core {
             }
         }
     }
-}
-
-/// The leg that a bad row names, if that much of it can be read.
-fn leg_named(text: &str) -> Option<LegId> {
-    let (meeting, leg) = text.split_once('/')?;
-    Some(LegId { meeting: meeting.parse().ok()?, leg: leg.parse().ok()? })
 }

@@ -29,6 +29,8 @@ pub(super) struct Server {
     pub first_pass_done: bool,
     /// The round under way; at most one.
     pub round: Option<Round>,
+    /// It is among those whose first look-up waits.
+    pub wants_look_up: bool,
     /// It is among those whose claims wait.
     pub wants_claims: bool,
     /// Another round was asked for while one ran.
@@ -114,6 +116,7 @@ impl Server {
             looked_up: false,
             first_pass_done: false,
             round: None,
+            wants_look_up: false,
             wants_claims: false,
             again: None,
             setbacks: 0,

@@ -13,13 +13,17 @@ pub struct Settings {
     pub pulls_unstored: usize,
     /// Acceptances that are not stored yet, beyond which no more claims are handed out: four batches for each of the store's
     /// two lanes, so that a client's command, which is stored behind them, does not wait long. Claims that are not answered
-    /// count, too, but for `claims_at_least` of each server.
+    /// count, too, but for `claims_at_least` of each server; and as long as there is room a server gets all that it may have
+    /// under way, so twice as many may come.
     pub acceptances_unstored: usize,
     /// Claims of one server under way at once: several times what its session's window takes, so that it never runs dry.
     pub claims_in_flight: usize,
     /// What a server without any claim under way is given while others hold all the room, of which some may hang: eight
     /// packets, with which a link of 20 ms round trip brings 5,000 legs a second.
     pub claims_at_least: usize,
+    /// Legs that are being looked up, or whose claims wait for the store, beyond which no other server's are looked up in a
+    /// first pass: the store's work of about a second, so that it never runs dry, and some 50 MB of lists.
+    pub legs_unclaimed: usize,
     /// A round that has not ended by then is given up and begun anew: twice rule 18's 30 s.
     pub round_deadline: Duration,
     /// A round that failed or left legs pending is followed by another after this, doubled each time in a
@@ -61,6 +65,7 @@ impl Default for Settings {
             acceptances_unstored: 8_192,
             claims_in_flight: 2_048,
             claims_at_least: 112,
+            legs_unclaimed: 65_536,
             round_deadline: Duration::from_secs(60),
             round_retry: Duration::from_millis(200),
             round_retry_max: Duration::from_secs(5),

@@ -9,6 +9,7 @@ use crate::model::{Intent, StoredState};
 use crate::store::{Unit, Write};
 use remeet_protocol::message::{End, EndCause, Op};
 use remeet_protocol::{ErrorCode, LegId};
+use thin_vec::ThinVec;
 
 impl Core {
     /// A leg that its server runs under this key has started, or is adopted, whatever became of the answer: its
@@ -18,10 +19,10 @@ impl Core {
         let known = self.legs.get_mut(&leg)?;
         let waits = matches!(known.row.state, StoredState::Starting | StoredState::Adopting);
         let starts = |open: &OpenIntent| matches!(open.intent.op, Op::Start(_)) && open.asked.is_none();
-        if !waits || !known.open.front().is_some_and(starts) {
+        if !waits || !known.open.first().is_some_and(starts) {
             return None;
         }
-        let open = known.open.pop_front()?;
+        let open = known.open.remove(0);
         Some(self.done(leg, &open, ErrorCode::OK, ""))
     }
 
@@ -38,25 +39,19 @@ impl Core {
         let after =
             self.persist(lane(leg), Unit::one(Write::Intent(Box::new(intent.clone()))), After::Intent(leg, number));
         if let Some(known) = self.legs.get_mut(&leg) {
-            known.open.push_back(OpenIntent::storing(intent, after));
+            known.open.push(OpenIntent::storing(intent, after));
         }
     }
 
     /// A leg has ended: what was still to be done on it is answered so.
     pub(super) fn end_open_intents(&mut self, leg: LegId) {
         let Some(known) = self.legs.get_mut(&leg) else { return };
-        let open = std::mem::take(&mut known.open);
-        let mut left = std::collections::VecDeque::new();
-        for open in open {
-            if open.asked.is_some() {
-                // Its answer is on its way and says more than "ended".
-                left.push_back(open);
-            } else {
-                self.intent_done(leg, &open, code_of_ended(&open.intent.op), "the meeting has ended");
-            }
-        }
-        if let Some(known) = self.legs.get_mut(&leg) {
-            known.open = left;
+        // The answer to one that was sent is on its way and says more than "ended".
+        let (left, over): (ThinVec<_>, ThinVec<_>) =
+            std::mem::take(&mut known.open).into_iter().partition(|open| open.asked.is_some());
+        known.open = left;
+        for open in over {
+            self.intent_done(leg, &open, code_of_ended(&open.intent.op), "the meeting has ended");
         }
         let others = !self.live_legs_of(leg.meeting).is_empty();
         for waiting in self.take_waiting(leg) {

@@ -10,7 +10,7 @@ use super::round::Stage;
 use super::{AlarmKind, CacheTask, Output, Read, Trigger};
 use crate::guard::{Guard, holds};
 use crate::model::StoredState;
-use crate::session::{PersistId, RequestError, TakeoverResults};
+use crate::session::{PersistId, RequestError, TakeoverResults, Ticket};
 use crate::store::{Accepted, CachedKey, Expect, LookUp, StateWrite, Unit, Write};
 use remeet_protocol::message::{EndCause, EventKind, Op, TakeoverResult};
 use remeet_protocol::record::Mark;
@@ -100,46 +100,46 @@ impl Core {
     pub(super) fn takeover_answered(
         &mut self,
         server: ServerId,
+        ticket: Ticket,
         result: Result<TakeoverResults, (Vec<LegId>, RequestError)>,
     ) {
         match result {
             Ok(answer) => {
                 let legs: Vec<LegId> = answer.results.iter().map(|result| result.leg).collect();
-                self.claims_over(server, &legs, true);
-                for result in &answer.results {
+                // One leg may be busy alone (SPEC T-4).
+                let busy = answer.results.iter().all(|result| result.code == ErrorCode::BUSY);
+                let of_round = self.claims_over(server, ticket, &legs, !busy);
+                for result in answer.results.iter().filter(|result| of_round.contains(&result.leg)) {
                     self.claim_answered(server, answer.boot, answer.table_revision, result);
                 }
-                if answer.results.iter().any(|result| result.code == ErrorCode::BUSY) {
-                    self.give_up_claims(server, "busy");
+                if busy && !of_round.is_empty() {
+                    let longest = answer.results.iter().map(|result| result.retry_after_ms).max();
+                    self.pause_claims(server, longest.unwrap_or(0));
                 }
             }
             // The link's end follows and ends the round: nothing is concluded from it.
             Err((legs, RequestError::LinkLost)) => {
-                self.claims_over(server, &legs, false);
-                for leg in legs {
-                    if let Some(known) = self.legs.get_mut(&leg) {
-                        known.control = Control::None;
-                    }
-                }
-                return self.hand_out_claims();
+                self.claims_over(server, ticket, &legs, false);
+                return;
             }
             Err((legs, error)) => {
-                let of_round = self.claims_over(server, &legs, false);
-                let now = self.now;
-                if let (RequestError::Refused(failure), Some(known)) = (&error, self.servers.get_mut(&server)) {
-                    known.is_busy(now, failure.retry_after_ms);
+                let of_round = self.claims_over(server, ticket, &legs, false);
+                let mut reason = "unreachable";
+                if let RequestError::Refused(failure) = &error {
+                    let now = self.now;
+                    if let Some(known) = self.servers.get_mut(&server) {
+                        known.is_busy(now, failure.retry_after_ms);
+                    }
+                    match failure.code {
+                        ErrorCode::BUSY => reason = "busy",
+                        ErrorCode::STALE_TOKEN => reason = "stale token",
+                        _ => {}
+                    }
+                    self.pause_claims(server, failure.retry_after_ms);
                 }
-                let reason = match &error {
-                    RequestError::Refused(failure) if failure.code == ErrorCode::BUSY => "busy",
-                    RequestError::Refused(failure) if failure.code == ErrorCode::STALE_TOKEN => "stale token",
-                    _ => "unreachable",
-                };
                 tracing::warn!(server = server.0, legs = legs.len(), "takeover: {error}");
-                for leg in legs {
+                for leg in of_round {
                     self.claim_failed(server, leg, reason);
-                }
-                if of_round {
-                    self.give_up_claims(server, reason);
                 }
             }
         }
@@ -295,10 +295,11 @@ impl Core {
         let Some(token) = self.token else { return };
         let (now, wall_ms) = (self.now, self.wall_ms);
         let start = start.or_else(|| self.start_by_acceptance(leg));
+        let accepted_at = Ticket(self.last_id);
         let Some(known) = self.legs.get_mut(&leg) else { return };
         let before = known.row.state;
         known.control = Control::Ours;
-        known.target = Some(mark);
+        known.accepted_at = accepted_at;
         let moved = !same_place(&known.row, place.boot, place.handle);
         known.behind = !moved && mark.revision < known.row.mark.revision;
         // Also of the place that it has something else may be stored, if its mark never stood: a term that was to pull it
@@ -369,6 +370,7 @@ impl Core {
             round.report.in_control_at_ms = wall_ms;
             *round.report.accepted_at_ms.entry(wall_ms).or_default() += 1;
             round.backfill.insert(leg);
+            round.targets.insert(leg, mark);
             let fate = if matches!(before, StoredState::Ending | StoredState::Ended) {
                 round.backfill.remove(&leg);
                 round.finishing.insert(leg);
@@ -465,7 +467,7 @@ impl Core {
     /// A leg that stands as starting is not at the server: it is started again, with the same intent.
     pub(super) fn finish_start(&mut self, server: ServerId, leg: LegId) {
         let Some(known) = self.legs.get_mut(&leg) else { return };
-        if known.open.front().is_some_and(|open| open.asked.is_some()) {
+        if known.open.first().is_some_and(|open| open.asked.is_some()) {
             // This term's own start is under way.
             return;
         }
@@ -485,7 +487,9 @@ impl Core {
     pub(super) fn leg_settled(&mut self, server: ServerId, leg: LegId) {
         if let Some(round) = self.round(server) {
             let live = round.planned.get(&leg).is_some_and(|place| place.live);
-            if round.claims.contains(&leg) || (live && !round.fates.contains_key(&leg)) {
+            // Also of one in trouble: it is over.
+            let open = round.fates.get(&leg).is_none_or(|fate| matches!(fate, Fate::Pending(_)));
+            if round.claims.contains(&leg) || (live && open) {
                 round.fates.insert(leg, Fate::Ended);
             }
             round.leave(leg);

@@ -104,8 +104,8 @@ fn is_of(row: &StoredLeg, state: &StateWrite) -> bool {
         })
 }
 
-/// Whether nothing is left for `content` to write. A mark that did not move, because what it follows on is lost, is left:
-/// the row is read again then, and its content counted.
+/// Whether nothing is left for `content` to write. A mark that did not move, because what it follows on is lost, is left
+/// to write: written again it stays behind, which the count of the next pull finds.
 fn content_stands(content: &ContentWrite, leg: &Evidence) -> bool {
     let stored: HashMap<RecordKey, &Change> = leg.content.iter().map(|change| (change.key(), change)).collect();
     let mark = leg.row.as_ref().map(|row| row.mark);

@@ -414,7 +414,45 @@ fn rows_that_the_database_has_lost_are_pulled_from_the_ground() {
     rig.stored();
     rig.counted(Ok(counts(mark(3))));
     let pending = rig.core.pending();
-    assert_eq!(pending, [(HERE, leg(1), "quarantined: its stored rows did not settle in 5 pulls".to_owned())]);
+    assert_eq!(
+        pending,
+        [(
+            HERE,
+            leg(1),
+            "quarantined: it did not settle in 5 pulls: the stored mark is at revision 3, below what was stored"
+                .to_owned()
+        )]
+    );
+}
+
+/// The first mark of a leg was never known to be stored: an event carried it on before the pull was written.
+#[test]
+fn rows_whose_first_mark_is_gone_are_pulled_from_the_ground() {
+    let mut rig = up(BOOT);
+    rig.take_over(BOOT, &stored(0), mark(5));
+    rig.pulled(leg(1), vec![present("a", 5)], true, mark(5));
+    rig.hear(event(1, 5, mark(6), present("b", 6)));
+    let (pull, _) = rig.persists.remove(0);
+    rig.give(Input::Written(pull, Outcome::Applied { version: 0 }));
+    let whole = |request: &Request| matches!(request, Request::Pull { since: 0, .. });
+    let asked = rig.count(whole);
+    let nothing = Mark::default();
+    rig.counted(Ok(counts(nothing)));
+    assert_eq!(rig.count(whole), asked + 1, "nothing adds up to a mark at nothing");
+}
+
+/// The database failed over, and does not know the leg any more.
+#[test]
+fn a_pulled_leg_that_is_not_stored_any_more_keeps_no_round_waiting() {
+    let mut rig = up(BOOT);
+    rig.take_over(BOOT, &stored(3), mark(5));
+    rig.pulled(leg(1), vec![present("a", 5)], false, mark(5));
+    rig.stored();
+    let read = rig.reads.iter().rev().find(|(_, read)| matches!(read, Read::Digests(_))).expect("rows are counted").0;
+    rig.give(Input::Read(read, Ok(ReadResult::Digests(Vec::new()))));
+    rig.cached(leg(1));
+    assert_eq!(rig.core.pending(), [(HERE, leg(1), "not verified".to_owned())]);
+    assert_eq!(rig.core.server_views()[0].round, None, "the round has ended");
 }
 
 #[test]

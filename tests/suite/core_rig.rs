@@ -180,11 +180,24 @@ impl Rig {
         self.hear(Heard::Takeover(ticket, Ok(TakeoverResults { boot, table_revision: 10, results })));
     }
 
-    fn takeovers(&self) -> impl Iterator<Item = (Ticket, &[TakeoverClaim])> {
+    pub(crate) fn takeovers(&self) -> impl Iterator<Item = (Ticket, &[TakeoverClaim])> {
         self.asks.iter().filter_map(|(ticket, request, _)| match request {
             Request::Takeover(claims) => Some((*ticket, claims.as_slice())),
             _ => None,
         })
+    }
+
+    /// Some legs of this takeover are answered, each with its code.
+    pub(crate) fn results(&mut self, boot: BootId, ticket: Ticket, codes: &[(u8, ErrorCode)], retry_after_ms: u32) {
+        let claims: Vec<TakeoverClaim> =
+            self.takeovers().find(|(asked, _)| *asked == ticket).expect("it was asked").1.to_vec();
+        let result = |(number, code): &(u8, ErrorCode)| {
+            let leg = crate::plan::leg(*number);
+            let handle = claims.iter().find(|claim| claim.leg == leg).expect("it was claimed").handle;
+            TakeoverResult { handle, leg, code: *code, retry_after_ms, mark: Mark::default(), intent: 0 }
+        };
+        let results = codes.iter().map(result).collect();
+        self.hear(Heard::Takeover(ticket, Ok(TakeoverResults { boot, table_revision: 10, results })));
     }
 
     /// The claim that was asked last is answered with this code.

@@ -207,6 +207,7 @@ fn options(dice: &mut Dice) -> Options {
             acceptances_unstored: few(dice, ordinary.recovery.acceptances_unstored),
             claims_in_flight: few(dice, ordinary.recovery.claims_in_flight),
             claims_at_least: few(dice, ordinary.recovery.claims_at_least),
+            legs_unclaimed: few(dice, ordinary.recovery.legs_unclaimed),
             ..ordinary.recovery
         },
         ..ordinary
