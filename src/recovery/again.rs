@@ -153,6 +153,10 @@ impl Core {
         for found in found.found {
             self.take_found(found);
         }
+        if let Some(known) = self.legs.get_mut(&leg) {
+            // What was lost is open, or was done by another way.
+            known.reopened.take_if(|number| known.open.iter().all(|open| open.intent.number != *number));
+        }
         // It is in nobody's hands in this round; the next one takes it up, and closes the gaps: the leg's end may be in one,
         // and what this round found of it is not stored.
         let left = self.servers.get_mut(&server).and_then(|known| Some((known.round.as_mut()?, &mut known.gaps)));

@@ -29,6 +29,8 @@ impl Core {
         let Some(round) = self.round(server) else { return self.start_pulls(server) };
         if round.stage == Stage::TakingOver && round.claims.is_empty() {
             round.stage = Stage::BackFilling;
+            // Of a million legs these would be a hundred megabytes until the last is back-filled.
+            (round.planned, round.keys) = Default::default();
             // The deadline was control's; back-fill has its own, moved on by every leg that is done.
             round.deadline = deadline;
             let legs: Vec<LegId> = round.backfill.iter().copied().collect();

@@ -17,6 +17,9 @@ use remeet_protocol::{LegId, ServerId};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+/// Claims of which none was answered for so long keep no look-up waiting: their server may hang.
+pub(super) const HANGS_AFTER: Duration = Duration::from_secs(1);
+
 impl Core {
     /// Claims legs whose keys are known: operator-marked ones first, then the larger ones. Adoptions are finished at once:
     /// they are few.
@@ -151,14 +154,16 @@ impl Core {
                 round.deadline = deadline;
             }
             self.hand_out_claims_of(server);
+            self.hand_out_look_ups();
         }
-        self.hand_out_look_ups();
     }
 
-    /// Claims that wait for the store.
+    /// Claims that wait for the store, or for others that are being answered; not those behind others that hang.
     pub(super) fn claims_that_wait(&self) -> usize {
-        let rounds = self.claimants.iter().filter_map(|server| self.servers.get(server)?.round.as_ref());
-        rounds.map(|round| round.unclaimed.len()).sum()
+        let hangs = |round: &Round| round.deadline + HANGS_AFTER < self.now + self.settings.round_deadline;
+        let waits = |server: &&Server| server.wants_claims || server.round.as_ref().is_some_and(|round| !hangs(round));
+        let unclaimed = |server: &Server| server.round.as_ref().map_or(0, |round| round.unclaimed.len());
+        self.servers.values().filter(waits).map(unclaimed).sum()
     }
 
     /// A round is not late that only waits for the store: begun anew it would wait for the same.

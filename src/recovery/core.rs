@@ -63,6 +63,8 @@ pub struct Core {
     pub(super) looking_up: usize,
     /// Servers whose first look-up waits, each once, in order.
     pub(super) look_ups: VecDeque<ServerId>,
+    /// When these are looked at again at the latest: what keeps them waiting may hang.
+    pub(super) look_ups_at: Option<Moment>,
     /// What a ticket was for, so that its answer finds its leg.
     pub(super) tickets: HashMap<Ticket, Asked, FixedState>,
     pub(super) reconcile_at: Option<Moment>,
@@ -240,6 +242,7 @@ impl Core {
             claimants: VecDeque::new(),
             looking_up: 0,
             look_ups: VecDeque::new(),
+            look_ups_at: None,
             tickets: HashMap::default(),
             reconcile_at: None,
             unread_rows: Unread::new(),
@@ -441,6 +444,7 @@ impl Core {
     fn wake(&mut self) {
         self.expire_waiting();
         self.resume_claims();
+        self.hand_out_look_ups();
         self.read_rows_again();
         self.read_open_again();
         self.read_meetings_again();
@@ -505,7 +509,7 @@ impl Core {
         let waiting = self.waiting_until();
         let unread = [self.unread_rows.next(), self.unread_open.next(), self.unread_meetings.next()];
         let unread = unread.into_iter().flatten();
-        retries.chain(deadlines).chain(waiting).chain(unread).chain(self.reconcile_at).min()
+        retries.chain(deadlines).chain(waiting).chain(unread).chain(self.reconcile_at).chain(self.look_ups_at).min()
     }
 
     // ---- for the other files of the core ----

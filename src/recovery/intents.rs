@@ -332,5 +332,5 @@ fn is_final(code: ErrorCode) -> bool {
 }
 
 fn is_settled(leg: &Leg) -> bool {
-    leg.closing.is_none() && !leg.in_round
+    leg.closing.is_none() && leg.reopened.is_none() && !leg.in_round
 }

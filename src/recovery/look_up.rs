@@ -2,6 +2,7 @@
 //! look-ups wait while many legs that were looked up are not claimed, since memory holds lists of these and nothing is won
 //! before they are.
 
+use super::claims::HANGS_AFTER;
 use super::core::{Core, Reading};
 use super::report::KeySource;
 use super::round::{Round, Stage};
@@ -31,8 +32,7 @@ impl Core {
         self.hand_out_look_ups();
     }
 
-    /// Hands out look-ups, as long as not too many legs are looked up and not claimed. Those of servers that hang do not
-    /// count: their claims are under way, they do not wait.
+    /// Hands out look-ups, as long as not too many legs are looked up and not claimed.
     pub(super) fn hand_out_look_ups(&mut self) {
         while !self.look_ups.is_empty()
             && self.looking_up + self.claims_that_wait() < self.settings.legs_unclaimed
@@ -43,6 +43,7 @@ impl Core {
             }
             self.look_up(server);
         }
+        self.look_ups_at = if self.look_ups.is_empty() { None } else { Some(self.now + HANGS_AFTER) };
     }
 
     fn look_up(&mut self, server: ServerId) {

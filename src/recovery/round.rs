@@ -46,6 +46,7 @@ pub(super) struct Round {
     pub final_inventory: bool,
     /// The look-up that belongs to the inventory.
     pub look_up: LookingUp,
+    /// What the plan says, until control is settled.
     pub planned: BTreeMap<LegId, Planned>,
     /// Keys for the takeovers of this round, dropped with it.
     pub keys: BTreeMap<LegId, (Secret, KeySource)>,
@@ -69,6 +70,7 @@ pub(super) struct Round {
     pub storing: BTreeSet<LegId>,
     /// Legs whose content needed no transfer: only their cached status is compared.
     pub unchanged: BTreeSet<LegId>,
+    /// What has become of each leg that the inventory reported live.
     pub fates: BTreeMap<LegId, Fate>,
     /// Legs whose stored rows cannot be read: no orphans.
     pub unreadable: BTreeSet<LegId>,
@@ -88,6 +90,9 @@ pub(super) enum Stage {
     TakingOver,
     BackFilling,
 }
+
+/// Of a leg that nothing is known of yet.
+const UNCOUNTED: Fate = Fate::Pending("uncounted");
 
 impl Stage {
     pub(super) fn name(self) -> &'static str {
@@ -287,6 +292,9 @@ impl Core {
             let second = place.bucket == Bucket::Conflict(TWO_HANDLES);
             if !second && let Some(round) = self.round(server) {
                 round.planned.insert(leg, place.clone());
+                if place.live {
+                    round.fates.insert(leg, UNCOUNTED);
+                }
             }
             match &place.bucket {
                 Bucket::TakeOver | Bucket::FinishEnd | Bucket::FinishAdoption { .. } => take_over.push(leg),
@@ -405,16 +413,14 @@ impl Core {
             known.pending.remove(&leg);
         }
         // What the inventory did not report live (a leg that was started or adopted meanwhile) is not counted.
-        if let Some(round) = self.round(server)
-            && round.planned.get(&leg).is_some_and(|place| place.live)
-        {
-            round.fates.insert(leg, fate);
+        if let Some(known) = self.round(server).and_then(|round| round.fates.get_mut(&leg)) {
+            *known = fate;
         }
     }
 
     /// A leg in trouble: shown to the operator, and in the round's report if it was reported live.
     pub(super) fn pend(&mut self, server: ServerId, leg: LegId, reason: &'static str) {
-        let live = self.round(server).is_some_and(|round| round.planned.get(&leg).is_some_and(|place| place.live));
+        let live = self.round(server).is_some_and(|round| round.fates.contains_key(&leg));
         if live {
             self.note_fate(server, leg, Fate::Pending(reason));
         } else if let Some(known) = self.servers.get_mut(&server) {
@@ -467,7 +473,8 @@ impl Core {
             known.again.get_or_insert(Trigger::Reconcile);
         }
         for leg in open {
-            let told = self.round(server).is_some_and(|round| round.fates.contains_key(&leg));
+            let told =
+                self.round(server).is_some_and(|round| round.fates.get(&leg).is_some_and(|fate| *fate != UNCOUNTED));
             if !told {
                 self.pend(server, leg, "unclear");
             }
@@ -495,13 +502,10 @@ impl Core {
         for fate in round.fates.values() {
             round.report.count(fate);
         }
-        let missing = round.report.live.saturating_sub(
-            round.report.recovered + round.report.orphans + round.report.ended + round.report.pending_total(),
-        );
-        if missing > 0 {
-            // Rule 6 holds even if a bucket was forgotten: what nobody counted is pending.
-            *round.report.pending.entry("uncounted".to_owned()).or_default() += missing;
-            tracing::error!(server = server.0, missing, "legs reported live were in no bucket");
+        // Rule 6 holds even if a bucket was forgotten: what nobody counted is pending.
+        let uncounted = round.fates.values().filter(|fate| **fate == UNCOUNTED).count();
+        if uncounted > 0 {
+            tracing::error!(server = server.0, uncounted, "legs reported live were in no bucket");
         }
         known.first_pass_done = true;
         known.trouble = None;
@@ -548,7 +552,10 @@ impl Core {
             .flat_map(|known| known.legs.iter().copied())
             .filter(|leg| {
                 self.legs.get(leg).is_some_and(|known| {
-                    known.row.state == StoredState::Ended && known.open.is_empty() && known.closing.is_none()
+                    known.row.state == StoredState::Ended
+                        && known.open.is_empty()
+                        && known.closing.is_none()
+                        && known.reopened.is_none()
                 })
             })
             .collect();

@@ -144,6 +144,7 @@ impl Core {
             }
         }
         self.want_claims(server);
+        self.hand_out_look_ups();
         self.try_back_fill(server);
     }
 
@@ -458,8 +459,11 @@ impl Core {
         self.end_open_intents(leg);
         self.release_held(server, leg);
         self.leg_settled(server, leg);
-        let known = self.legs.get(&leg);
-        if known.is_some_and(|known| !known.in_round && known.open.is_empty()) {
+        let Some(known) = self.legs.get(&leg) else { return };
+        if known.reopened.is_some() {
+            // Of the start that was lost only the store knows more: its row was read while the end was on its way.
+            self.read_leg_again(leg);
+        } else if !known.in_round && known.open.is_empty() {
             self.forget_leg(leg);
         }
     }
@@ -486,11 +490,10 @@ impl Core {
     /// A leg has nothing open any more: the round may end.
     pub(super) fn leg_settled(&mut self, server: ServerId, leg: LegId) {
         if let Some(round) = self.round(server) {
-            let live = round.planned.get(&leg).is_some_and(|place| place.live);
+            let claimed = round.claims.contains(&leg);
             // Also of one in trouble: it is over.
-            let open = round.fates.get(&leg).is_none_or(|fate| matches!(fate, Fate::Pending(_)));
-            if round.claims.contains(&leg) || (live && open) {
-                round.fates.insert(leg, Fate::Ended);
+            if let Some(fate) = round.fates.get_mut(&leg).filter(|fate| claimed || matches!(fate, Fate::Pending(_))) {
+                *fate = Fate::Ended;
             }
             round.leave(leg);
         }

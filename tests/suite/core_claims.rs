@@ -274,3 +274,14 @@ fn rule_17_look_ups_wait_for_each_other_if_they_are_large_and_go_on_if_one_fails
     rig.give(Input::Read(first, Err("it takes too long".to_owned())));
     assert!(matches!(rig.reads[1..], [(_, Read::LookUp { server: THERE, .. })]), "{:?}", rig.reads);
 }
+
+#[test]
+fn rule_17_look_ups_do_not_wait_for_the_claims_of_a_server_that_hangs() {
+    let mut rig = two(Settings { claims_in_flight: 2, legs_unclaimed: 3, ..Settings::default() });
+    up(&mut rig, HERE, 1..=6);
+    told(&mut rig, THERE, 7..=9);
+    assert_eq!(rig.reads.len(), 1, "four claims of the first wait behind two that are being answered");
+    assert!(rig.core.next_wake().is_some_and(|at| at <= rig.now + Duration::from_secs(1)));
+    rig.after(Duration::from_millis(1_001));
+    assert!(matches!(rig.reads[1..], [(_, Read::LookUp { server: THERE, .. })]), "they are not: {:?}", rig.reads);
+}
