@@ -22,7 +22,7 @@ pub struct Settings {
     /// packets, with which a link of 20 ms round trip brings 5,000 legs a second.
     pub claims_at_least: usize,
     /// Legs that are being looked up, or whose claims wait for the store, beyond which no other server's are looked up in a
-    /// first pass: the store's work of about a second, so that it never runs dry, and some 50 MB of lists.
+    /// first pass: the store's work of half a second, so that it never runs dry, and some 40 MB of rows and lists.
     pub legs_unclaimed: usize,
     /// A round that has not ended by then is given up and begun anew: twice rule 18's 30 s.
     pub round_deadline: Duration,
@@ -65,7 +65,7 @@ impl Default for Settings {
             acceptances_unstored: 8_192,
             claims_in_flight: 2_048,
             claims_at_least: 112,
-            legs_unclaimed: 65_536,
+            legs_unclaimed: 32_768,
             round_deadline: Duration::from_secs(60),
             round_retry: Duration::from_millis(200),
             round_retry_max: Duration::from_secs(5),

@@ -108,27 +108,30 @@ impl RedisCache {
         Ok(Self { connection: Connection::new(url, limits)?, scripts: Scripts::new() })
     }
 
-    /// Sends `items` as pipelines of whole items and gives the answers to `commands` commands each, in order.
-    async fn send<T: Sync>(
+    /// Sends `items` as pipelines of whole items and gives what `read` makes of each pipeline's items and answers, in order: at
+    /// once, since answers that are not read yet take many times as much memory.
+    async fn send<T: Sync, R>(
         &self,
         doing: &'static str,
         items: &[T],
         chunks: Vec<Range<usize>>,
         script: Option<&Script>,
         build: impl Fn(&mut Pipeline, &T) + Sync,
-    ) -> Result<Vec<Value>, CacheError> {
+        read: impl Fn(&[T], Vec<Value>) -> Result<Vec<R>, CacheError> + Sync,
+    ) -> Result<Vec<R>, CacheError> {
         let until = self.connection.call_deadline(chunks.len());
-        let build = &build;
-        let answers: Vec<Vec<Value>> = stream::iter(chunks)
+        let (build, read) = (&build, &read);
+        let read: Vec<Vec<R>> = stream::iter(chunks)
             .map(|range| async move {
-                let mut pipeline = Pipeline::with_capacity(range.len());
-                items[range].iter().for_each(|item| build(&mut pipeline, item));
-                self.exchange(doing, &pipeline, script, until).await
+                let items = &items[range];
+                let mut pipeline = Pipeline::with_capacity(items.len());
+                items.iter().for_each(|item| build(&mut pipeline, item));
+                read(items, self.exchange(doing, &pipeline, script, until).await?)
             })
             .buffered(CHUNKS_IN_FLIGHT)
             .try_collect()
             .await?;
-        Ok(answers.into_iter().flatten().collect())
+        Ok(read.into_iter().flatten().collect())
     }
 
     /// One pipeline. A server that does not know the script (restarted, flushed) is taught it, and the
@@ -175,35 +178,35 @@ impl Cache for RedisCache {
         Box::pin(async move {
             let scripts = &self.scripts;
             let chunks = chunks(keys, CHUNK_COMMANDS, |_| layout::KEY_BYTES);
-            let values = self
-                .send("mirror keys", keys, chunks, Some(&scripts.put_key), |pipeline, key| {
-                    scripts.put_key(pipeline, epoch, key)
-                })
-                .await?;
-            read::outcomes("mirror keys", &values).map(|_| ())
+            let doing = "mirror keys";
+            let build = |pipeline: &mut Pipeline, key: &RecoveryKey| scripts.put_key(pipeline, epoch, key);
+            let read = |_: &[RecoveryKey], values: Vec<Value>| read::outcomes(doing, &values);
+            self.send(doing, keys, chunks, Some(&scripts.put_key), build, read).await.map(|_| ())
         })
     }
 
     fn keys<'a>(&'a self, legs: &'a [Name]) -> BoxFuture<'a, Result<Vec<CachedKey>, CacheError>> {
         Box::pin(async move {
             let chunks = chunks(legs, CHUNK_COMMANDS, |_| 0);
-            let values = self
-                .send("read keys", legs, chunks, None, |pipeline, name| {
-                    pipeline.cmd("HMGET").arg(layout::name(Kind::Key, *name)).arg(layout::KEY_FIELDS);
-                })
-                .await?;
-            Ok(legs.iter().zip(&values).filter_map(|((_, leg), value)| read::key(*leg, value)).collect())
+            let build = |pipeline: &mut Pipeline, name: &Name| {
+                pipeline.cmd("HMGET").arg(layout::name(Kind::Key, *name)).arg(layout::KEY_FIELDS);
+            };
+            let read = |legs: &[Name], values: Vec<Value>| {
+                Ok(legs.iter().zip(&values).filter_map(|((_, leg), value)| read::key(*leg, value)).collect())
+            };
+            self.send("read keys", legs, chunks, None, build, read).await
         })
     }
 
     fn stamps<'a>(&'a self, legs: &'a [Name]) -> BoxFuture<'a, Result<Vec<CacheStamp>, CacheError>> {
         Box::pin(async move {
             let chunks = chunks(legs, CHUNK_COMMANDS / 2, |_| 0);
-            let values = self
-                .send("read stamps", legs, chunks, None, |pipeline, name| layout::ask_stamp(pipeline, *name))
-                .await?;
-            let pairs = values.chunks_exact(2).zip(legs);
-            Ok(pairs.map(|(pair, (_, leg))| read::stamp(*leg, &pair[0], &pair[1])).collect())
+            let build = |pipeline: &mut Pipeline, name: &Name| layout::ask_stamp(pipeline, *name);
+            let read = |legs: &[Name], values: Vec<Value>| {
+                let pairs = values.chunks_exact(2).zip(legs);
+                Ok(pairs.map(|(pair, (_, leg))| read::stamp(*leg, &pair[0], &pair[1])).collect())
+            };
+            self.send("read stamps", legs, chunks, None, build, read).await
         })
     }
 
@@ -211,24 +214,23 @@ impl Cache for RedisCache {
         Box::pin(async move {
             let scripts = &self.scripts;
             let chunks = chunks(writes, CHUNK_COMMANDS, layout::write_bytes);
-            let values = self
-                .send("write status", writes, chunks, Some(&scripts.write), |pipeline, write| {
-                    scripts.write(pipeline, write)
-                })
-                .await?;
-            read::outcomes("write status", &values)
+            let doing = "write status";
+            let build = |pipeline: &mut Pipeline, write: &CacheWrite| scripts.write(pipeline, write);
+            let read = |_: &[CacheWrite], values: Vec<Value>| read::outcomes(doing, &values);
+            self.send(doing, writes, chunks, Some(&scripts.write), build, read).await
         })
     }
 
     fn contents<'a>(&'a self, legs: &'a [Name]) -> BoxFuture<'a, Result<Vec<CachedLeg>, CacheError>> {
         Box::pin(async move {
             let chunks = chunks(legs, CHUNK_CONTENTS, |_| 0);
-            let values = self
-                .send("read status", legs, chunks, None, |pipeline, name| {
-                    pipeline.cmd("HGETALL").arg(layout::name(Kind::Leg, *name));
-                })
-                .await?;
-            Ok(legs.iter().zip(values).filter_map(|(name, value)| read::leg(*name, value)).collect())
+            let build = |pipeline: &mut Pipeline, name: &Name| {
+                pipeline.cmd("HGETALL").arg(layout::name(Kind::Leg, *name));
+            };
+            let read = |legs: &[Name], values: Vec<Value>| {
+                Ok(legs.iter().zip(values).filter_map(|(name, value)| read::leg(*name, value)).collect())
+            };
+            self.send("read status", legs, chunks, None, build, read).await
         })
     }
 
@@ -236,23 +238,21 @@ impl Cache for RedisCache {
         Box::pin(async move {
             let scripts = &self.scripts;
             let chunks = chunks(legs, CHUNK_COMMANDS, |_| 0);
-            let values = self
-                .send("forget legs", legs, chunks, Some(&scripts.forget), |pipeline, name| {
-                    scripts.forget(pipeline, epoch, *name)
-                })
-                .await?;
-            read::outcomes("forget legs", &values).map(|_| ())
+            let doing = "forget legs";
+            let build = |pipeline: &mut Pipeline, name: &Name| scripts.forget(pipeline, epoch, *name);
+            let read = |_: &[Name], values: Vec<Value>| read::outcomes(doing, &values);
+            self.send(doing, legs, chunks, Some(&scripts.forget), build, read).await.map(|_| ())
         })
     }
 
     fn forget_keys<'a>(&'a self, legs: &'a [Name]) -> BoxFuture<'a, Result<(), CacheError>> {
         Box::pin(async move {
             let chunks = chunks(legs, CHUNK_COMMANDS, |_| 0);
-            self.send("forget keys", legs, chunks, None, |pipeline, name| {
+            let build = |pipeline: &mut Pipeline, name: &Name| {
                 pipeline.cmd("DEL").arg(layout::name(Kind::Key, *name));
-            })
-            .await
-            .map(|_| ())
+            };
+            let read = |_: &[Name], _: Vec<Value>| Ok(Vec::<()>::new());
+            self.send("forget keys", legs, chunks, None, build, read).await.map(|_| ())
         })
     }
 
