@@ -290,7 +290,7 @@ impl Core {
         }
     }
 
-    /// The driver has repeated it for as long as it may; the next round counts again.
+    /// Its rows could not be counted: the next round does it again.
     fn not_counted(&mut self, leg: LegId, reason: &str) {
         let Some(server) = self.legs.get(&leg).map(|known| known.row.server) else { return };
         if let Some(round) = self.round(server).filter(|round| round.backfill.contains(&leg)) {
