@@ -234,7 +234,7 @@ mod tests {
         assert!(matches!(queue.push(now, CacheTask::MirrorKey(leg(1))), Some(Input::Uncached(_))));
         assert_eq!(queue.waiting(), QUEUE_MAX + NAMED_MAX + UNFORGOTTEN_MAX, "what only names a leg has another");
         queue.end(now, Vec::new());
-        while queue.unforgotten.len() > 0 {
+        while !queue.unforgotten.is_empty() {
             queue.begin(now).unwrap();
             queue.end(now, Vec::new());
         }
