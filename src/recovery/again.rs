@@ -258,6 +258,7 @@ impl Leg {
         self.waiting = before.waiting;
         self.held = before.held;
         self.control = before.control;
+        self.accepted_at = before.accepted_at;
         self.settling = before.settling;
         self.cache_open = before.cache_open;
         self.lost = before.lost;

@@ -286,17 +286,17 @@ impl Core {
     pub(super) fn digests_failed(&mut self, legs: Vec<LegId>, reason: &str) {
         tracing::warn!(legs = legs.len(), "stored rows could not be counted: {reason}");
         for leg in self.counted(legs) {
-            self.not_counted(leg, reason);
+            self.not_counted(leg, reason, "not verified");
         }
     }
 
     /// Its rows could not be counted: the next round does it again.
-    fn not_counted(&mut self, leg: LegId, reason: &str) {
+    fn not_counted(&mut self, leg: LegId, reason: &str, pending: &'static str) {
         let Some(server) = self.legs.get(&leg).map(|known| known.row.server) else { return };
         if let Some(round) = self.round(server).filter(|round| round.backfill.contains(&leg)) {
             round.report.content_missing(format!("{leg}: stored rows not counted"));
         }
-        self.pend(server, leg, "not verified");
+        self.pend(server, leg, pending);
         let (now, settings) = (self.now, self.settings.clone());
         if let Some(known) = self.servers.get_mut(&server).filter(|known| known.round.is_none() && known.up) {
             // Counted outside a round: the next one does it again, and soon.
@@ -314,7 +314,13 @@ impl Core {
         for leg in self.counted(legs) {
             match digests.remove(&leg) {
                 Some(digest) => self.judge(&digest),
-                None => self.not_counted(leg, "it is not stored any more"),
+                None => {
+                    let server = self.legs.get(&leg).map(|known| known.row.server);
+                    let text =
+                        "it is live and commanded, but its row is not stored any more: restore it, or end the meeting";
+                    self.alarm(AlarmKind::BadRow, server, Some(leg), text.to_owned());
+                    self.not_counted(leg, "it is not stored any more", "unreadable row");
+                }
             }
         }
     }

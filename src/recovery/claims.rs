@@ -17,9 +17,6 @@ use remeet_protocol::{LegId, ServerId};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// Claims of which none was answered for so long keep no look-up waiting: their server may hang.
-pub(super) const HANGS_AFTER: Duration = Duration::from_secs(1);
-
 impl Core {
     /// Claims legs whose keys are known: operator-marked ones first, then the larger ones. Adoptions are finished at once:
     /// they are few.
@@ -158,12 +155,10 @@ impl Core {
         }
     }
 
-    /// Claims that wait for the store, or for others that are being answered; not those behind others that hang.
+    /// Claims that wait: for the store, or for the answers to others of their server.
     pub(super) fn claims_that_wait(&self) -> usize {
-        let hangs = |round: &Round| round.deadline + HANGS_AFTER < self.now + self.settings.round_deadline;
-        let waits = |server: &&Server| server.wants_claims || server.round.as_ref().is_some_and(|round| !hangs(round));
-        let unclaimed = |server: &Server| server.round.as_ref().map_or(0, |round| round.unclaimed.len());
-        self.servers.values().filter(waits).map(unclaimed).sum()
+        let rounds = self.servers.values().filter_map(|server| server.round.as_ref());
+        rounds.map(|round| round.unclaimed.len()).sum()
     }
 
     /// A round is not late that only waits for the store: begun anew it would wait for the same.

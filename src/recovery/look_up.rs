@@ -2,7 +2,6 @@
 //! look-ups wait while many legs that were looked up are not claimed, since memory holds lists of these and nothing is won
 //! before they are.
 
-use super::claims::HANGS_AFTER;
 use super::core::{Core, Reading};
 use super::report::KeySource;
 use super::round::{Round, Stage};
@@ -10,6 +9,7 @@ use super::server::Server;
 use super::{AlarmKind, Output, Read};
 use crate::store::LookUp;
 use remeet_protocol::{LegId, ServerId};
+use std::time::Duration;
 
 /// How far a round's look-up is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +18,9 @@ pub(super) enum LookingUp {
     Asked,
     Done,
 }
+
+/// How long look-ups wait for claims that the store does not keep waiting.
+const LOOK_UPS_WAIT: Duration = Duration::from_secs(1);
 
 impl Core {
     /// The inventory has come. Later passes than the first know their rows and read only those that memory does not hold.
@@ -32,18 +35,29 @@ impl Core {
         self.hand_out_look_ups();
     }
 
-    /// Hands out look-ups, as long as not too many legs are looked up and not claimed.
+    /// Hands out look-ups, as long as not too many legs are looked up and not claimed. If none went out for a while, and the
+    /// store is not what is waited for, the claims wait for servers that hang or are slow: no other waits for these.
     pub(super) fn hand_out_look_ups(&mut self) {
-        while !self.look_ups.is_empty()
-            && self.looking_up + self.claims_that_wait() < self.settings.legs_unclaimed
-            && let Some(server) = self.look_ups.pop_front()
-        {
+        if self.look_ups.is_empty() {
+            self.look_ups_at = None;
+            return;
+        }
+        let at = *self.look_ups_at.get_or_insert(self.now + LOOK_UPS_WAIT);
+        let idle = self.looking_up == 0 && self.accepting < self.settings.acceptances_unstored / 2;
+        let forced = at <= self.now && idle;
+        let before = self.look_ups.len();
+        loop {
+            let wait = if forced { 0 } else { self.claims_that_wait() };
+            let room = self.looking_up + wait < self.settings.legs_unclaimed;
+            let Some(server) = self.look_ups.pop_front_if(|_| room) else { break };
             if let Some(known) = self.servers.get_mut(&server) {
                 known.wants_look_up = false;
             }
             self.look_up(server);
         }
-        self.look_ups_at = if self.look_ups.is_empty() { None } else { Some(self.now + HANGS_AFTER) };
+        if self.look_ups.len() < before || at <= self.now {
+            self.look_ups_at = Some(self.now + LOOK_UPS_WAIT);
+        }
     }
 
     fn look_up(&mut self, server: ServerId) {

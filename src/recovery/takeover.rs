@@ -94,6 +94,11 @@ impl Core {
                 round.keys.insert(key.leg, (key.secret, KeySource::Database));
             }
         }
+        // What has left the round since is claimed no more; if all did, control may be settled and the plan dropped.
+        let legs: Vec<LegId> = legs.into_iter().filter(|leg| round.claims.contains(leg)).collect();
+        if legs.is_empty() {
+            return self.try_back_fill(server);
+        }
         self.claim(server, &legs);
     }
 
@@ -491,8 +496,9 @@ impl Core {
     pub(super) fn leg_settled(&mut self, server: ServerId, leg: LegId) {
         if let Some(round) = self.round(server) {
             let claimed = round.claims.contains(&leg);
-            // Also of one in trouble: it is over.
-            if let Some(fate) = round.fates.get_mut(&leg).filter(|fate| claimed || matches!(fate, Fate::Pending(_))) {
+            // Also of one in trouble: it is over. One whose adoption was refused lives on under its old name.
+            let over = |fate: &&mut Fate| claimed || matches!(fate, Fate::Pending(reason) if *reason != "refused");
+            if let Some(fate) = round.fates.get_mut(&leg).filter(over) {
                 *fate = Fate::Ended;
             }
             round.leave(leg);

@@ -5,12 +5,12 @@
 use crate::core_rig::{Rig, TOKEN};
 use crate::plan::{BOOT, HERE, entry, leg, row};
 use remeet::model::{StoredLeg, StoredState};
-use remeet::recovery::{Core, Input, Read, Settings, Trigger};
-use remeet::session::{Heard, Inventory, Request, RequestError, Ticket};
-use remeet::store::Outcome;
+use remeet::recovery::{Core, Input, Read, ReadResult, Settings, Trigger};
+use remeet::session::{Heard, Inventory, PulledPage, Request, RequestError, Ticket};
+use remeet::store::{CachedKey, LookUp, Outcome};
 use remeet_protocol::message::{Attached, EndCause, Event, InventoryEntry, LegState};
 use remeet_protocol::record::Mark;
-use remeet_protocol::{Digest, DomainId, ErrorCode, Handle, LegId, ServerId};
+use remeet_protocol::{Digest, DomainId, ErrorCode, Handle, LegId, Secret, ServerId};
 use std::time::Duration;
 
 const THERE: ServerId = ServerId(2);
@@ -284,4 +284,45 @@ fn rule_17_look_ups_do_not_wait_for_the_claims_of_a_server_that_hangs() {
     assert!(rig.core.next_wake().is_some_and(|at| at <= rig.now + Duration::from_secs(1)));
     rig.after(Duration::from_millis(1_001));
     assert!(matches!(rig.reads[1..], [(_, Read::LookUp { server: THERE, .. })]), "they are not: {:?}", rig.reads);
+}
+
+#[test]
+fn rule_17_look_ups_do_not_wait_for_the_claims_of_a_server_that_is_slow() {
+    let mut rig = two(Settings { claims_in_flight: 2, legs_unclaimed: 1, ..Settings::default() });
+    up(&mut rig, HERE, 1..=6);
+    told(&mut rig, THERE, 7..=9);
+    let first = rig.asked(|request| matches!(request, Request::Takeover(_)));
+    for number in 1..=2 {
+        rig.after(Duration::from_millis(900));
+        rig.results(BOOT, first, &[(number, ErrorCode::OK)], 0);
+    }
+    assert!(matches!(rig.reads[1..], [(_, Read::LookUp { server: THERE, .. })]), "{:?}", rig.reads);
+}
+
+/// The database is read for the key of a leg that ends meanwhile; another one is being back-filled when that comes.
+#[test]
+fn a_key_that_comes_when_its_leg_has_left_the_round_disturbs_no_back_fill() {
+    let mut rig = six(Settings::default());
+    rig.grant(BOOT, AT);
+    rig.stored();
+    rig.no_stamps();
+    rig.hear(Heard::Down { reason: "cut".to_owned() });
+    rig.hear(Heard::Up { boot: BOOT, table_revision: 10 });
+    let ahead = Mark { revision: 9, ..AT };
+    rig.inventory(BOOT, 10, (1..=2).map(|number| InventoryEntry { mark: ahead, ..live(number) }).collect());
+    rig.attach(BOOT, 10);
+    let (read, asked) = rig.reads.last().cloned().expect("keys are read");
+    assert!(matches!(asked, Read::CachedKeys(_)), "{asked:?}");
+    let cached = CachedKey { leg: leg(1), epoch: TOKEN.epoch, generation: 1, secret: Secret::new([9; 16]) };
+    rig.give(Input::Read(read, Ok(ReadResult::CachedKeys(vec![cached]))));
+    let (of_database, _) = rig.reads.last().cloned().expect("the other key is read");
+    rig.grant(BOOT, ahead);
+    rig.hear(end(2));
+    rig.stored();
+    let pull = rig.asked(|request| matches!(request, Request::Pull { .. }));
+    rig.give(Input::Read(of_database, Ok(ReadResult::LookUp(LookUp::default()))));
+    assert_eq!(rig.core.server_views()[0].round, Some("back-filling"));
+    let page = PulledPage { leg: leg(1), changes: Vec::new(), full: false, complete: Some(ahead) };
+    rig.hear(Heard::Pulled(pull, Ok(page)));
+    assert_eq!(rig.contents().last().and_then(|write| write.mark), Some(ahead), "the pull counts");
 }

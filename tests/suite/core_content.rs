@@ -451,8 +451,11 @@ fn a_pulled_leg_that_is_not_stored_any_more_keeps_no_round_waiting() {
     let read = rig.reads.iter().rev().find(|(_, read)| matches!(read, Read::Digests(_))).expect("rows are counted").0;
     rig.give(Input::Read(read, Ok(ReadResult::Digests(Vec::new()))));
     rig.cached(leg(1));
-    assert_eq!(rig.core.pending(), [(HERE, leg(1), "not verified".to_owned())]);
+    assert_eq!(rig.core.pending(), [(HERE, leg(1), "unreadable row".to_owned())]);
     assert_eq!(rig.core.server_views()[0].round, None, "the round has ended");
+    assert_eq!(rig.alarms.len(), 1);
+    rig.after(Settings::default().round_retry_max);
+    assert_eq!(rig.count(|request| *request == Request::Inventory), 1, "only an operator can mend it");
 }
 
 #[test]

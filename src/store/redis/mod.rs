@@ -109,7 +109,7 @@ impl RedisCache {
     }
 
     /// Sends `items` as pipelines of whole items and gives what `read` makes of each pipeline's items and answers, in order: at
-    /// once, since answers that are not read yet take many times as much memory.
+    /// once, since answers that are not read yet take many times as much memory. All are sent, also if one cannot be read.
     async fn send<T: Sync, R>(
         &self,
         doing: &'static str,
@@ -121,16 +121,17 @@ impl RedisCache {
     ) -> Result<Vec<R>, CacheError> {
         let until = self.connection.call_deadline(chunks.len());
         let (build, read) = (&build, &read);
-        let read: Vec<Vec<R>> = stream::iter(chunks)
+        let read: Vec<Result<Vec<R>, CacheError>> = stream::iter(chunks)
             .map(|range| async move {
                 let items = &items[range];
                 let mut pipeline = Pipeline::with_capacity(items.len());
                 items.iter().for_each(|item| build(&mut pipeline, item));
-                read(items, self.exchange(doing, &pipeline, script, until).await?)
+                Ok::<_, CacheError>(read(items, self.exchange(doing, &pipeline, script, until).await?))
             })
             .buffered(CHUNKS_IN_FLIGHT)
             .try_collect()
             .await?;
+        let read = read.into_iter().collect::<Result<Vec<_>, _>>()?;
         Ok(read.into_iter().flatten().collect())
     }
 
